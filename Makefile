@@ -1,0 +1,52 @@
+# Every target builds the locked environment in .venv first, with uv, which it fetches itself when missing.
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.tools/bin/uv)
+BIN := .venv/bin
+COMPILE := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --quiet \
+	--custom-compile-command "make lock"
+export UV_PYTHON_DOWNLOADS := never
+export UV_NO_PROGRESS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint fix generate lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 18
+
+demo: .venv/ready ## see it work: real store, real Envoy, two replicas (ARGS=--once ends after the show)
+	@$(BIN)/ratelimitd demo $(ARGS)
+
+test: .venv/ready ## run every test that needs no Docker (ARGS are pytest's)
+	@$(BIN)/pytest $(ARGS)
+
+lint: .venv/ready ## check style, types and the direction of imports
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fix: .venv/ready ## format, and mend what ruff can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+generate: .venv/ready ## compile proto/ into ratelimitd/transport/_pb
+	@$(BIN)/python proto/generate.py
+
+lock: $(UV) ## renew requirements/ and backend/requirements.txt from what pyproject.toml and backend/ ask for
+	@$(UV) pip compile $(COMPILE) pyproject.toml -o requirements/runtime.txt
+	@$(UV) pip compile $(COMPILE) --group build -o requirements/build.txt
+	@$(UV) pip compile $(COMPILE) pyproject.toml --extra demo --group dev -o requirements/dev.txt
+	@$(UV) pip compile $(COMPILE) backend/requirements.in -o backend/requirements.txt
+
+clean: ## remove what make made
+	@rm -rf .venv .tools dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+.venv/ready: requirements/dev.txt pyproject.toml $(UV)
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	@$(UV) pip sync --quiet --require-hashes --python .venv requirements/dev.txt
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --python .venv --editable .
+	@touch $@
+
+$(CURDIR)/.tools/bin/uv:
+	@echo "uv is missing: fetching it into .tools"
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .tools uv

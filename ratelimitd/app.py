@@ -1,0 +1,64 @@
+"""The one place that wires everything. The stack closes in reverse, so the store outlives its users."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from ratelimitd import __version__
+from ratelimitd.core.check import Check
+from ratelimitd.limiter.outage_log import OutageLog
+from ratelimitd.limiter.redis_limiter import RedisLimiter
+from ratelimitd.policy.redis_policies import RedisPolicies
+from ratelimitd.settings import EMBEDDED, Settings
+from ratelimitd.store.client import open_client
+from ratelimitd.store.embedded import embedded_store
+from ratelimitd.telemetry.logs import configure_logs
+from ratelimitd.transport.grpcio import serve_grpcio
+from ratelimitd.transport.listen import TcpAddress, UnixAddress, parse_listen
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[TcpAddress | UnixAddress]:
+    """The service, answering at the address that is yielded until the end of the block.
+
+    Raises ListenError, MissingExtraError or ChildError. A store that is away is none of these: it may come.
+    """
+    async with AsyncExitStack() as stack:
+        url = settings.redis_url
+        if url == EMBEDDED:
+            url = await stack.enter_async_context(embedded_store())
+        client = await stack.enter_async_context(open_client(url))
+        policies = await stack.enter_async_context(RedisPolicies(client, settings.config_key).watched())
+        check = Check(
+            policies=policies,
+            limiter=OutageLog(RedisLimiter(client, settings.store_timeout_ms / 1000)),
+            sources=settings.sources(),
+            key_prefix=settings.key_prefix,
+            on_store_error=settings.on_store_error,
+        )
+        yield await stack.enter_async_context(
+            serve_grpcio(
+                check,
+                parse_listen(settings.listen),
+                max_message_bytes=settings.max_message_bytes,
+                drain_s=settings.drain_s,
+            )
+        )
+
+
+async def serve(settings: Settings) -> None:
+    """Runs the service until SIGTERM or SIGINT."""
+    configure_logs(settings.log_level)
+    log = structlog.get_logger("ratelimitd")
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    async with running(settings) as address:
+        log.info("listening", address=str(address), version=__version__)
+        await stop.wait()
+        log.info("draining", at_most_s=settings.drain_s)
+    log.info("stopped")

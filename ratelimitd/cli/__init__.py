@@ -1,0 +1,1 @@
+"""The `ratelimitd` command: thin, each file one subcommand."""

@@ -1,0 +1,27 @@
+"""`ratelimitd demo`: see it work, without Docker, in a minute."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from ratelimitd.errors import ListenError, MissingExtraError
+
+
+def demo(
+    *,
+    port: Annotated[int, typer.Option(help="Where Envoy listens on loopback.", min=1, max=65535)] = 8081,
+    redis_url: Annotated[
+        str | None, typer.Option(help="A store of yours, instead of the bundled Valkey.", metavar="URL")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="End after the show.")] = False,
+) -> None:
+    """Start a real store, two replicas, a backend and a real Envoy, and send requests through them."""
+    try:
+        from ratelimitd.demo.run import run_demo  # noqa: PLC0415 - its libraries are the `demo` extra
+    except ImportError as error:
+        raise MissingExtraError(f"the demo needs {error.name}: pip install 'ratelimitd[demo]'") from error
+    try:
+        asyncio.run(run_demo(port=port, redis_url=redis_url, once=once))
+    except ListenError as error:
+        raise ListenError(f"{error}; choose another port with --port") from error

@@ -1,0 +1,59 @@
+"""Token-bucket arithmetic: the pure oracle that `lua/take.lua` is tested against, number for number.
+
+Tokens never leave 0..capacity, for any clock. In any window of t seconds a bucket admits a cost of at most
+capacity + refill_rate * t. Amounts are whole microtokens; instants and waits are whole microseconds. A refill
+is rounded down, once per admitted request, so rounding costs a bucket less than a microtoken per request and
+never gives one away. The refill is one IEEE 754 double multiplication, as in Lua, so both agree to the bit.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ratelimitd.core.model import Limit, Outcome, TakeRequest
+
+EXPIRY_MARGIN_MS = 1000
+"""How long a bucket outlives the instant at which it is full again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """What the store holds for a key: microtokens, and when they were counted (us since the epoch)."""
+
+    tokens: int
+    last: int
+
+
+def refill(bucket: Bucket | None, limit: Limit, now_us: int) -> Bucket:
+    """The bucket as it stands at `now_us`; an unknown one is full. A clock before `last` refills nothing."""
+    if bucket is None:
+        return Bucket(limit.capacity_micro, now_us)
+    elapsed_us = max(0, now_us - bucket.last)
+    credit = math.floor(elapsed_us * limit.refill_rate)
+    return Bucket(min(limit.capacity_micro, bucket.tokens + credit), max(now_us, bucket.last))
+
+
+def take(
+    buckets: Mapping[str, Bucket], request: TakeRequest, now_us: int
+) -> tuple[Outcome, dict[str, Bucket]]:
+    """The outcome, and the buckets to write: every tier's when allowed, none when denied."""
+    full = {tier.key: refill(buckets.get(tier.key), tier.limit, now_us) for tier in request.tiers}
+    if any(bucket.tokens < request.cost for bucket in full.values()):
+        return Outcome(False, tuple(bucket.tokens for bucket in full.values())), {}  # noqa: FBT003 - the field is the name
+    spent = {key: Bucket(bucket.tokens - request.cost, bucket.last) for key, bucket in full.items()}
+    return Outcome(True, tuple(bucket.tokens for bucket in spent.values())), spent  # noqa: FBT003 - likewise
+
+
+def wait_us(tokens: int, needed: int, limit: Limit) -> int:
+    """The shortest wait after which a bucket with `tokens` holds `needed`, by the arithmetic of `refill`."""
+    deficit = needed - tokens
+    if deficit <= 0:
+        return 0
+    wait = math.floor(deficit / limit.refill_rate)
+    return wait if math.floor(wait * limit.refill_rate) >= deficit else wait + 1
+
+
+def expiry_ms(bucket: Bucket, limit: Limit, now_us: int) -> int:
+    """How long the store keeps a bucket after a write: until it is full again, plus the margin."""
+    full_in_us = bucket.last - now_us + (limit.capacity_micro - bucket.tokens) / limit.refill_rate
+    return math.ceil(full_in_us / 1000) + EXPIRY_MARGIN_MS

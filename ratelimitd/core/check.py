@@ -1,0 +1,115 @@
+"""The decision, from a request to an answer. A store that cannot decide never turns into a 429."""
+
+import json
+from collections.abc import Sequence
+
+from ratelimitd.core.headers import denied_fields, denying_tier, grpc_fields, rate_limit_fields
+from ratelimitd.core.identity import Source, identify
+from ratelimitd.core.match import match
+from ratelimitd.core.model import (
+    MICRO,
+    Answer,
+    Identity,
+    OnStoreError,
+    Outcome,
+    PolicySet,
+    Reply,
+    Request,
+    TakeRequest,
+)
+from ratelimitd.core.ports import Limiter, Policies
+from ratelimitd.errors import StoreError
+
+DENIED = "rate limit exceeded"
+UNDECIDED = "rate limiter unavailable"
+
+# google.rpc.Code, as a gRPC client reads them
+RESOURCE_EXHAUSTED = 8
+UNAVAILABLE = 14
+
+
+def _json_error(message: str) -> str:
+    return json.dumps({"error": message}, separators=(",", ":"))
+
+
+class Check:
+    """Identify, match, take, answer.
+
+    Args:
+        policies: the policy in force.
+        limiter: where tokens are taken.
+        sources: who a request may be charged to, tried in order.
+        key_prefix: what every bucket's key begins with.
+        on_store_error: the answer when `policies` or `limiter` raises StoreError.
+    """
+
+    def __init__(
+        self,
+        *,
+        policies: Policies,
+        limiter: Limiter,
+        sources: Sequence[Source],
+        key_prefix: str,
+        on_store_error: OnStoreError,
+    ) -> None:
+        self._policies = policies
+        self._limiter = limiter
+        self._sources = sources
+        self._key_prefix = key_prefix
+        self._on_store_error = on_store_error
+
+    async def __call__(self, request: Request) -> Answer:
+        """The answer for one request; it raises nothing of its own making."""
+        identity = identify(self._sources, request)
+        try:
+            policy = self._policies.current()
+            spend = match(policy, request, identity, self._key_prefix)
+            (outcome,) = await self._limiter.take([spend])
+        except StoreError:
+            return self._undecided(request, identity)
+        if outcome.allowed:
+            return _allowed(policy, identity, spend, outcome)
+        return _denied(request, policy, identity, spend, outcome)
+
+    def _undecided(self, request: Request, identity: Identity) -> Answer:
+        metadata = {"outcome": "undecided", "identity": identity.kind}
+        if self._on_store_error is OnStoreError.ALLOW:
+            return Answer(Reply.OK, 200, (), "", metadata)
+        headers = (
+            ("content-type", "application/json"),
+            ("retry-after", "1"),
+            *grpc_fields(request.headers.get("content-type", ""), UNAVAILABLE, UNDECIDED),
+        )
+        reply = Reply.ERROR if self._on_store_error is OnStoreError.ENVOY else Reply.DENIED
+        return Answer(reply, 503, headers, _json_error(UNDECIDED), metadata)
+
+
+def _allowed(policy: PolicySet, identity: Identity, spend: TakeRequest, outcome: Outcome) -> Answer:
+    left, tier = min(zip(outcome.tokens, (tier.name for tier in spend.tiers), strict=True))
+    metadata: dict[str, str | int] = {
+        "outcome": "allowed",
+        "tier": tier,
+        "remaining": left // MICRO,
+        "identity": identity.kind,
+        "policy": policy.revision,
+    }
+    return Answer(Reply.OK, 200, rate_limit_fields(spend.tiers, outcome.tokens), "", metadata)
+
+
+def _denied(
+    request: Request, policy: PolicySet, identity: Identity, spend: TakeRequest, outcome: Outcome
+) -> Answer:
+    tier, retry_after_us = denying_tier(spend, outcome)
+    metadata: dict[str, str | int] = {
+        "outcome": "denied",
+        "tier": tier,
+        "remaining": 0,
+        "identity": identity.kind,
+        "policy": policy.revision,
+    }
+    headers = (
+        *rate_limit_fields(spend.tiers, outcome.tokens),
+        *denied_fields(tier, retry_after_us),
+        *grpc_fields(request.headers.get("content-type", ""), RESOURCE_EXHAUSTED, DENIED),
+    )
+    return Answer(Reply.DENIED, 429, headers, _json_error(DENIED), metadata)

@@ -1,0 +1,22 @@
+"""What the core asks of the world: two ports, each small enough to fake in a test."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ratelimitd.core.model import Outcome, PolicySet, TakeRequest
+
+
+class Limiter(Protocol):
+    """Takes tokens. Wrappers have the same one method, so they stack."""
+
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        """One outcome per request, in order. Raises StoreError: nothing is known about any of them."""
+        ...
+
+
+class Policies(Protocol):
+    """Hands out the policy in force."""
+
+    def current(self) -> PolicySet:
+        """The policy in force. Raises StoreError while none could be read yet."""
+        ...

@@ -1,0 +1,27 @@
+"""The shipped envoy.yaml with other addresses, and nothing else changed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from ratelimitd.shipped import shipped
+from ratelimitd.transport.listen import TcpAddress
+
+
+def envoy_config(
+    *, listener: TcpAddress, admin: TcpAddress, clusters: Mapping[str, Sequence[TcpAddress]]
+) -> str:
+    """envoy/envoy.yaml for this machine: where to listen, and the endpoints of each cluster by name."""
+    config: Any = yaml.safe_load(shipped("envoy/envoy.yaml").read_text())
+    config["admin"]["address"] = _address(admin)
+    (front,) = config["static_resources"]["listeners"]
+    front["address"] = _address(listener)
+    for cluster in config["static_resources"]["clusters"]:
+        endpoints = [{"endpoint": {"address": _address(address)}} for address in clusters[cluster["name"]]]
+        cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": endpoints}]
+    return yaml.safe_dump(config)
+
+
+def _address(address: TcpAddress) -> dict[str, Any]:
+    return {"socket_address": {"address": address.host, "port_value": address.port}}

@@ -1,0 +1,136 @@
+"""Settings: one table of name, default and meaning. Nothing else reads the environment.
+
+Each is an environment variable `RATELIMITD_NAME` and a flag `--name` of `ratelimitd serve`; the flag wins.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ratelimitd.core.identity import Source, parse_sources
+from ratelimitd.core.model import OnStoreError
+from ratelimitd.errors import SettingsError
+from ratelimitd.store.client import SCHEMES
+from ratelimitd.transport.listen import parse_listen
+
+PREFIX = "RATELIMITD_"
+EMBEDDED = "embedded"
+"""As a store's URL: start the bundled Valkey as a child process."""
+
+
+class Settings(BaseModel):
+    """Checked and immutable. Build it with `load`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    listen: str = Field(
+        "127.0.0.1:50051", description="Where to answer gRPC: HOST:PORT, [IPV6]:PORT or unix:/path."
+    )
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="The store: redis://, rediss:// (TLS) or unix:// URL, or `embedded`: a bundled Valkey.",
+    )
+    store_timeout_ms: int = Field(
+        50, ge=1, le=10_000, description="Deadline for a decision in the store, in milliseconds."
+    )
+    on_store_error: OnStoreError = Field(
+        OnStoreError.DENY,
+        description="When the store cannot decide: `deny` answers 503, `allow` lets the request through, "
+        "`envoy` answers 503 unless Envoy's failure_mode_allow is true.",
+    )
+    identity: str = Field(
+        "header:x-user-id,address",
+        description="Who is charged; the first that is known: `header:NAME`, `address`, separated by commas.",
+    )
+    address_header: str = Field(
+        "",
+        description="A header that your Envoy overwrites with the client's address. Empty: the peer address. "
+        "Name none that a client can set.",
+    )
+    key_prefix: str = Field(
+        "rate",
+        pattern=r"^[A-Za-z0-9_.:-]{1,64}$",
+        description="What the keys of buckets begin with: 1 to 64 letters, digits and `_.:-`.",
+    )
+    config_key: str = Field(
+        "rate_limit:config",
+        min_length=1,
+        max_length=256,
+        description="The key that holds the limits, as JSON.",
+    )
+    max_message_bytes: int = Field(
+        262_144, ge=1024, le=16_777_216, description="Longest CheckRequest that is read, in bytes."
+    )
+    drain_s: float = Field(
+        5, ge=0, le=300, description="How long calls in flight may take to finish after SIGTERM, in seconds."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level that is logged: debug, info, warning or error."
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _listen_is_an_address(cls, value: str) -> str:
+        parse_listen(value)
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_has_a_known_scheme(cls, value: str) -> str:
+        if value != EMBEDDED and not value.startswith(SCHEMES):
+            raise ValueError(f"it must begin with {', '.join(SCHEMES)} or be `{EMBEDDED}`")
+        return value
+
+    @field_validator("address_header")
+    @classmethod
+    def _header_names_are_lower_case(cls, value: str) -> str:
+        return value.lower()
+
+    @model_validator(mode="after")
+    def _identity_has_known_sources(self) -> "Settings":
+        parse_sources(self.identity, None)
+        return self
+
+    def sources(self) -> tuple[Source, ...]:
+        """The identity sources, in order."""
+        return parse_sources(self.identity, self.address_header or None)
+
+
+def env_name(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:
+    """Settings from the environment, and from flags where given. Raises SettingsError naming all problems."""
+    given: dict[str, Any] = {}
+    problems = []
+    for variable, value in environ.items():
+        if variable.startswith(PREFIX):
+            name = variable.removeprefix(PREFIX).lower()
+            if name in Settings.model_fields:
+                given[name] = value
+            else:
+                problems.append(f"{variable} is no setting{_nearest(variable)}")
+    given |= {name: value for name, value in flags.items() if value is not None}
+    try:
+        settings = Settings.model_validate(given)
+    except ValidationError as error:
+        problems += [_problem(given, **problem) for problem in error.errors(include_url=False)]
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+def _nearest(variable: str) -> str:
+    known = [env_name(name) for name in Settings.model_fields]
+    near = difflib.get_close_matches(variable, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+
+
+def _problem(given: Mapping[str, str], *, loc: tuple[str | int, ...], msg: str, **_: object) -> str:
+    name = str(loc[0]) if loc else "identity"
+    reason = msg.removeprefix("Value error, ")
+    return f"{env_name(name)} is {given.get(name)!r}: {reason[0].lower() + reason[1:]}"

@@ -1,0 +1,1 @@
+"""Redis or Valkey: how to reach one, and how its driver's errors become ours."""

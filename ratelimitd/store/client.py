@@ -1,0 +1,48 @@
+"""Opens a store by its URL. Every driver error leaves here as a StoreError, and only here."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from ratelimitd.errors import StoreError
+
+SCHEMES = ("redis://", "rediss://", "unix://")
+"""What a store's URL may begin with: plain TCP, TLS, a Unix socket."""
+
+MAX_CONNECTIONS = 32
+"""Enough to keep one Redis busy; more callers than that wait for a connection within their deadline."""
+
+
+@asynccontextmanager
+async def open_client(url: str) -> AsyncIterator[Redis]:
+    """A client for `url`, closed at the end. It connects when first used, so a store may come later.
+
+    The driver must not retry by itself: a call that was cut off may have taken its tokens already.
+    """
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=None,
+        client_name="ratelimitd",
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
+    async with Redis.from_pool(pool) as client:
+        yield client
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turns what a driver may raise, its time-outs included, into StoreError."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise StoreError("the store did not answer in time") from error
+    except (RedisError, OSError) as error:
+        raise StoreError(f"the store failed: {error}") from error

@@ -1,0 +1,1 @@
+"""Signals out. A failing one never changes a decision."""

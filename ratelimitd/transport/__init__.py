@@ -1,0 +1,1 @@
+"""gRPC in. The only place that knows protobuf."""
