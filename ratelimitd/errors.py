@@ -31,3 +31,10 @@ class MissingExtraError(RatelimitdError):
 
 class ChildError(RatelimitdError):
     """A process that ratelimitd started did not come up, or ended by itself."""
+
+
+def must(message: str) -> str:
+    """A validator's message in our words: `Input should be a number` becomes `must be a number`."""
+    text = message.removeprefix("Value error, ")
+    text = text.replace("Input should ", "must ")
+    return text[:1].lower() + text[1:]

@@ -4,15 +4,16 @@ Each is an environment variable `RATELIMITD_NAME` and a flag `--name` of `rateli
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ratelimitd.core.identity import Source, parse_sources
+from ratelimitd.core.identity import HEADER_NAME, Source, parse_sources
 from ratelimitd.core.model import OnStoreError
-from ratelimitd.errors import SettingsError
-from ratelimitd.store.client import SCHEMES
+from ratelimitd.errors import SettingsError, must
+from ratelimitd.store.client import check_url
 from ratelimitd.transport.listen import parse_listen
 
 PREFIX = "RATELIMITD_"
@@ -78,20 +79,23 @@ class Settings(BaseModel):
 
     @field_validator("redis_url")
     @classmethod
-    def _redis_url_has_a_known_scheme(cls, value: str) -> str:
-        if value != EMBEDDED and not value.startswith(SCHEMES):
-            raise ValueError(f"it must begin with {', '.join(SCHEMES)} or be `{EMBEDDED}`")
+    def _redis_url_can_be_used(cls, value: str) -> str:
+        if value != EMBEDDED:
+            check_url(value)
         return value
 
     @field_validator("address_header")
     @classmethod
-    def _header_names_are_lower_case(cls, value: str) -> str:
+    def _address_header_is_a_header(cls, value: str) -> str:
+        if value and not HEADER_NAME.fullmatch(value.lower()):
+            raise ValueError("it must be one header name, or empty")
         return value.lower()
 
-    @model_validator(mode="after")
-    def _identity_has_known_sources(self) -> "Settings":
-        parse_sources(self.identity, None)
-        return self
+    @field_validator("identity")
+    @classmethod
+    def _identity_has_known_sources(cls, value: str) -> str:
+        parse_sources(value, None)
+        return value
 
     def sources(self) -> tuple[Source, ...]:
         """The identity sources, in order."""
@@ -125,12 +129,13 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Setting
 
 
 def _nearest(variable: str) -> str:
-    known = [env_name(name) for name in Settings.model_fields]
-    near = difflib.get_close_matches(variable, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+    near = difflib.get_close_matches(variable.removeprefix(PREFIX).lower(), Settings.model_fields, n=1)
+    if near:
+        return f"; did you mean {env_name(near[0])}?"
+    return f"; there are {', '.join(env_name(name) for name in Settings.model_fields)}"
 
 
 def _problem(given: Mapping[str, str], *, loc: tuple[str | int, ...], msg: str, **_: object) -> str:
-    name = str(loc[0]) if loc else "identity"
-    reason = msg.removeprefix("Value error, ")
-    return f"{env_name(name)} is {given.get(name)!r}: {reason[0].lower() + reason[1:]}"
+    name = str(loc[0])
+    shown = re.sub(r"//[^/]*@", "//***@", given[name])  # a password in a URL must not reach a log
+    return f"{env_name(name)} is {shown!r}: {must(msg)}"

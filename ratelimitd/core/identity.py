@@ -22,7 +22,8 @@ MAX_PLAIN_KEY = 128
 ANONYMOUS = Identity("anonymous", "=anonymous")
 """All requests that no source can name share one bucket."""
 
-_HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2, `token`, in lower case
+HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+"""RFC 9110 section 5.6.2, `token`, in lower case."""
 
 
 def plain_key(value: str) -> str:
@@ -75,7 +76,7 @@ def parse_sources(text: str, trusted_header: str | None) -> tuple[Source, ...]:
     sources = []
     for part in text.split(","):
         kind, _, name = part.strip().lower().partition(":")
-        if kind == "header" and _HEADER_NAME.fullmatch(name):
+        if kind == "header" and HEADER_NAME.fullmatch(name):
             sources.append(header_source(name))
         elif kind == "address" and not name:
             sources.append(address_source(trusted_header))

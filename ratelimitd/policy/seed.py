@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ratelimitd.core.model import Limit, PolicySet, TierName
-from ratelimitd.errors import PolicyError
+from ratelimitd.errors import PolicyError, must
 
 MAX_BYTES = 1 << 20
 """A longer text is refused unread."""
@@ -58,7 +58,7 @@ def parse(text: bytes | str) -> SeedPolicy:
 
 def _sentence(message: str, value: object) -> str:
     shown = "" if isinstance(value, dict | bytes) else f", got {value!r:.60}"
-    return message[0].lower() + message[1:] + shown
+    return must(message) + shown
 
 
 def policy_set(seed: SeedPolicy) -> PolicySet:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -16,6 +16,16 @@ SCHEMES = ("redis://", "rediss://", "unix://")
 
 MAX_CONNECTIONS = 32
 """Enough to keep one Redis busy; more callers than that wait for a connection within their deadline."""
+
+
+def check_url(url: str) -> None:
+    """Raises ValueError, with a sentence, for a URL that no store can have."""
+    if not url.startswith(SCHEMES):
+        raise ValueError(f"it must begin with {', '.join(SCHEMES)} or be `embedded`")
+    try:
+        ConnectionPool.from_url(url)
+    except ValueError as error:
+        raise ValueError(f"it is no URL of a store: {error}") from error
 
 
 @asynccontextmanager

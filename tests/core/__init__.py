@@ -1,0 +1,1 @@
+"""The pure part, with no store, no gRPC and no clock."""

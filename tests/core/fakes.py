@@ -1,0 +1,48 @@
+"""Ports in memory, short enough to trust by reading."""
+
+from collections.abc import Sequence
+
+from ratelimitd.core.bucket import Bucket, take
+from ratelimitd.core.model import Limit, Outcome, PolicySet, TakeRequest, TierName
+from ratelimitd.errors import StoreError
+
+SEED_POLICY = PolicySet(
+    "seed",
+    {TierName.GLOBAL: Limit(10, 1.0), TierName.USER: Limit(5, 1.0), TierName.USER_API: Limit(3, 1.0)},
+)
+
+
+class FixedPolicies:
+    """One policy for ever."""
+
+    def __init__(self, policy: PolicySet = SEED_POLICY) -> None:
+        self._policy = policy
+
+    def current(self) -> PolicySet:
+        """That policy."""
+        return self._policy
+
+
+class OracleLimiter:
+    """The oracle over a dictionary, at an instant that the test sets."""
+
+    def __init__(self) -> None:
+        self.buckets: dict[str, Bucket] = {}
+        self.now_us = 1_800_000_000_000_000
+
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        """The oracle's outcomes."""
+        outcomes = []
+        for request in requests:
+            outcome, changed = take(self.buckets, request, self.now_us)
+            self.buckets |= changed
+            outcomes.append(outcome)
+        return outcomes
+
+
+class BrokenLimiter:
+    """A store that is away."""
+
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        """Always raises."""
+        raise StoreError(f"away, {len(requests)} undecided")

@@ -1,0 +1,97 @@
+"""The laws of a token bucket, tried on the oracle."""
+
+from fractions import Fraction
+from itertools import accumulate
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimitd.core.bucket import EXPIRY_MARGIN_MS, Bucket, expiry_ms, refill, take, wait_us
+from ratelimitd.core.model import MICRO, Limit, TakeRequest, Tier, TierName
+
+RATES = st.decimals("0.000001", 1000, places=6)
+CAPACITIES = st.integers(1, 4000)
+GAPS_US = st.integers(-5 * MICRO, 5 * MICRO)
+NOW = 1_800_000_000_000_000
+
+
+def one_tier(limit: Limit, cost: int = MICRO, key: str = "k") -> TakeRequest:
+    """A request on a single bucket."""
+    return TakeRequest((Tier(TierName.GLOBAL, key, limit),), cost)
+
+
+def test_an_unknown_bucket_is_full() -> None:
+    """The first request of anyone finds the whole capacity."""
+    assert refill(None, Limit(3, 1.0), NOW) == Bucket(3 * MICRO, NOW)
+
+
+def test_tokens_come_back_at_the_refill_rate() -> None:
+    """Half a token a second for three seconds is a token and a half."""
+    assert refill(Bucket(0, NOW), Limit(3, 0.5), NOW + 3 * MICRO).tokens == 1.5 * MICRO
+
+
+def test_a_clock_that_steps_back_refills_nothing_and_forgets_nothing() -> None:
+    """`last` stays at the later instant, so the same time is never credited twice."""
+    assert refill(Bucket(0, NOW), Limit(3, 1.0), NOW - MICRO) == Bucket(0, NOW)
+
+
+def test_a_lowered_capacity_caps_the_tokens_at_once() -> None:
+    """Tokens above the new capacity are gone."""
+    assert refill(Bucket(10 * MICRO, NOW), Limit(4, 1.0), NOW).tokens == 4 * MICRO
+
+
+def test_all_tiers_pay_or_none() -> None:
+    """One empty tier denies, and the full ones keep what they had."""
+    rich, poor = Limit(5, 1.0), Limit(1, 1.0)
+    request = TakeRequest((Tier(TierName.GLOBAL, "rich", rich), Tier(TierName.USER, "poor", poor)))
+    first, buckets = take({}, request, NOW)
+    second, untouched = take(buckets, request, NOW)
+    assert (first.allowed, first.tokens) == (True, (4 * MICRO, 0))
+    assert (second.allowed, second.tokens, untouched) == (False, (4 * MICRO, 0), {})
+
+
+@given(CAPACITIES, RATES, st.lists(st.tuples(GAPS_US, st.integers(1, 3 * MICRO)), max_size=60))
+def test_no_window_admits_more_than_capacity_plus_refill(
+    capacity: int, rate: Fraction, steps: list[tuple[int, int]]
+) -> None:
+    """For every pair of admitted requests: cost between them <= capacity + refill_rate * time, exactly."""
+    limit = Limit(capacity, float(rate))
+    buckets: dict[str, Bucket] = {}
+    now, latest = NOW, NOW
+    admitted: list[tuple[int, int]] = []
+    for gap, cost in steps:
+        now += gap
+        latest = max(latest, now)
+        outcome, changed = take(buckets, one_tier(limit, cost), now)
+        buckets |= changed
+        assert all(0 <= tokens <= limit.capacity_micro for tokens in outcome.tokens)
+        if outcome.allowed:
+            admitted.append((latest, cost))
+    totals = [0, *accumulate(cost for _, cost in admitted)]
+    for first, (begin, _) in enumerate(admitted):
+        for after, (end, _) in enumerate(admitted[first:], start=first + 1):
+            spent = totals[after] - totals[first]
+            assert spent <= limit.capacity_micro + Fraction(rate) * (end - begin)
+
+
+@given(CAPACITIES, RATES, st.integers(0, 4000 * MICRO), st.integers(1, MICRO * 10))
+def test_the_wait_is_enough_and_the_shortest(capacity: int, rate: Fraction, tokens: int, needed: int) -> None:
+    """After `wait_us` the bucket pays; a microsecond earlier it does not."""
+    limit = Limit(capacity, float(rate))
+    tokens, needed = min(tokens, limit.capacity_micro), min(needed, limit.capacity_micro)
+    wait = wait_us(tokens, needed, limit)
+    assert refill(Bucket(tokens, NOW), limit, NOW + wait).tokens >= needed
+    assert wait == 0 or refill(Bucket(tokens, NOW), limit, NOW + wait - 1).tokens < needed
+
+
+@given(CAPACITIES, RATES, st.integers(0, 4000 * MICRO), st.integers(0, 5 * MICRO))
+def test_a_bucket_outlives_its_refill_by_the_margin(
+    capacity: int, rate: Fraction, tokens: int, clock_behind_us: int
+) -> None:
+    """When the key expires the bucket has been full for the margin, and not a millisecond more than that."""
+    limit = Limit(capacity, float(rate))
+    bucket = Bucket(min(tokens, limit.capacity_micro), NOW)
+    now = NOW - clock_behind_us
+    full_at = now + (expiry_ms(bucket, limit, now) - EXPIRY_MARGIN_MS) * 1000
+    assert refill(bucket, limit, full_at).tokens >= limit.capacity_micro - 1
+    assert bucket.tokens + (full_at - 1000 - NOW) * Fraction(rate) <= limit.capacity_micro

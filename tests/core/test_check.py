@@ -1,0 +1,135 @@
+"""The decision as a whole, from request to answer, over the ports in memory."""
+
+import pytest
+
+from ratelimitd.core.check import Check
+from ratelimitd.core.identity import parse_sources
+from ratelimitd.core.model import MICRO, Answer, OnStoreError, Reply, Request
+from ratelimitd.core.ports import Limiter
+from tests.core.fakes import BrokenLimiter, FixedPolicies, OracleLimiter
+
+
+def build(limiter: Limiter, on_store_error: OnStoreError = OnStoreError.DENY) -> Check:
+    """A Check with the seed's limits."""
+    return Check(
+        policies=FixedPolicies(),
+        limiter=limiter,
+        sources=parse_sources("header:x-user-id,address", None),
+        key_prefix="rate",
+        on_store_error=on_store_error,
+    )
+
+
+def request(user: str = "user1", api: str | None = "/api/*", content_type: str = "") -> Request:
+    """A request of that user."""
+    headers = {"x-user-id": user, "content-type": content_type}
+    return Request("GET", "/api/ping", "host", headers, "203.0.113.9", api)
+
+
+async def ask(check: Check, user: str, times: int) -> list[Answer]:
+    """So many requests of a user, one after the other."""
+    return [await check(request(user)) for _ in range(times)]
+
+
+def allowed(answers: list[Answer]) -> int:
+    """How many went through."""
+    return sum(answer.reply is Reply.OK for answer in answers)
+
+
+async def test_ten_requests_with_the_seed_limits() -> None:
+    """Three pass, seven are denied, and each bucket lost exactly three tokens. After 2 s two more pass."""
+    limiter = OracleLimiter()
+    check = build(limiter)
+    assert allowed(await ask(check, "user1", 10)) == 3
+    tokens = {key: bucket.tokens for key, bucket in limiter.buckets.items()}
+    assert tokens == {
+        "rate:global": 7 * MICRO,
+        "rate:user:user1": 2 * MICRO,
+        "rate:user:user1:api:/api/*": 0,
+    }
+    limiter.now_us += 2 * MICRO
+    assert allowed(await ask(check, "user1", 10)) == 2
+
+
+async def test_the_global_bucket_bounds_all_users_and_the_denied_keep_their_tokens() -> None:
+    """Five users ask for fifteen; ten pass; the last users' own buckets were not charged."""
+    limiter = OracleLimiter()
+    check = build(limiter)
+    answers = {user: await ask(check, user, 3) for user in ("u1", "u2", "u3", "u4", "u5")}
+    assert [allowed(got) for got in answers.values()] == [3, 3, 3, 1, 0]
+    assert "rate:user:u5" not in limiter.buckets
+    assert dict(answers["u5"][0].headers)["x-ratelimit-tier"] == "global"
+
+
+async def test_an_allowed_answer_tells_where_the_client_stands() -> None:
+    """Both RateLimit fields, one item per tier, and what the access log needs."""
+    answer = await build(OracleLimiter())(request())
+    assert (answer.reply, answer.http_status, answer.body) == (Reply.OK, 200, "")
+    assert dict(answer.headers) == {
+        "ratelimit-policy": '"global";q=10;w=10, "user";q=5;w=5, "user_api";q=3;w=3',
+        "ratelimit": '"global";r=9;t=1, "user";r=4;t=1, "user_api";r=2;t=1',
+    }
+    assert answer.metadata == {
+        "outcome": "allowed",
+        "tier": "user_api",
+        "remaining": 2,
+        "identity": "header",
+        "policy": "seed",
+    }
+
+
+async def test_a_denied_answer_says_who_said_no_and_when_to_come_back() -> None:
+    """429, the fixed body, and every header of a denial."""
+    limiter = OracleLimiter()
+    check = build(limiter)
+    await ask(check, "user1", 3)
+    limiter.now_us += 250_000
+    answer = await check(request())
+    assert (answer.reply, answer.http_status) == (Reply.DENIED, 429)
+    assert answer.body == '{"error":"rate limit exceeded"}'
+    assert dict(answer.headers) == {
+        "ratelimit-policy": '"global";q=10;w=10, "user";q=5;w=5, "user_api";q=3;w=3',
+        "ratelimit": '"global";r=7;t=3, "user";r=2;t=3, "user_api";r=0;t=3',
+        "content-type": "application/json",
+        "retry-after": "1",
+        "x-ratelimit-tier": "user_api",
+        "x-envoy-ratelimited": "true",
+    }
+    assert answer.metadata["outcome"] == "denied"
+
+
+async def test_a_grpc_client_gets_a_grpc_status() -> None:
+    """8 when denied, 14 when undecided; a browser gets neither."""
+    check = build(OracleLimiter())
+    await ask(check, "user1", 3)
+    denied = dict((await check(request(content_type="application/grpc+proto"))).headers)
+    assert (denied["grpc-status"], denied["grpc-message"]) == ("8", "rate limit exceeded")
+    undecided = dict((await build(BrokenLimiter())(request(content_type="application/grpc"))).headers)
+    assert undecided["grpc-status"] == "14"
+    assert "grpc-status" not in dict((await check(request(content_type="application/json"))).headers)
+
+
+@pytest.mark.parametrize("api", [None, ""])
+async def test_a_route_without_a_pattern_shares_one_bucket(api: str | None) -> None:
+    """A raw path never becomes a key."""
+    limiter = OracleLimiter()
+    await build(limiter)(request(api=api))
+    assert "rate:user:user1:api:*" in limiter.buckets
+
+
+@pytest.mark.parametrize(
+    ("setting", "reply", "status"),
+    [
+        (OnStoreError.DENY, Reply.DENIED, 503),
+        (OnStoreError.ENVOY, Reply.ERROR, 503),
+        (OnStoreError.ALLOW, Reply.OK, 200),
+    ],
+)
+async def test_a_store_that_is_away_is_answered_as_set(
+    setting: OnStoreError, reply: Reply, status: int
+) -> None:
+    """Never a 429, whatever the setting."""
+    answer = await build(BrokenLimiter(), setting)(request())
+    assert (answer.reply, answer.http_status) == (reply, status)
+    assert answer.metadata == {"outcome": "undecided", "identity": "header"}
+    assert answer.body == ("" if reply is Reply.OK else '{"error":"rate limiter unavailable"}')

@@ -1,0 +1,184 @@
+"""`lua/take.lua` as shipped, on a real store, against the oracle, number for number."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis as SyncRedis
+
+from ratelimitd.core.bucket import Bucket, expiry_ms, take
+from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
+from ratelimitd.limiter.script import decode, encode
+from ratelimitd.shipped import shipped
+
+SCRIPT = shipped("lua/take.lua").read_text()
+NOW = 1_800_000_000_000_000
+
+# Runs the shipped text with a clock that the test sets, and notes expiries instead of setting them.
+SHIM = """
+local server = redis
+local redis = {call = function(command, ...)
+  if command == 'TIME' then
+    local now = server.call('GET', 'test:now')
+    return {string.sub(now, 1, -7), string.sub(now, -6)}
+  elseif command == 'PEXPIRE' then
+    return server.call('HSET', 'test:expiry', ...)
+  end
+  return server.call(command, ...)
+end}
+"""
+
+KEYS = ("a", "b", "c", "d")
+COSTS = st.one_of(st.just(MICRO), st.integers(1, 5 * MICRO))
+LIMITS = st.one_of(
+    st.builds(Limit, st.integers(1, 10), st.sampled_from([0.1, 0.5, 1.0, 2.0, 3.7])),
+    st.builds(Limit, st.integers(1, 1_000_000_000), st.floats(0.000001, 1_000_000_000)),
+)
+REQUESTS = st.builds(
+    lambda keys, limits, cost: TakeRequest(
+        tuple(Tier(TierName.USER, key, limit) for key, limit in zip(keys, limits, strict=False)), cost
+    ),
+    st.lists(st.sampled_from(KEYS), min_size=1, max_size=3, unique=True),
+    st.lists(LIMITS, min_size=3, max_size=3),
+    COSTS,
+)
+GAPS_US = st.one_of(st.integers(-3 * MICRO, 3 * MICRO), st.integers(0, 10**12))
+STEPS = st.lists(st.tuples(GAPS_US, st.lists(REQUESTS, min_size=1, max_size=4)), min_size=1, max_size=8)
+
+
+@pytest.fixture(scope="module")
+def server(store_url: str) -> Any:
+    """A plain synchronous client: hypothesis drives it."""
+    with SyncRedis.from_url(store_url, decode_responses=True) as client:
+        yield client
+
+
+@dataclass
+class Model:
+    """What the oracle believes the store holds. Each bucket's expiry is an instant in us."""
+
+    buckets: dict[str, Bucket] = field(default_factory=dict)
+    expiries: dict[str, int] = field(default_factory=dict)
+
+    def expire(self, now_us: int) -> list[str]:
+        """Forgets what a store would have expired by now, and names it."""
+        gone = [key for key, at_us in self.expiries.items() if at_us <= now_us]
+        for key in gone:
+            del self.expiries[key], self.buckets[key]
+        return gone
+
+    def take(self, request: TakeRequest, now_us: int) -> Outcome:
+        """The oracle's outcome."""
+        outcome, changed = take(self.buckets, request, now_us)
+        self.buckets |= changed
+        for tier in request.tiers:
+            if tier.key in changed:
+                self.expiries[tier.key] = now_us + expiry_ms(changed[tier.key], tier.limit, now_us) * 1000
+        return outcome
+
+
+def run(server: Any, requests: list[TakeRequest], now_us: int) -> list[Outcome]:
+    """The script's outcomes at an instant of the test's choosing."""
+    server.set("test:now", now_us)
+    keys, arguments = encode(requests)
+    return decode(server.eval(SHIM + SCRIPT, len(keys), *keys, *arguments), requests)
+
+
+def stored(server: Any) -> dict[str, Bucket]:
+    """Every bucket in the store."""
+    found = {key: server.hgetall(key) for key in KEYS}
+    return {
+        key: Bucket(round(float(fields["tokens"]) * MICRO), int(fields["last"]))
+        for key, fields in found.items()
+        if fields
+    }
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_the_script_agrees_with_the_oracle(server: Any, steps: list[tuple[int, list[TakeRequest]]]) -> None:
+    """Outcomes, numbers and expiries are equal: batches, changing limits, clocks that step back."""
+    server.flushall()
+    model = Model()
+    now = NOW
+    for gap, requests in steps:
+        now += gap
+        for key in model.expire(now):
+            server.delete(key)
+            server.hdel("test:expiry", key)
+        expected = [model.take(request, now) for request in requests]
+        assert run(server, requests, now) == expected
+        assert stored(server) == model.buckets
+        written = {key: int(ms) for key, ms in server.hgetall("test:expiry").items()}
+        assert written.keys() == model.buckets.keys()
+        for key, bucket in model.buckets.items():
+            if bucket.last == now:
+                assert now + written[key] * 1000 == model.expiries[key]
+
+
+def fields_of(server: Any, key: str) -> dict[str, str]:
+    """A bucket as HGETALL shows it."""
+    fields: dict[str, str] = server.hgetall(key)
+    return fields
+
+
+@pytest.mark.parametrize(
+    ("capacity", "cost", "shown"),
+    [
+        (3, MICRO, "2"),
+        (3, 1_500_000, "1.500000"),
+        (1, 1, "0.999999"),
+        (1_000_000_000, MICRO, "999999999"),
+        (1_000_000_000, 1, "999999999.999999"),
+    ],
+)
+def test_stored_numbers_are_readable_and_whole(server: Any, capacity: int, cost: int, shown: str) -> None:
+    """No exponent, no lost digit, at either end of the range."""
+    server.flushall()
+    run(server, [TakeRequest((Tier(TierName.USER, "a", Limit(capacity, 1.0)),), cost)], NOW + 1)
+    assert fields_of(server, "a") == {"tokens": shown, "last": "1800000000000001"}
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [{"tokens": "many"}, {"tokens": "1"}, {"tokens": "nan", "last": "1"}, {"tokens": "-5", "last": "1"}],
+)
+def test_a_bucket_full_of_nonsense_is_a_full_one(server: Any, nonsense: dict[str, str]) -> None:
+    """What somebody wrote by hand heals with the next request."""
+    server.flushall()
+    server.hset("a", mapping=nonsense)
+    (outcome,) = run(server, [TakeRequest((Tier(TierName.USER, "a", Limit(3, 1.0)),))], NOW)
+    assert outcome == Outcome(True, (2 * MICRO,))  # noqa: FBT003 - the field is the name
+
+
+def test_a_denial_leaves_the_bytes_and_the_expiry_alone(server: Any) -> None:
+    """Not even the clock of a bucket moves."""
+    server.flushall()
+    request = TakeRequest((Tier(TierName.USER, "a", Limit(1, 0.001)),))
+    run(server, [request], NOW)
+    before = (fields_of(server, "a"), fields_of(server, "test:expiry"))
+    (denied,) = run(server, [request], NOW + 5 * MICRO)
+    assert not denied.allowed
+    assert (fields_of(server, "a"), fields_of(server, "test:expiry")) == before
+
+
+def test_the_real_clock_is_the_servers_and_the_real_expiry_is_exact(server: Any) -> None:
+    """Without the shim: `last` is TIME in microseconds, and PTTL is time to full plus a second."""
+    server.flushall()
+    keys, arguments = encode([TakeRequest((Tier(TierName.USER, "a", Limit(3, 0.1)),))])
+    seconds, micros = server.time()
+    server.eval(SCRIPT, len(keys), *keys, *arguments)
+    assert 0 <= int(fields_of(server, "a")["last"]) - (seconds * MICRO + micros) < 60 * MICRO
+    set_at_ms = int(fields_of(server, "a")["last"]) // 1000
+    assert abs(server.pexpiretime("a") - set_at_ms - 11_000) <= 2
+
+
+@pytest.mark.parametrize("path", sorted(shipped("lua").glob("*.lua")), ids=lambda path: path.name)
+def test_every_script_says_what_it_takes_and_returns(path: Any) -> None:
+    """The header has all five labels."""
+    header = path.read_text().partition("]]")[0]
+    for label in ("KEYS", "ARGV", "RETURN", "INVARIANT", "COMPLEXITY"):
+        assert re.search(rf"^{label}\b", header, re.MULTILINE), label

@@ -1,0 +1,1 @@
+"""The command, the demo, the documents, and a real Envoy."""

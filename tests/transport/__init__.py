@@ -1,0 +1,1 @@
+"""Bytes in, bytes out, and the service as a gRPC client sees it."""

@@ -1,0 +1,262 @@
+"""What every transport must do, asked by clients that share no code with it."""
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc
+import pytest
+from envoy_data_plane.envoy.config.core.v3 import Address, HeaderMap, HeaderValue, SocketAddress
+from envoy_data_plane.envoy.service.auth.v3 import (
+    AttributeContext,
+    AttributeContextHttpRequest,
+    AttributeContextPeer,
+    AttributeContextRequest,
+    AuthorizationAsyncStub,
+    CheckRequest,
+    CheckResponse,
+)
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpclib.client import Channel
+from structlog.testing import capture_logs
+
+from ratelimitd.core.model import OnStoreError, Outcome, TakeRequest
+from ratelimitd.transport.listen import TcpAddress, UnixAddress
+from tests.core.fakes import BrokenLimiter, OracleLimiter
+from tests.transport.conftest import MAX_MESSAGE_BYTES, Serve, Service
+
+CHECK = "/envoy.service.auth.v3.Authorization/Check"
+SERVICES = ("", "envoy.service.auth.v3.Authorization")
+
+
+def check_request(user: str = "user1", api: str = "/api/*") -> CheckRequest:
+    """A request as Envoy would send it."""
+    http = AttributeContextHttpRequest(method="GET", path="/api/ping", headers={"x-user-id": user})
+    peer = AttributeContextPeer(address=Address(socket_address=SocketAddress(address="203.0.113.9")))
+    return CheckRequest(
+        attributes=AttributeContext(
+            source=peer, request=AttributeContextRequest(http=http), context_extensions={"api": api}
+        )
+    )
+
+
+async def ask(address: TcpAddress, *requests: CheckRequest) -> list[CheckResponse]:
+    """The answers, one after the other, over one connection."""
+    async with Channel(address.host, address.port) as channel:
+        stub = AuthorizationAsyncStub(channel)
+        return [await stub.check(request) for request in requests]
+
+
+def method_of(
+    channel: grpc.aio.Channel, method: str = CHECK
+) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]":
+    """A method with bytes in and out: nothing of ours reads or writes them."""
+    return channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
+
+
+async def call_raw(address: TcpAddress | UnixAddress, payload: bytes, method: str = CHECK) -> bytes:
+    """Sends bytes as they are."""
+    async with grpc.aio.insecure_channel(str(address)) as channel:
+        return await method_of(channel, method)(payload, timeout=10)
+
+
+def code_of(answer: CheckResponse) -> int:
+    """The code, the only thing that decides; every answer has one."""
+    assert answer.status is not None
+    return answer.status.code
+
+
+async def refusal_of(address: TcpAddress, payload: bytes, method: str = CHECK) -> tuple[grpc.StatusCode, str]:
+    """The status that refuses these bytes."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call_raw(address, payload, method)
+    return error.value.code(), error.value.details() or ""
+
+
+async def test_three_pass_and_the_fourth_is_denied(service: Service) -> None:
+    """An independent client reads every field of both answers."""
+    answers = await ask(service.address, *[check_request()] * 4)
+    assert [code_of(answer) for answer in answers] == [0, 0, 0, 8]
+    allowed, denied = answers[0].ok_response, answers[3].denied_response
+    assert allowed is not None
+    assert denied is not None
+    assert denied.status is not None
+    added = {o.header.key: o.header.value for o in allowed.response_headers_to_add if o.header}
+    assert added["ratelimit"] == '"global";r=9;t=1, "user";r=4;t=1, "user_api";r=2;t=1'
+    headers = {o.header.key: o.header.value for o in denied.headers if o.header}
+    assert (denied.status.code, denied.body) == (429, '{"error":"rate limit exceeded"}')
+    assert headers["x-ratelimit-tier"] == "user_api"
+    assert headers["x-envoy-ratelimited"] == "true"
+    assert headers["content-type"] == "application/json"
+
+
+async def test_raw_headers_are_understood(service: Service) -> None:
+    """As Envoy sends them with encode_raw_headers: bytes that are no text name a bucket of their own."""
+    request = check_request()
+    assert request.attributes is not None
+    assert request.attributes.request is not None
+    http = AttributeContextHttpRequest(
+        method="GET", header_map=HeaderMap(headers=[HeaderValue(key="x-user-id", raw_value=b"\xff")])
+    )
+    request.attributes.request.http = http
+    await ask(service.address, request)
+    assert "rate:user:%FF" in service.limiter.buckets
+
+
+async def test_many_calls_at_once_are_each_answered(service: Service) -> None:
+    """Three of a hundred pass."""
+    async with Channel(service.address.host, service.address.port) as channel:
+        stub = AuthorizationAsyncStub(channel)
+        answers = await asyncio.gather(*(stub.check(check_request()) for _ in range(100)))
+    assert sum(answer.ok_response is not None for answer in answers) == 3
+
+
+@pytest.mark.parametrize("payload", [b"\xff\xff\xff", b"\x0a\x05abc", b"\x0a\x04\x22\x02\x12\x05"])
+async def test_bytes_that_are_no_request_are_invalid(service: Service, payload: bytes) -> None:
+    """The caller learns what was expected, not how we failed."""
+    assert await refusal_of(service.address, payload) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "the message is no envoy.service.auth.v3.CheckRequest",
+    )
+
+
+async def test_a_request_without_http_is_invalid(service: Service) -> None:
+    """And costs nobody a token."""
+    code, details = await refusal_of(service.address, b"")
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "attributes.request.http is missing" in details
+    assert service.limiter.buckets == {}
+
+
+async def test_an_over_large_message_is_refused_unread(service: Service) -> None:
+    """The bound is on the whole message."""
+    fitting = bytes(check_request("x" * (MAX_MESSAGE_BYTES - 500)))
+    assert await call_raw(service.address, fitting)
+    code, _ = await refusal_of(service.address, bytes(check_request("x" * MAX_MESSAGE_BYTES)))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("method", ["/envoy.service.auth.v3.Authorization/Nope", "/nope/Check"])
+async def test_an_unknown_method_is_unimplemented(service: Service, method: str) -> None:
+    """As gRPC says it."""
+    code, _ = await refusal_of(service.address, b"", method)
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    ("setting", "code", "kind"),
+    [
+        (OnStoreError.DENY, 14, "denied_response"),
+        (OnStoreError.ENVOY, 14, "error_response"),
+        (OnStoreError.ALLOW, 0, "ok_response"),
+    ],
+)
+async def test_a_store_that_is_away_is_answered(
+    serve: Serve, setting: OnStoreError, code: int, kind: str
+) -> None:
+    """503 or let through, as set."""
+    async with serve(BrokenLimiter(), on_store_error=setting) as address:
+        assert isinstance(address, TcpAddress)
+        (answer,) = await ask(address, check_request())
+    assert code_of(answer) == code
+    assert getattr(answer, kind) is not None
+
+
+class DefectiveLimiter:
+    """A defect of ours."""
+
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        """Always breaks."""
+        raise ZeroDivisionError(f"secret detail, {len(requests)}")
+
+
+async def test_a_defect_is_internal_and_tells_nothing(serve: Serve) -> None:
+    """The log has the traceback, the caller has one word."""
+    with capture_logs() as lines:
+        async with serve(DefectiveLimiter()) as address:
+            assert isinstance(address, TcpAddress)
+            refusal = await refusal_of(address, bytes(check_request()))
+    assert refusal == (grpc.StatusCode.INTERNAL, "internal error")
+    assert [line["event"] for line in lines] == ["check_broke"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+async def test_health_says_serving(service: Service, name: str) -> None:
+    """For the process and for the service by name, to Check and to Watch."""
+    request = health_pb2.HealthCheckRequest(service=name)
+    async with grpc.aio.insecure_channel(str(service.address)) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(request)
+        assert (await stub.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        watch.cancel()
+
+
+async def test_reflection_lists_the_services(service: Service) -> None:
+    """What grpcurl asks first, and that it can find the request's type."""
+    async with grpc.aio.insecure_channel(str(service.address)) as channel:
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        listed = {found.name for found in (await call.read()).list_services_response.service}
+        await call.write(
+            reflection_pb2.ServerReflectionRequest(
+                file_containing_symbol="envoy.service.auth.v3.CheckRequest"
+            )
+        )
+        found = (await call.read()).file_descriptor_response.file_descriptor_proto
+        await call.done_writing()
+    assert {"envoy.service.auth.v3.Authorization", "grpc.health.v1.Health"} <= listed
+    assert found
+
+
+async def test_it_listens_on_a_unix_socket(serve: Serve, socket_path: UnixAddress) -> None:
+    """For a sidecar that shares a folder with its Envoy."""
+    async with serve(OracleLimiter(), socket_path) as address:
+        answer = CheckResponse.parse(await call_raw(address, bytes(check_request())))
+    assert answer.ok_response is not None
+
+
+class HeldLimiter(OracleLimiter):
+    """Answers when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        """Waits, then asks the oracle."""
+        self.reached.set()
+        await self.release.wait()
+        return await super().take(requests)
+
+
+async def test_a_call_in_flight_finishes_when_the_service_stops(serve: Serve) -> None:
+    """Health turns to NOT_SERVING for those who watch, and the call is answered all the same."""
+    limiter = HeldLimiter()
+    serving = serve(limiter)
+    address = await serving.__aenter__()
+    async with grpc.aio.insecure_channel(str(address)) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICES[1]))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        call = method_of(channel)(bytes(check_request()))
+        await limiter.reached.wait()
+        stopping = asyncio.create_task(serving.__aexit__(None, None, None))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        limiter.release.set()
+        assert CheckResponse.parse(await call).ok_response is not None
+        watch.cancel()
+    await stopping
+
+
+async def test_a_call_that_never_ends_does_not_hold_the_stop_for_ever(serve: Serve) -> None:
+    """After the drain time it is cut off."""
+    limiter = HeldLimiter()
+    serving = serve(limiter, drain_s=0.1)
+    address = await serving.__aenter__()
+    async with grpc.aio.insecure_channel(str(address)) as channel:
+        call = method_of(channel)(bytes(check_request()))
+        await limiter.reached.wait()
+        await serving.__aexit__(None, None, None)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
