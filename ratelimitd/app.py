@@ -9,6 +9,8 @@ import structlog
 
 from ratelimitd import __version__
 from ratelimitd.core.check import Check
+from ratelimitd.limiter.batcher import Batcher
+from ratelimitd.limiter.deadline import Deadline
 from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.policy.redis_policies import RedisPolicies
@@ -32,9 +34,11 @@ async def running(settings: Settings) -> AsyncIterator[TcpAddress | UnixAddress]
             url = await stack.enter_async_context(embedded_store())
         client = await stack.enter_async_context(open_client(url))
         policies = await stack.enter_async_context(RedisPolicies(client, settings.config_key).watched())
+        timeout_s = settings.store_timeout_ms / 1000
+        batcher = await stack.enter_async_context(Batcher(Deadline(RedisLimiter(client), timeout_s)))
         check = Check(
             policies=policies,
-            limiter=OutageLog(RedisLimiter(client, settings.store_timeout_ms / 1000)),
+            limiter=OutageLog(Deadline(batcher, timeout_s)),
             sources=settings.sources(),
             key_prefix=settings.key_prefix,
             on_store_error=settings.on_store_error,

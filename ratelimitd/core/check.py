@@ -78,7 +78,7 @@ class Check:
         headers = (
             ("content-type", "application/json"),
             ("retry-after", "1"),
-            *grpc_fields(request.headers.get("content-type", ""), UNAVAILABLE, UNDECIDED),
+            *grpc_fields(request.headers.get("content-type", ""), UNAVAILABLE),
         )
         reply = Reply.ERROR if self._on_store_error is OnStoreError.ENVOY else Reply.DENIED
         return Answer(reply, 503, headers, _json_error(UNDECIDED), metadata)
@@ -110,6 +110,6 @@ def _denied(
     headers = (
         *rate_limit_fields(spend.tiers, outcome.tokens),
         *denied_fields(tier, retry_after_us),
-        *grpc_fields(request.headers.get("content-type", ""), RESOURCE_EXHAUSTED, DENIED),
+        *grpc_fields(request.headers.get("content-type", ""), RESOURCE_EXHAUSTED),
     )
     return Answer(Reply.DENIED, 429, headers, _json_error(DENIED), metadata)

@@ -5,6 +5,7 @@ import signal
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from ratelimitd.errors import ChildError
@@ -15,14 +16,36 @@ _POLL_INTERVAL_S = 0.05
 _LAST_LINES = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A process, and the file that its output goes to."""
+
+    name: str
+    process: Process
+    log: Path
+
+    async def until(self, ready: Callable[[], Awaitable[bool]]) -> None:
+        """Returns once `ready` says so. Raises ChildError when the process ends before, or takes too long."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while not await ready():
+                    if self.process.returncode is not None:
+                        raise ChildError(
+                            f"{self.name} ended with status {self.process.returncode}:\n{self._end()}"
+                        )
+                    await asyncio.sleep(_POLL_INTERVAL_S)
+        except TimeoutError as error:
+            raise ChildError(f"{self.name} was not ready in {START_TIMEOUT_S:g} s:\n{self._end()}") from error
+
+    def _end(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LAST_LINES:])
+
+
 @asynccontextmanager
-async def child(
-    name: str, command: Sequence[str], log: Path, ready: Callable[[], Awaitable[bool]]
-) -> AsyncIterator[Process]:
-    """Runs `command`, its output into `log`, from when `ready` says so until the end of the block.
+async def child(name: str, command: Sequence[str], log: Path) -> AsyncIterator[Child]:
+    """Runs `command`, its output into `log`, until the end of the block.
 
     It has a session of its own, so Ctrl-C reaches only this process, which then stops its children in order.
-    Raises ChildError when it ends before it is ready, or never is.
     """
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
@@ -33,21 +56,9 @@ async def child(
             start_new_session=True,
         )
     try:
-        await _until_ready(name, process, log, ready)
-        yield process
+        yield Child(name, process, log)
     finally:
         await _stop(process)
-
-
-async def _until_ready(name: str, process: Process, log: Path, ready: Callable[[], Awaitable[bool]]) -> None:
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            while not await ready():
-                if process.returncode is not None:
-                    raise ChildError(f"{name} ended with status {process.returncode}:\n{last_lines(log)}")
-                await asyncio.sleep(_POLL_INTERVAL_S)
-    except TimeoutError as error:
-        raise ChildError(f"{name} was not ready in {START_TIMEOUT_S:g} s:\n{last_lines(log)}") from error
 
 
 async def _stop(process: Process) -> None:
@@ -60,8 +71,3 @@ async def _stop(process: Process) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
-
-
-def last_lines(log: Path) -> str:
-    """The end of a log, for a message."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-_LAST_LINES:])

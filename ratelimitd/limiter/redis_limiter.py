@@ -1,6 +1,5 @@
-"""Takes tokens in Redis, a batch per script call, and answers within the deadline or not at all."""
+"""Takes tokens in Redis, one script call per batch."""
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,16 +15,10 @@ from ratelimitd.store.client import store_errors
 
 
 class RedisLimiter:
-    """The limiter that all replicas share.
+    """The limiter that all replicas share. It has no deadline of its own."""
 
-    Args:
-        client: the store.
-        timeout_s: the deadline for one call, connecting included.
-    """
-
-    def __init__(self, client: Redis, timeout_s: float) -> None:
+    def __init__(self, client: Redis) -> None:
         self._client = client
-        self._timeout_s = timeout_s
         self._script = shipped("lua/take.lua").read_text()
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
@@ -33,8 +26,7 @@ class RedisLimiter:
         """One outcome per request, in order. Raises StoreError: tokens may have been taken all the same."""
         keys, arguments = encode(requests)
         with store_errors():
-            async with asyncio.timeout(self._timeout_s):
-                reply = await self._run(keys, arguments)
+            reply = await self._run(keys, arguments)
         return decode(reply, requests)
 
     async def _run(self, keys: list[str], arguments: list[Argument]) -> object:

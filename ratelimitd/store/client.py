@@ -14,8 +14,8 @@ from ratelimitd.errors import StoreError
 SCHEMES = ("redis://", "rediss://", "unix://")
 """What a store's URL may begin with: plain TCP, TLS, a Unix socket."""
 
-MAX_CONNECTIONS = 32
-"""Enough to keep one Redis busy; more callers than that wait for a connection within their deadline."""
+MAX_CONNECTIONS = 4
+"""The calls of a batcher, the poll of the policy, and one to spare."""
 
 
 def check_url(url: str) -> None:

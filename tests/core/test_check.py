@@ -103,7 +103,7 @@ async def test_a_grpc_client_gets_a_grpc_status() -> None:
     check = build(OracleLimiter())
     await ask(check, "user1", 3)
     denied = dict((await check(request(content_type="application/grpc+proto"))).headers)
-    assert (denied["grpc-status"], denied["grpc-message"]) == ("8", "rate limit exceeded")
+    assert denied["grpc-status"] == "8"
     undecided = dict((await build(BrokenLimiter())(request(content_type="application/grpc"))).headers)
     assert undecided["grpc-status"] == "14"
     assert "grpc-status" not in dict((await check(request(content_type="application/json"))).headers)

@@ -12,13 +12,12 @@ from structlog.testing import capture_logs
 
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
 from ratelimitd.errors import StoreError
+from ratelimitd.limiter.deadline import Deadline
 from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.limiter.script import decode
 from ratelimitd.store.client import open_client
 from tests.core.fakes import BrokenLimiter, OracleLimiter
-
-DEADLINE_S = 5.0
 
 
 def request(key: str = "k", capacity: int = 3) -> TakeRequest:
@@ -28,15 +27,13 @@ def request(key: str = "k", capacity: int = 3) -> TakeRequest:
 
 async def test_a_batch_is_answered_in_order(store: Redis) -> None:
     """The fourth request on a bucket of three is the one denied."""
-    outcomes = await RedisLimiter(store, DEADLINE_S).take(
-        [request(), request(), request("x"), request(), request()]
-    )
+    outcomes = await RedisLimiter(store).take([request(), request(), request("x"), request(), request()])
     assert [outcome.allowed for outcome in outcomes] == [True, True, True, True, False]
 
 
 async def test_a_lost_script_cache_goes_unnoticed(store: Redis) -> None:
     """SCRIPT FLUSH between two calls costs nobody an error, and no token twice."""
-    limiter = RedisLimiter(store, DEADLINE_S)
+    limiter = RedisLimiter(store)
     await limiter.take([request()])
     await store.script_flush()
     (outcome,) = await limiter.take([request()])
@@ -47,7 +44,7 @@ async def test_many_at_once_share_one_bucket_exactly(store_url: str, store: Redi
     """Three clients, 300 requests, 40 tokens: 40 pass."""
     await store.ping()
     async with open_client(store_url) as one, open_client(store_url) as two, open_client(store_url) as three:
-        limiters = [RedisLimiter(client, DEADLINE_S) for client in (one, two, three)]
+        limiters = [RedisLimiter(client) for client in (one, two, three)]
         calls = [limiters[n % 3].take([request("shared", 40)]) for n in range(300)]
         outcomes = await asyncio.gather(*calls)
     assert sum(outcome.allowed for (outcome,) in outcomes) == 40
@@ -57,7 +54,7 @@ async def test_nobody_listens_where_the_store_should_be(tmp_path: Path) -> None:
     """A refused connection is a StoreError that names the reason."""
     async with open_client(f"unix://{tmp_path}/none.sock") as client:
         with pytest.raises(StoreError, match="the store failed"):
-            await RedisLimiter(client, DEADLINE_S).take([request()])
+            await RedisLimiter(client).take([request()])
 
 
 async def _serve(path: Path, answer: Callable[[bytes], bytes | None]) -> asyncio.Server:
@@ -80,8 +77,8 @@ def _handshake_then(reply: bytes | None) -> Callable[[bytes], bytes | None]:
 async def test_a_store_that_never_answers_costs_the_deadline_and_no_more(tmp_path: Path) -> None:
     """The caller gets StoreError when the deadline passes."""
     async with await _serve(tmp_path / "s", lambda _: None), open_client(f"unix://{tmp_path}/s") as client:
-        with pytest.raises(StoreError, match="did not answer in time"):
-            await RedisLimiter(client, 0.05).take([request()])
+        with pytest.raises(StoreError, match="no answer within 50 ms"):
+            await Deadline(RedisLimiter(client), 0.05).take([request()])
 
 
 @pytest.mark.parametrize(
@@ -106,14 +103,14 @@ async def test_an_answer_that_decides_nothing_is_a_store_error(tmp_path: Path, r
         open_client(f"unix://{tmp_path}/s") as client,
     ):
         with pytest.raises(StoreError):
-            await RedisLimiter(client, DEADLINE_S).take([request()])
+            await RedisLimiter(client).take([request()])
 
 
 async def test_a_key_of_another_type_is_a_store_error(store: Redis) -> None:
     """Somebody wrote a string where a bucket belongs: nobody is charged for it."""
     await store.set("k", "a string")
     with pytest.raises(StoreError, match="WRONGTYPE"):
-        await RedisLimiter(store, DEADLINE_S).take([request()])
+        await RedisLimiter(store).take([request()])
 
 
 def test_a_reply_of_the_wrong_length_is_refused() -> None:
@@ -126,7 +123,7 @@ async def test_the_script_also_runs_on_the_in_memory_stand_in() -> None:
     """People who test with fakeredis can use the limiter as it is."""
     async with fakeredis.FakeAsyncRedis() as client:
         stand_in: Any = client
-        (outcome,) = await RedisLimiter(stand_in, DEADLINE_S).take([request()])
+        (outcome,) = await RedisLimiter(stand_in).take([request()])
     assert outcome == Outcome(True, (2 * MICRO,))  # noqa: FBT003 - the field is the name
 
 

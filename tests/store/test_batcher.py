@@ -1,0 +1,192 @@
+"""Who travels with whom, and what one caller's trouble means for the others."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
+from ratelimitd.errors import StoreError
+from ratelimitd.limiter import batcher as module
+from ratelimitd.limiter.batcher import MAX_BATCH, Batcher
+from ratelimitd.limiter.deadline import Deadline
+
+
+def request(number: int) -> TakeRequest:
+    """A request that can be told from others by its key."""
+    return TakeRequest((Tier(TierName.USER, str(number), Limit(1, 1.0)),))
+
+
+class HeldLimiter:
+    """Keeps each call until the test answers it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[int], asyncio.Future[None]]] = []
+
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        """Answers with each key as the tokens left."""
+        numbers = [int(one.tiers[0].key) for one in requests]
+        held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.calls.append((numbers, held))
+        await held
+        return [Outcome(allowed=True, tokens=(number * MICRO,)) for number in numbers]
+
+    def answer_all(self) -> None:
+        """Lets every call go on."""
+        for _, held in self.calls:
+            if not held.done():
+                held.set_result(None)
+
+    @property
+    def batches(self) -> list[list[int]]:
+        """What each call held."""
+        return [numbers for numbers, _ in self.calls]
+
+
+async def settle() -> None:
+    """Lets every task that can go on do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def ask(batcher: Batcher, numbers: Sequence[int]) -> list["asyncio.Task[Sequence[Outcome]]"]:
+    """One caller per number."""
+    return [asyncio.create_task(batcher.take([request(number)])) for number in numbers]
+
+
+def answered(callers: Sequence["asyncio.Task[Sequence[Outcome]]"]) -> list[int]:
+    """Each caller's own number, from its own outcome."""
+    return [caller.result()[0].tokens[0] // MICRO for caller in callers]
+
+
+async def test_one_at_a_time_goes_at_once() -> None:
+    """No timer holds a single caller back."""
+    limiter = HeldLimiter()
+    async with Batcher(limiter) as batcher:
+        callers = ask(batcher, [7])
+        await settle()
+        assert limiter.batches == [[7]]
+        limiter.answer_all()
+        await asyncio.wait(callers)
+    assert answered(callers) == [7]
+
+
+async def test_those_who_come_while_two_calls_are_in_flight_travel_together() -> None:
+    """In order, and each gets its own outcome."""
+    limiter = HeldLimiter()
+    async with Batcher(limiter) as batcher:
+        callers = ask(batcher, [0])
+        await settle()
+        callers += ask(batcher, [1, 2])
+        await settle()
+        callers += ask(batcher, [3, 4, 5])
+        await settle()
+        assert limiter.batches == [[0], [1, 2]]
+        limiter.answer_all()
+        await settle()
+        assert limiter.batches == [[0], [1, 2], [3, 4, 5]]
+        limiter.answer_all()
+        await asyncio.wait(callers)
+    assert answered(callers) == list(range(6))
+
+
+async def test_a_batch_has_a_bound() -> None:
+    """Whom one call has no room for go with the next."""
+    limiter = HeldLimiter()
+    async with Batcher(limiter) as batcher:
+        callers = ask(batcher, range(MAX_BATCH * 2 + 1))
+        await settle()
+        assert [len(batch) for batch in limiter.batches] == [MAX_BATCH, MAX_BATCH]
+        limiter.answer_all()
+        await settle()
+        assert limiter.batches[2] == [MAX_BATCH * 2]
+        limiter.answer_all()
+        await asyncio.wait(callers)
+    assert answered(callers) == list(range(MAX_BATCH * 2 + 1))
+
+
+async def test_a_failed_call_fails_only_its_own_callers() -> None:
+    """Those of the other call, and those who come later, are answered."""
+    limiter = HeldLimiter()
+    async with Batcher(limiter) as batcher:
+        failing = ask(batcher, [0])
+        await settle()
+        fine = ask(batcher, [1])
+        await settle()
+        limiter.calls[0][1].set_exception(StoreError("away"))
+        await asyncio.wait(failing)
+        with pytest.raises(StoreError, match="away"):
+            failing[0].result()
+        fine += ask(batcher, [2])
+        await settle()
+        limiter.answer_all()
+        await asyncio.wait(fine)
+    assert answered(fine) == [1, 2]
+
+
+async def test_a_caller_that_gave_up_is_dropped_from_the_batch_it_waits_for() -> None:
+    """By being cancelled, or by its deadline."""
+    limiter = HeldLimiter()
+    async with Batcher(limiter) as batcher:
+        held = ask(batcher, [0])
+        await settle()
+        held += ask(batcher, [1])
+        await settle()
+        cancelled, stays = ask(batcher, [2, 3])
+        with pytest.raises(StoreError, match="no answer within 1 ms"):
+            await Deadline(batcher, 0.001).take([request(4)])
+        cancelled.cancel()
+        await settle()
+        limiter.answer_all()
+        await settle()
+        assert limiter.batches[2:] == [[3]]
+        limiter.answer_all()
+        await asyncio.wait([*held, stays])
+    assert cancelled.cancelled()
+
+
+async def test_a_caller_that_gave_up_in_flight_changes_nothing_for_the_others() -> None:
+    """Its outcome is thrown away."""
+    limiter = HeldLimiter()
+    async with Batcher(limiter) as batcher:
+        gone, stays = ask(batcher, [0, 1])
+        await settle()
+        gone.cancel()
+        limiter.answer_all()
+        await asyncio.wait([gone, stays])
+    assert answered([stays]) == [1]
+
+
+async def test_too_many_waiting_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting longer would help nobody."""
+    monkeypatch.setattr(module, "MAX_WAITING", 2)
+    limiter = HeldLimiter()
+    async with Batcher(limiter) as batcher:
+        callers = []
+        for number in range(2):
+            callers += ask(batcher, [number])
+            await settle()
+        callers += ask(batcher, [2, 3])
+        await settle()
+        with pytest.raises(StoreError, match="2 decisions are waiting"):
+            await batcher.take([request(4)])
+        limiter.answer_all()
+        await settle()
+        limiter.answer_all()
+        await asyncio.wait(callers)
+    assert answered(callers) == [0, 1, 2, 3]
+
+
+async def test_the_end_waits_for_the_calls_that_are_left() -> None:
+    """Nobody who was let in goes unanswered."""
+    limiter = HeldLimiter()
+    batcher = Batcher(limiter)
+    callers = ask(batcher, [0])
+    await settle()
+    ending = asyncio.create_task(batcher.__aexit__(None, None, None))
+    await settle()
+    assert not ending.done()
+    limiter.answer_all()
+    await ending
+    await asyncio.wait(callers)
+    assert answered(callers) == [0]

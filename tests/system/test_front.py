@@ -1,0 +1,239 @@
+"""Requests through a real Envoy with the shipped configuration, three replicas and a real store."""
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ratelimitd.transport.listen import TcpAddress
+from tests.system.conftest import STILL, Front, statuses
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LIMITED = {"global", "user:user1", "user:user1:api:/api/*"}
+BY_ADDRESS = {"global", "user:ip=127.0.0.1", "user:ip=127.0.0.1:api:/api/*"}
+
+
+async def test_ten_requests_at_once_take_three_tokens_from_each_bucket(front: Front) -> None:
+    """Three pass, seven do not, and denials cost nothing."""
+    await front.set_limits(**STILL)
+    replies = await front.get("user1", 10)
+    assert statuses(replies) == {200: 3, 429: 7}
+    taken = {key: round(tokens, 3) for key, tokens in (await front.buckets()).items()}
+    assert taken == {"global": 7, "user:user1": 2, "user:user1:api:/api/*": 0}
+
+
+async def test_two_seconds_later_two_more_pass(front: Front) -> None:
+    """By the store's clock."""
+    assert statuses(await front.get("user1", 10))[200] == 3
+    emptied_us = int(await front.store.hget("rate:user:user1:api:/api/*", "last") or 0)
+
+    async def two_seconds_passed() -> bool:
+        seconds, micros = await front.store.time()
+        return seconds * 1_000_000 + micros >= emptied_us + 2_000_000
+
+    await eventually(two_seconds_passed, "two seconds on the store's clock")
+    assert statuses(await front.get("user1", 10))[200] == 2
+
+
+async def test_five_users_share_the_global_bucket(front: Front) -> None:
+    """Ten of fifteen pass, and whom the global bucket denied keeps his own tokens."""
+    await front.set_limits(**STILL)
+    users = [f"user{n}" for n in range(5)]
+    replies = await asyncio.gather(*(front.get(user, 3) for user in users))
+    passed = {user: statuses(got).get(200, 0) for user, got in zip(users, replies, strict=True)}
+    assert sum(passed.values()) == 10
+    buckets = await front.buckets()
+    assert {user: round(5 - buckets.get(f"user:{user}", 5)) for user in users} == passed
+    tiers = {
+        reply.headers["x-ratelimit-tier"] for got in replies for reply in got if reply.status_code == 429
+    }
+    assert tiers == {"global"}
+
+
+async def test_three_replicas_hammered_at_once_are_one_bucket(front: Front) -> None:
+    """300 requests of 30 users for 40 tokens: 40 pass, and every replica decided some of them."""
+    await front.set_limits(global_capacity=40, user_capacity=100, user_api_capacity=100, **STILL)
+    before = await _requests_by_replica(front)
+    replies = await asyncio.gather(*(front.get(f"user{n}", 10) for n in range(30)))
+    assert statuses([reply for got in replies for reply in got]) == {200: 40, 429: 260}
+    after = await _requests_by_replica(front)
+    assert all(after[replica] > before[replica] for replica in after)
+    assert len(after) == 3
+
+
+async def _requests_by_replica(front: Front) -> dict[str, int]:
+    async with httpx.AsyncClient(base_url=f"http://{front.stack.admin}", trust_env=False) as admin:
+        lines = (await admin.get("/clusters")).text.splitlines()
+    rows = [line.split("::") for line in lines]
+    return {row[1]: int(row[3]) for row in rows if row[0] == "ratelimitd" and row[2] == "rq_total"}
+
+
+async def test_an_allowed_answer_carries_the_fields_and_the_backends_body(front: Front) -> None:
+    """What a client sees on success."""
+    (reply,) = await front.get("user1", 1)
+    assert reply.json() == {"service": "backend", "message": "response from backend"}
+    assert reply.headers["ratelimit-policy"] == '"global";q=10;w=10, "user";q=5;w=5, "user_api";q=3;w=3'
+    assert reply.headers["ratelimit"] == '"global";r=9;t=1, "user";r=4;t=1, "user_api";r=2;t=1'
+    assert "x-ratelimit-tier" not in reply.headers
+
+
+async def test_a_denied_answer_is_what_was_promised(front: Front) -> None:
+    """Status, body and every header."""
+    denied = [reply for reply in await front.get("user1", 4) if reply.status_code == 429]
+    assert denied[0].text == '{"error":"rate limit exceeded"}'
+    wanted = {
+        "content-type": "application/json",
+        "retry-after": "1",
+        "x-ratelimit-tier": "user_api",
+        "x-envoy-ratelimited": "true",
+    }
+    assert {name: denied[0].headers[name] for name in wanted} == wanted
+    assert "ratelimit" in denied[0].headers
+
+
+async def test_the_backend_sees_the_request_without_the_prefix(front: Front) -> None:
+    """Path, query and the client's headers arrive; the body of the check does not change them."""
+    reply = await front.http.post("/api/orders/7?q=1", headers={"X-User-Id": "user1"})
+    seen = reply.json()
+    assert (seen["method"], seen["path"], seen["query"]) == ("POST", "/orders/7", "q=1")
+    assert seen["headers"]["x-user-id"] == "user1"
+
+
+async def test_a_grpc_client_sees_resource_exhausted(front: Front) -> None:
+    """A gRPC client behind Envoy learns that it was limited, not that something was unavailable."""
+    headers = {"X-User-Id": "user1", "Content-Type": "application/grpc"}
+    replies = [await front.http.post("/api/some.Service/Call", headers=headers) for _ in range(4)]
+    assert replies[3].headers["grpc-status"] == "8"
+    assert replies[3].headers["grpc-message"] == '{"error":"rate limit exceeded"}'
+
+
+async def test_the_access_log_says_who_was_denied_and_why(front: Front) -> None:
+    """The dynamic metadata of a denial, as JSON on Envoy's standard output."""
+    await front.get("user1", 4, path="/api/logged?secret=1")
+    log = Path(front.stack.logs / "envoy.log")
+
+    def denials() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["path"] == "/api/logged" and line["status"] == 429]
+
+    async def logged() -> bool:
+        return bool(denials())
+
+    await eventually(logged, "an access log line of the denial")
+    (line,) = denials()
+    assert (line["outcome"], line["tier"], line["remaining"]) == ("denied", "user_api", 0)
+    assert (line["flags"], line["details"], line["identity"]) == ("UAEX", "ext_authz_denied", "header")
+    assert len(line["policy"]) == 12
+
+
+async def test_a_lost_script_goes_unnoticed(front: Front) -> None:
+    """SCRIPT FLUSH between requests."""
+    await front.set_limits(**STILL)
+    await front.get("user1", 2)
+    await front.store.script_flush()
+    assert statuses(await front.get("user1", 5)) == {200: 1, 429: 4}
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Ratelimitd-Client-Address", "X-Real-Ip"])
+async def test_without_an_id_the_address_counts_whatever_the_client_claims(front: Front, header: str) -> None:
+    """Each request claims another address; they share one bucket all the same."""
+    await front.set_limits(**STILL)
+    replies = [await front.http.get("/api/ping", headers={header: f"198.51.100.{n}"}) for n in range(5)]
+    assert statuses(replies) == {200: 3, 429: 2}
+    assert (await front.buckets()).keys() == BY_ADDRESS
+
+
+async def raw(address: TcpAddress, target: bytes, *header_lines: bytes) -> int:
+    """The status of a request sent as bytes, which no client library would send."""
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    lines = (b"GET " + target + b" HTTP/1.1", b"Host: test", b"Connection: close", *header_lines, b"", b"")
+    writer.write(b"\r\n".join(lines))
+    await writer.drain()
+    reply = await reader.read()
+    writer.close()
+    return int(reply.split(b" ", 2)[1])
+
+
+def keys_of(identity: str) -> set[str]:
+    """The buckets that a request of this identity spends from."""
+    return {"global", f"user:{identity}", f"user:{identity}:api:/api/*"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "buckets"),
+    [
+        ([b"X-User-Id: a:api:/x"], 200, keys_of("a%3Aapi%3A%2Fx")),
+        ([b"X-User-Id: rate:global"], 200, keys_of("rate%3Aglobal")),
+        ([b"X-User-Id: 127.0.0.1"], 200, keys_of("127.0.0.1")),
+        ([b"X-User-Id: ip=127.0.0.1"], 200, keys_of("ip%3D127.0.0.1")),
+        ([b"X-User-Id: \xff\xfe"], 200, keys_of("%FF%FE")),
+        ([b"X-User-Id: \xff"], 200, keys_of("%FF")),
+        ([b"X-User-Id: Zo\xc3\xab"], 200, keys_of("Zo%C3%AB")),
+        ([b"X-User-Id: tab\tinside"], 200, keys_of("tab%09inside")),
+        ([b"X-User-Id: bell\x07"], 400, set()),
+        ([b"X-User-Id: nul\x00"], 400, set()),
+        ([b"X-User-Id: u1", b"X-User-Id: u2"], 200, BY_ADDRESS),
+        ([b"X-User-Id: u1,u2"], 200, BY_ADDRESS),
+        ([b"X-User-Id: "], 200, BY_ADDRESS),
+        ([b"X-User-Id:   user1  "], 200, LIMITED),
+        ([b"x-USER-id: user1"], 200, LIMITED),
+        (
+            [b"X-User-Id: " + b"x" * 10_240],
+            200,
+            keys_of("sha256=" + hashlib.sha256(b"x" * 10_240).hexdigest()),
+        ),
+    ],
+)
+async def test_a_strange_id_gets_its_own_bucket_or_none(
+    front: Front, lines: list[bytes], status: int, buckets: set[str]
+) -> None:
+    """Decided for each, and nobody else is charged."""
+    assert await raw(front.stack.front, b"/api/ping", *lines) == status
+    assert (await front.buckets()).keys() == buckets
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "buckets"),
+    [
+        (b"/api/ping", 200, LIMITED),
+        (b"/api/ping?x=/health", 200, LIMITED),
+        (b"//api/ping", 200, LIMITED),
+        (b"/api//ping", 200, LIMITED),
+        (b"/api/%70ing", 200, LIMITED),
+        (b"/%61pi/ping", 200, LIMITED),
+        (b"/api/x/../ping", 200, LIMITED),
+        (b"/health/../api/ping", 200, LIMITED),
+        (b"/./api/./ping", 200, LIMITED),
+        (b"/api/ping/", 200, LIMITED),
+        (b"/api/PING", 200, LIMITED),
+        (b"/api%2Fping", 307, set()),
+        (b"/health/%2e%2e/api/ping", 200, LIMITED),
+        (b"/api", 404, set()),
+        (b"/API/ping", 404, set()),
+        (b"/apix", 404, set()),
+        (b"/", 404, set()),
+        (b"/health", 200, set()),
+        (b"/api/../health", 200, set()),
+        (b"/health/", 404, set()),
+        (b"http://elsewhere/api/ping", 200, LIMITED),
+    ],
+)
+async def test_no_spelling_of_a_path_escapes_its_bucket(
+    front: Front, target: bytes, status: int, buckets: set[str]
+) -> None:
+    """What reaches the backend was charged to its route; what was not charged did not reach it."""
+    assert await raw(front.stack.front, target, b"X-User-Id: user1") == status
+    assert (await front.buckets()).keys() == buckets
+
+
+async def test_health_is_never_limited(front: Front) -> None:
+    """Even for somebody whose buckets are empty."""
+    await front.set_limits(**STILL)
+    await front.get("user1", 12)
+    assert statuses(await front.get("user1", 20, path="/health")) == {200: 20}
