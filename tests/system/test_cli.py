@@ -1,0 +1,225 @@
+"""The command as a user runs it: what it prints, how it ends, and what it leaves behind."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from redis.asyncio import Redis
+from typer.main import get_command
+
+from ratelimitd import __version__
+from ratelimitd.cli.main import app
+from ratelimitd.demo.stack import free_port
+from ratelimitd.settings import Settings
+from tests.waiting import WAIT_S
+
+
+@asynccontextmanager
+async def started(*arguments: str, env: Mapping[str, str] | None = None) -> AsyncIterator[Process]:
+    """`ratelimitd` with these arguments, its output in one pipe, killed if the test leaves it running."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ratelimitd", *arguments),
+        stdout=PIPE,
+        stderr=STDOUT,
+        env={**os.environ, **(env or {})},
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def run(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int | None, str]:
+    """Exit status and output."""
+    async with started(*arguments, env=env) as process:
+        output, _ = await process.communicate()
+        return process.returncode, output.decode()
+
+
+async def line_with(process: Process, text: str) -> str:
+    """The first line of output that holds `text`."""
+    assert process.stdout is not None
+    seen = ""
+    async with asyncio.timeout(WAIT_S * 2):
+        async for line in process.stdout:
+            seen += line.decode()
+            if text in line.decode():
+                return line.decode()
+    raise AssertionError(f"{text!r} is not in:\n{seen}")
+
+
+async def end_of(process: Process) -> tuple[int | None, str]:
+    """Exit status and the rest of the output."""
+    output, _ = await asyncio.wait_for(process.communicate(), WAIT_S)
+    return process.returncode, output.decode()
+
+
+def left_running(marker: str) -> dict[int, str]:
+    """Processes whose environment holds `marker`, by number and name."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker.encode() in (folder / "environ").read_bytes():
+                found[int(folder.name)] = (folder / "cmdline").read_text().partition("\0")[0]
+        except OSError:  # it ended meanwhile, or is not ours to read
+            continue
+    return found
+
+
+async def test_the_version_is_the_packages() -> None:
+    """One line."""
+    assert await run("--version") == (0, f"ratelimitd {__version__}\n")
+
+
+async def test_help_teaches_what_to_do_first() -> None:
+    """No arguments is the same as asking for help."""
+    _, output = await run()
+    for hint in ("ratelimitd demo", "ratelimitd serve --redis-url", "rate_limit:config"):
+        assert hint in output
+
+
+def test_every_setting_is_a_flag_of_serve_and_no_flag_is_anything_else() -> None:
+    """Neither is missing, neither is left over."""
+    serve = get_command(app).commands["serve"]  # type: ignore[attr-defined] # the root command is a group
+    assert [parameter.name for parameter in serve.params] == list(Settings.model_fields)
+
+
+async def test_an_unknown_setting_stops_the_start_with_a_sentence() -> None:
+    """No traceback."""
+    status, output = await run("serve", env={"RATELIMITD_LISTN": "x"})
+    assert (status, output) == (
+        1,
+        "ratelimitd: RATELIMITD_LISTN is no setting; did you mean RATELIMITD_LISTEN?\n",
+    )
+
+
+async def test_a_bad_flag_stops_the_start_with_a_sentence() -> None:
+    """It is called by its setting's name."""
+    status, output = await run("serve", "--store-timeout-ms", "fast")
+    assert status == 1
+    assert output.startswith("ratelimitd: RATELIMITD_STORE_TIMEOUT_MS is 'fast': must be a valid integer")
+
+
+async def test_a_port_in_use_is_a_sentence() -> None:
+    """For the service, and for the demo with a way out."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        serve = await run("serve", "--listen", f"127.0.0.1:{port}", "--log-level", "error")
+        demo = await run("demo", "--port", port)
+    sentence = f"ratelimitd: cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert serve == (1, f"{sentence}\n")
+    assert demo[0] == 1
+    assert demo[1].endswith(f"{sentence}; choose another port with --port\n")
+
+
+async def test_a_service_with_its_own_store_starts_answers_and_stops(tmp_path: Path) -> None:
+    """SIGTERM ends both with status 0, and no file of theirs is left."""
+    env = {"TMPDIR": str(tmp_path)}
+    flags = ("--redis-url", "embedded", "--listen", "127.0.0.1:0")
+    async with started("serve", *flags, env=env) as process:
+        line = json.loads(await line_with(process, "listening"))
+        assert (await run("health", line["address"])) == (0, "SERVING\n")
+        process.send_signal(signal.SIGTERM)
+        status, output = await end_of(process)
+    assert status == 0
+    assert [json.loads(text)["event"] for text in output.splitlines()] == ["draining", "stopped"]
+    assert list(tmp_path.iterdir()) == []
+    assert left_running(str(tmp_path)) == {}
+
+
+async def test_ctrl_c_reaches_the_service_before_its_store(tmp_path: Path) -> None:
+    """A terminal sends SIGINT to both; the store waits until its user is done."""
+    env = {"TMPDIR": str(tmp_path)}
+    async with started("serve", "--redis-url", "embedded", "--listen", "127.0.0.1:0", env=env) as process:
+        await line_with(process, "listening")
+        os.killpg(process.pid, signal.SIGINT)
+        status, output = await end_of(process)
+    assert status == 0
+    assert "Traceback" not in output
+    assert "failed" not in output
+    assert left_running(str(tmp_path)) == {}
+
+
+async def test_it_serves_on_a_unix_socket(tmp_path: Path) -> None:
+    """The health command reaches it by the same name."""
+    target = f"unix:{tmp_path}/r.sock"
+    flags = ("--redis-url", f"unix://{tmp_path}/none.sock", "--listen", target)
+    async with started("serve", *flags) as process:
+        await line_with(process, "listening")
+        assert (await run("health", target)) == (0, "SERVING\n")
+        process.send_signal(signal.SIGTERM)
+        assert (await end_of(process))[0] == 0
+
+
+async def test_on_sigterm_health_turns_before_the_end() -> None:
+    """Who watches learns of it from the service itself."""
+    flags = ("--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0")
+    async with started("serve", *flags) as process:
+        address = json.loads(await line_with(process, "listening"))["address"]
+        async with grpc.aio.insecure_channel(address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            process.send_signal(signal.SIGTERM)
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            watch.cancel()
+        assert (await end_of(process))[0] == 0
+
+
+async def test_health_of_nobody_is_a_sentence_and_status_1() -> None:
+    """For a container's health check."""
+    target = f"127.0.0.1:{free_port()}"
+    assert await run("health", target) == (1, f"ratelimitd: {target} does not answer: UNAVAILABLE\n")
+
+
+@pytest.mark.parametrize("ending", ["once", "ctrl-c"])
+async def test_the_demo_shows_the_counts_and_leaves_nothing(tmp_path: Path, ending: str) -> None:
+    """Three of ten pass; afterwards no process and no file is left."""
+    arguments = ["demo", "--port", str(free_port()), *(["--once"] if ending == "once" else [])]
+    async with started(*arguments, env={"TMPDIR": str(tmp_path)}) as process:
+        assert process.stdout is not None
+        text = await line_with(process, "7 x 429")
+        if ending == "ctrl-c":
+            await line_with(process, "Ctrl-C stops everything")
+            process.send_signal(signal.SIGINT)
+        status, rest = await end_of(process)
+    assert (status, text) == (0, '7 x 429: {"error":"rate limit exceeded"}\n')
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+    assert left_running(str(tmp_path)) == {}
+
+
+async def test_the_demo_says_which_of_its_parts_ended(tmp_path: Path) -> None:
+    """And stops the others."""
+    async with started("demo", "--port", str(free_port()), env={"TMPDIR": str(tmp_path)}) as process:
+        await line_with(process, "Ctrl-C stops everything")
+        (envoy,) = [pid for pid, name in left_running(str(tmp_path)).items() if name.endswith("/envoy")]
+        os.kill(envoy, signal.SIGKILL)
+        status, rest = await end_of(process)
+    assert status == 1
+    assert rest.endswith("ratelimitd: envoy ended by itself\n")
+    assert left_running(str(tmp_path)) == {}
+
+
+async def test_the_demo_leaves_limits_of_yours_alone(store_url: str, store: Redis) -> None:
+    """In a store of yours it only sets limits where there are none, and takes them back."""
+    arguments = ("demo", "--once", "--redis-url", store_url, "--port", str(free_port()))
+    assert (await run(*arguments))[0] == 0
+    assert await store.get("rate_limit:config") is None
+    await store.set("rate_limit:config", '{"mine":1}')
+    status, output = await run(*arguments)
+    assert status == 0
+    assert '{"mine":1}' in output
+    assert await store.get("rate_limit:config") == b'{"mine":1}'

@@ -1,0 +1,71 @@
+"""The documents say what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ratelimitd import __version__
+from ratelimitd.demo.show import EXAMPLE_LIMITS
+from ratelimitd.settings import Settings, env_name
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_readme_is_short() -> None:
+    """At most 250 lines."""
+    assert len(README.splitlines()) <= 250
+
+
+def test_the_settings_table_is_the_settings() -> None:
+    """Same names in the same order, same defaults, same sentences; none missing, none left over."""
+    rows = re.findall(r"^\| `(RATELIMITD_\w+)` \| (?:`(.*)`)? \| (.*) \|$", README, re.MULTILINE)
+    assert rows == [
+        (env_name(name), str(getattr(field.default, "value", field.default)), field.description)
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def test_the_newest_version_of_the_changelog_is_the_packages() -> None:
+    """With a date."""
+    versions = re.findall(
+        r"^## \[(.+?)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    assert versions[0] == __version__
+
+
+def test_the_example_limits_are_the_same_everywhere() -> None:
+    """README, compose and demo."""
+    assert EXAMPLE_LIMITS in README
+    assert EXAMPLE_LIMITS in (ROOT / "docker-compose.yml").read_text()
+
+
+def test_the_makefile_has_at_most_eight_targets_and_each_says_what_it_does() -> None:
+    """What `make help` lists is what there is."""
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert targets is not None
+    names = targets[1].split()
+    assert len(names) <= 8
+    assert [name for name in names if not re.search(rf"^{name}:.*## \w", makefile, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize("document", ["README.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))])
+def test_links_and_named_files_exist(document: str) -> None:
+    """No dead end in our own tree."""
+    text = (ROOT / document).read_text()
+    folder = (ROOT / document).parent
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+    files = re.findall(r"`((?:tests|lua|docs|envoy|proto)/[\w./-]+\.\w+)`", text)
+    assert [link for link in links if not (folder / link).exists()] == []
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_adrs_are_numbered_without_a_gap_and_name_what_lost() -> None:
+    """Each has a choice, a loser and a reason."""
+    adrs = sorted(ROOT.glob("docs/adr/*.md"))
+    assert [path.name[:4] for path in adrs] == [f"{n:04}" for n in range(1, len(adrs) + 1)]
+    for path in adrs:
+        for part in ("**Choice.**", "**What lost.**", "**Why.**"):
+            assert part in path.read_text(), (path.name, part)

@@ -1,0 +1,42 @@
+"""The lines that the demo prints work as printed."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from ratelimitd.demo.stack import free_port
+from tests.tools.conftest import need, shell
+
+EXPECTED = {"curl": "HTTP/1.1 ", "grpcurl": '"status"', "redis-cli": ""}
+
+
+@pytest.fixture(scope="module")
+def printed() -> Iterator[list[str]]:
+    """The lines below "Try it:" of a demo that is up."""
+    need("curl", "grpcurl", "redis-cli")
+    command = [sys.executable, "-m", "ratelimitd", "demo", "--port", str(free_port())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+        assert demo.stdout is not None
+        lines = []
+        for line in demo.stdout:
+            lines.append(line.strip())
+            if line.startswith("Ctrl-C"):
+                break
+        yield lines[lines.index("Try it:") + 1 : -2]
+        demo.send_signal(signal.SIGINT)
+
+
+def test_each_printed_line_works(printed: list[str]) -> None:
+    """Curl, grpcurl, and redis-cli to look and to change."""
+    assert [line.split()[0] for line in printed] == ["curl", "grpcurl", "redis-cli", "redis-cli"]
+    outputs = []
+    for line in printed:
+        done = shell(line)
+        assert done.returncode == 0, (line, done.stderr)
+        assert EXPECTED[line.split()[0]] in done.stdout
+        outputs.append(done.stdout)
+    assert outputs[2].split()[0::2] == ["tokens", "last"]
+    assert outputs[3] == "OK\n"

@@ -1,0 +1,67 @@
+"""Every command of the README, in its order, as it stands there."""
+
+import json
+import re
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.tools.conftest import ROOT, need, shell
+
+COMMANDS = [
+    command
+    for block in re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    for command in block.splitlines()
+]
+
+BY_CI = {"make test", "make lint"}
+"""Run by `.ci/run` itself."""
+
+IN_THE_BACKGROUND = {
+    "make demo": "make demo ARGS=--once",
+    "docker compose up --build": "docker compose up --build --detach --wait",
+    "docker compose up --build --scale ratelimitd=3": (
+        "docker compose up --build --scale ratelimitd=3 --detach --wait"
+    ),
+}
+"""Commands that stay in a terminal until Ctrl-C, and how a test ends them."""
+
+
+@pytest.fixture
+def project() -> Iterator[dict[str, str]]:
+    """An environment in which compose uses a project of the test's own, removed at the end."""
+    need("docker", "curl", "grpcurl", "make")
+    env = {"COMPOSE_PROJECT_NAME": f"readme-{uuid.uuid4().hex[:8]}"}
+    yield env
+    shell("docker compose down --volumes --timeout 20", env)
+
+
+def test_every_command_works(project: dict[str, str]) -> None:
+    """With exit status 0, and the output that the README promises."""
+    outputs = {}
+    for command in COMMANDS:
+        if command in BY_CI:
+            continue
+        done = shell(IN_THE_BACKGROUND.get(command, command), project)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        outputs[command] = done.stdout
+
+    def output_of(start: str) -> str:
+        return next(text for command, text in outputs.items() if start in command)
+
+    assert "response from backend" in output_of("curl -i")
+    assert "7 x 429" in output_of("make demo")
+    assert output_of("redis-cli SET") == "OK\n"
+    assert output_of("redis-cli HGETALL").split()[0::2] == ["tokens", "last"]
+    assert "envoy.service.auth.v3.Authorization\n" in output_of("50051 list")
+    answer = json.loads(output_of("Authorization/Check"))
+    assert "okResponse" in answer or "deniedResponse" in answer
+    assert json.loads(output_of("Health/Check")) == {"status": "SERVING"}
+
+
+def test_what_the_readme_leaves_to_ci_is_run_there() -> None:
+    """The gate calls these two as they stand."""
+    gate = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [command for command in BY_CI if command not in gate] == []
+    assert set(COMMANDS) >= BY_CI
