@@ -15,7 +15,7 @@ INVARIANT   0 <= tokens <= capacity; a denial writes nothing; last never goes ba
 COMPLEXITY  O(keys + tiers of all decisions), whatever the number of users or the history
 ]]
 local MICRO = 1000000
-local EXPIRY_MARGIN_MS = 1000
+local EXPIRY_MARGIN_US = 1000000
 local floor, ceil, min, max, format = math.floor, math.ceil, math.min, math.max, string.format
 
 local time = redis.call('TIME')
@@ -74,7 +74,7 @@ for key, limit in pairs(limit_of) do
   redis.call('HSET', KEYS[key],
     'tokens', format(left % MICRO == 0 and '%.0f' or '%.6f', left / MICRO),
     'last', format('%.0f', last[key]))
-  redis.call('PEXPIRE', KEYS[key], format('%.0f', ceil(full_in_us / 1000) + EXPIRY_MARGIN_MS))
+  redis.call('PEXPIRE', KEYS[key], format('%.0f', ceil((full_in_us + EXPIRY_MARGIN_US) / 1000)))
 end
 
 return reply

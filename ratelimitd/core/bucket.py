@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ratelimitd.core.model import Limit, Outcome, TakeRequest
 
-EXPIRY_MARGIN_MS = 1000
+EXPIRY_MARGIN_US = 1_000_000
 """How long a bucket outlives the instant at which it is full again."""
 
 
@@ -56,4 +56,4 @@ def wait_us(tokens: int, needed: int, limit: Limit) -> int:
 def expiry_ms(bucket: Bucket, limit: Limit, now_us: int) -> int:
     """How long the store keeps a bucket after a write: until it is full again, plus the margin."""
     full_in_us = bucket.last - now_us + (limit.capacity_micro - bucket.tokens) / limit.refill_rate
-    return math.ceil(full_in_us / 1000) + EXPIRY_MARGIN_MS
+    return math.ceil((full_in_us + EXPIRY_MARGIN_US) / 1000)

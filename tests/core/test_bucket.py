@@ -6,7 +6,7 @@ from itertools import accumulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimitd.core.bucket import EXPIRY_MARGIN_MS, Bucket, expiry_ms, refill, take, wait_us
+from ratelimitd.core.bucket import EXPIRY_MARGIN_US, Bucket, expiry_ms, refill, take, wait_us
 from ratelimitd.core.model import MICRO, Limit, TakeRequest, Tier, TierName
 
 RATES = st.decimals("0.000001", 1000, places=6)
@@ -92,6 +92,6 @@ def test_a_bucket_outlives_its_refill_by_the_margin(
     limit = Limit(capacity, float(rate))
     bucket = Bucket(min(tokens, limit.capacity_micro), NOW)
     now = NOW - clock_behind_us
-    full_at = now + (expiry_ms(bucket, limit, now) - EXPIRY_MARGIN_MS) * 1000
+    full_at = now + expiry_ms(bucket, limit, now) * 1000 - EXPIRY_MARGIN_US
     assert refill(bucket, limit, full_at).tokens >= limit.capacity_micro - 1
     assert bucket.tokens + (full_at - 1000 - NOW) * Fraction(rate) <= limit.capacity_micro

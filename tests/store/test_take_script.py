@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis import Redis as SyncRedis
 
@@ -99,6 +99,7 @@ def stored(server: Any) -> dict[str, Bucket]:
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
+@example(steps=[(0, [TakeRequest((Tier(TierName.USER, "a", Limit(72_057_595, 0.000001)),))])])
 def test_the_script_agrees_with_the_oracle(server: Any, steps: list[tuple[int, list[TakeRequest]]]) -> None:
     """Outcomes, numbers and expiries are equal: batches, changing limits, clocks that step back."""
     server.flushall()

@@ -24,6 +24,7 @@ from ratelimitd.core.model import OnStoreError, Outcome, TakeRequest
 from ratelimitd.transport.listen import TcpAddress, UnixAddress
 from tests.core.fakes import BrokenLimiter, OracleLimiter
 from tests.transport.conftest import MAX_MESSAGE_BYTES, Serve, Service
+from tests.waiting import eventually
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 SERVICES = ("", "envoy.service.auth.v3.Authorization")
@@ -231,6 +232,15 @@ class HeldLimiter(OracleLimiter):
         return await super().take(requests)
 
 
+async def _refuses(address: TcpAddress | UnixAddress) -> bool:
+    async with grpc.aio.insecure_channel(str(address)) as channel:
+        try:
+            await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        except grpc.aio.AioRpcError:
+            return True
+    return False
+
+
 async def test_a_call_in_flight_finishes_when_the_service_stops(serve: Serve) -> None:
     """Health turns to NOT_SERVING for those who watch, and the call is answered all the same."""
     limiter = HeldLimiter()
@@ -243,6 +253,11 @@ async def test_a_call_in_flight_finishes_when_the_service_stops(serve: Serve) ->
         await limiter.reached.wait()
         stopping = asyncio.create_task(serving.__aexit__(None, None, None))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+        async def closed() -> bool:
+            return await _refuses(address)
+
+        await eventually(closed, "no new call is taken")
         limiter.release.set()
         assert CheckResponse.parse(await call).ok_response is not None
         watch.cancel()
