@@ -72,7 +72,6 @@ class Batcher:
         callers = self._next_batch()
         if not callers:
             return
-        self._start_calls()  # for those whom this batch had no room for
         try:
             outcomes = await self._limiter.take([one for caller in callers for one in caller.requests])
         except Exception as error:  # noqa: BLE001 - it is the callers' to handle, whatever it is
