@@ -16,27 +16,13 @@ from ratelimitd.errors import PolicyError, StoreError
 from ratelimitd.policy.redis_policies import RedisPolicies
 from ratelimitd.policy.seed import DEFAULT, MAX_BYTES, parse, policy_set
 from ratelimitd.store.client import open_client
+from tests.limits import KEY, limits_json
 from tests.waiting import eventually
-
-KEY = "rate_limit:config"
-SEED = {
-    "global_capacity": 10,
-    "global_rate": 1,
-    "user_capacity": 5,
-    "user_rate": 1,
-    "user_api_capacity": 3,
-    "user_api_rate": 1,
-}
-
-
-def text(**changes: Any) -> str:
-    """The seed's JSON with changes; None leaves a field out."""
-    return json.dumps({key: value for key, value in (SEED | changes).items() if value is not None})
 
 
 def test_the_seed_form_is_read_exactly() -> None:
     """Six numbers, three limits, tokens per second."""
-    assert policy_set(parse(text(user_rate=0.25))).limits == {
+    assert policy_set(parse(limits_json(user_rate=0.25))).limits == {
         TierName.GLOBAL: Limit(10, 1.0),
         TierName.USER: Limit(5, 0.25),
         TierName.USER_API: Limit(3, 1.0),
@@ -46,22 +32,22 @@ def test_the_seed_form_is_read_exactly() -> None:
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (text(user_rate=-1), "user_rate: must be greater than or equal to 0.000001, got -1"),
-        (text(user_rate=0), "user_rate: must be greater than or equal to 0.000001, got 0"),
-        (text(user_capacity=0), "user_capacity: must be greater than or equal to 1, got 0"),
-        (text(user_capacity=-5), "user_capacity: must be greater than or equal to 1, got -5"),
-        (text(user_capacity=1.5), "user_capacity: must be a valid integer, got 1.5"),
-        (text(user_capacity="5"), "user_capacity: must be a valid integer, got '5'"),
-        (text(user_capacity=True), "user_capacity: must be a valid integer, got True"),
-        (text(global_capacity=10**10), "global_capacity: must be less than or equal to 1000000000"),
-        (text(global_capacity=10**400), "global_capacity: "),
-        (text(user_rate=1e300), "user_rate: must be less than or equal to 1000000000"),
-        (text(user_rate=float("nan")), "user_rate: must be a finite number, got nan"),
-        (text(user_rate=float("inf")), "user_rate: must be a finite number, got inf"),
-        (text(user_rate="fast"), "user_rate: must be a valid number, got 'fast'"),
-        (text(user_rate=[1]), "user_rate: must be a valid number, got [1]"),
-        (text(user_rate=None), "user_rate: field required"),
-        (text(user_ratte=1), "user_ratte: extra inputs are not permitted, got 1"),
+        (limits_json(user_rate=-1), "user_rate: must be greater than or equal to 0.000001, got -1"),
+        (limits_json(user_rate=0), "user_rate: must be greater than or equal to 0.000001, got 0"),
+        (limits_json(user_capacity=0), "user_capacity: must be greater than or equal to 1, got 0"),
+        (limits_json(user_capacity=-5), "user_capacity: must be greater than or equal to 1, got -5"),
+        (limits_json(user_capacity=1.5), "user_capacity: must be a valid integer, got 1.5"),
+        (limits_json(user_capacity="5"), "user_capacity: must be a valid integer, got '5'"),
+        (limits_json(user_capacity=True), "user_capacity: must be a valid integer, got True"),
+        (limits_json(global_capacity=10**10), "global_capacity: must be less than or equal to 1000000000"),
+        (limits_json(global_capacity=10**400), "global_capacity: "),
+        (limits_json(user_rate=1e300), "user_rate: must be less than or equal to 1000000000"),
+        (limits_json(user_rate=float("nan")), "user_rate: must be a finite number, got nan"),
+        (limits_json(user_rate=float("inf")), "user_rate: must be a finite number, got inf"),
+        (limits_json(user_rate="fast"), "user_rate: must be a valid number, got 'fast'"),
+        (limits_json(user_rate=[1]), "user_rate: must be a valid number, got [1]"),
+        (limits_json(user_rate=None), "user_rate: field required"),
+        (limits_json(user_ratte=1), "user_ratte: extra inputs are not permitted, got 1"),
         ("[]", "must be an object"),
         ("", "invalid JSON"),
         ("{", "invalid JSON"),
@@ -79,7 +65,7 @@ def test_a_bad_policy_is_refused_with_its_reason(bad: str, reason: str) -> None:
 def test_all_mistakes_are_named_at_once() -> None:
     """Nobody fixes one only to learn of the next."""
     with pytest.raises(PolicyError, match=r"global_rate: .*; user_capacity: "):
-        parse(text(global_rate=-1, user_capacity=0))
+        parse(limits_json(global_rate=-1, user_capacity=0))
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists) | st.binary())
@@ -91,9 +77,9 @@ def test_no_value_at_all_breaks_the_parser(value: Any) -> None:
 
 def test_equal_limits_have_equal_revisions() -> None:
     """Spelling does not matter, a number does."""
-    one = policy_set(parse(text()))
-    assert one.revision == policy_set(parse(text(user_rate=1.0))).revision
-    assert one.revision != policy_set(parse(text(user_rate=1.5))).revision
+    one = policy_set(parse(limits_json()))
+    assert one.revision == policy_set(parse(limits_json(user_rate=1.0))).revision
+    assert one.revision != policy_set(parse(limits_json(user_rate=1.5))).revision
 
 
 async def test_an_absent_key_means_the_defaults(store: Redis) -> None:
@@ -107,7 +93,7 @@ async def test_an_absent_key_means_the_defaults(store: Redis) -> None:
 async def test_a_written_policy_is_in_force_at_the_next_poll(store: Redis) -> None:
     """And its removal brings the defaults back."""
     policies = RedisPolicies(store, KEY)
-    await store.set(KEY, text())
+    await store.set(KEY, limits_json())
     await policies.poll()
     assert policies.current().limits[TierName.USER_API] == Limit(3, 1.0)
     await store.delete(KEY)
@@ -115,11 +101,11 @@ async def test_a_written_policy_is_in_force_at_the_next_poll(store: Redis) -> No
     assert policies.current() == policy_set(DEFAULT)
 
 
-@pytest.mark.parametrize("bad", ["{", text(user_rate=-1)])
+@pytest.mark.parametrize("bad", ["{", limits_json(user_rate=-1)])
 async def test_a_bad_write_is_logged_once_and_changes_nothing(store: Redis, bad: str) -> None:
     """The last good policy stays for as long as the bad one stands; the next good one is taken."""
     policies = RedisPolicies(store, KEY)
-    await store.set(KEY, text())
+    await store.set(KEY, limits_json())
     await policies.poll()
     good = policies.current()
     await store.set(KEY, bad)
@@ -129,7 +115,7 @@ async def test_a_bad_write_is_logged_once_and_changes_nothing(store: Redis, bad:
     assert policies.current() is good
     assert [(line["event"], line["log_level"]) for line in lines] == [("policy_refused", "error")]
     assert lines[0]["in_force"] == good.revision
-    await store.set(KEY, text(user_rate=2))
+    await store.set(KEY, limits_json(user_rate=2))
     await policies.poll()
     assert policies.current().limits[TierName.USER] == Limit(5, 2.0)
 
@@ -159,11 +145,11 @@ async def test_without_a_store_no_policy_is_made_up(tmp_path: Path) -> None:
 async def test_a_watched_policy_follows_the_store(store: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first read is done when the block begins, and changes arrive by themselves."""
     monkeypatch.setattr("ratelimitd.policy.redis_policies.POLL_INTERVAL_S", 0.01)
-    await store.set(KEY, text())
+    await store.set(KEY, limits_json())
     async with RedisPolicies(store, KEY).watched() as policies:
         assert policies.current().limits[TierName.USER] == Limit(5, 1.0)
-        await store.set(KEY, text(user_capacity=6))
-        await _until(policies, policy_set(parse(text(user_capacity=6))))
+        await store.set(KEY, limits_json(user_capacity=6))
+        await _until(policies, policy_set(parse(limits_json(user_capacity=6))))
 
 
 async def test_a_defect_in_a_poll_does_not_end_the_watch(
@@ -182,11 +168,11 @@ async def test_a_defect_in_a_poll_does_not_end_the_watch(
         await healthy()
 
     async with policies.watched():
-        await store.set(KEY, text())
+        await store.set(KEY, limits_json())
         monkeypatch.setattr(policies, "poll", poll)
         with capture_logs() as lines:
             await broken.wait()
-            await _until(policies, policy_set(parse(text())))
+            await _until(policies, policy_set(parse(limits_json())))
     assert "policy_poll_broke" in [line["event"] for line in lines]
 
 

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from ratelimitd.transport.listen import TcpAddress
-from tests.system.conftest import STILL, Front, statuses
+from tests.limits import STILL, statuses
+from tests.system.conftest import Front
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

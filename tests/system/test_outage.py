@@ -14,7 +14,8 @@ import pytest_asyncio
 from ratelimitd.demo.stack import Stack, free_port, running_stack
 from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
-from tests.system.conftest import client_of, statuses
+from tests.limits import statuses
+from tests.system.conftest import client_of
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
