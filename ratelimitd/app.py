@@ -19,12 +19,12 @@ from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.telemetry.logs import configure_logs
 from ratelimitd.transport.grpcio import serve_grpcio
-from ratelimitd.transport.listen import TcpAddress, UnixAddress, parse_listen
+from ratelimitd.transport.listen import Listener, parse_listen
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[TcpAddress | UnixAddress]:
-    """The service, answering at the address that is yielded until the end of the block.
+async def running(settings: Settings) -> AsyncIterator[Listener]:
+    """The service, answering until the end of the block.
 
     Raises ListenError, MissingExtraError or ChildError. A store that is away is none of these: it may come.
     """
@@ -54,15 +54,27 @@ async def running(settings: Settings) -> AsyncIterator[TcpAddress | UnixAddress]
 
 
 async def serve(settings: Settings) -> None:
-    """Runs the service until SIGTERM or SIGINT."""
+    """Runs the service until SIGTERM, which leaves callers the time to go elsewhere, or SIGINT, which does not."""
     configure_logs(settings.log_level)
     log = structlog.get_logger("ratelimitd")
-    stop = asyncio.Event()
+    terminate, interrupt = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
-    async with running(settings) as address:
-        log.info("listening", address=str(address), version=__version__)
-        await stop.wait()
+    loop.add_signal_handler(signal.SIGTERM, terminate.set)
+    loop.add_signal_handler(signal.SIGINT, interrupt.set)
+    async with running(settings) as listener:
+        log.info("listening", address=str(listener.address), version=__version__)
+        await _first(terminate, interrupt)
+        if not interrupt.is_set():
+            log.info("leaving", for_s=settings.leave_s)
+            await listener.leave()
+            await _first(interrupt, timeout_s=settings.leave_s)
         log.info("draining", at_most_s=settings.drain_s)
     log.info("stopped")
+
+
+async def _first(*events: asyncio.Event, timeout_s: float | None = None) -> None:
+    """Returns when one of the events is set, or when the time is over."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()

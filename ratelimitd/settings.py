@@ -64,8 +64,15 @@ class Settings(BaseModel):
     max_message_bytes: int = Field(
         262_144, ge=1024, le=16_777_216, description="Longest CheckRequest that is read, in bytes."
     )
+    leave_s: float = Field(
+        3,
+        ge=0,
+        le=300,
+        description="How long calls are still taken after SIGTERM, with health at NOT_SERVING, in seconds. "
+        "Longer than Envoy takes to notice.",
+    )
     drain_s: float = Field(
-        5, ge=0, le=300, description="How long calls in flight may take to finish after SIGTERM, in seconds."
+        5, ge=0, le=300, description="How long calls in flight may then take to finish, in seconds."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level that is logged: debug, info, warning or error."

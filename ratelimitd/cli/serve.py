@@ -32,6 +32,7 @@ def serve(  # noqa: PLR0917 - typer makes them flags
     key_prefix: Annotated[str | None, _flag("key_prefix")] = None,
     config_key: Annotated[str | None, _flag("config_key")] = None,
     max_message_bytes: Annotated[str | None, _flag("max_message_bytes")] = None,
+    leave_s: Annotated[str | None, _flag("leave_s")] = None,
     drain_s: Annotated[str | None, _flag("drain_s")] = None,
     log_level: Annotated[str | None, _flag("log_level")] = None,
 ) -> None:

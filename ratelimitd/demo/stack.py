@@ -97,7 +97,10 @@ def free_port() -> int:
         return port
 
 
-_SERVE = [sys.executable, "-m", "ratelimitd", "serve", "--address-header", ADDRESS_HEADER]
+_SERVE = [
+    *(sys.executable, "-m", "ratelimitd", "serve"),
+    *("--address-header", ADDRESS_HEADER, "--leave-s", "0"),  # Envoy has ended before they do
+]
 
 
 def _backend_command(address: TcpAddress) -> list[str]:

@@ -20,6 +20,9 @@ from ratelimitd.store.client import store_errors
 POLL_INTERVAL_S = 1.0
 """A change is in force everywhere within this time and a round trip."""
 
+FIRST_POLL_INTERVAL_S = 0.1
+"""While none was read yet nothing can be decided, so the store is asked more often."""
+
 READ_TIMEOUT_S = 1.0
 """A poll may take longer than a decision: nobody waits for it."""
 
@@ -94,7 +97,7 @@ class RedisPolicies:
 
         async def poll_forever() -> None:
             while True:
-                await asyncio.sleep(POLL_INTERVAL_S)
+                await asyncio.sleep(POLL_INTERVAL_S if self._current else FIRST_POLL_INTERVAL_S)
                 try:
                     await self.poll()
                 except Exception:  # noqa: BLE001 - a defect must not freeze the limits for ever

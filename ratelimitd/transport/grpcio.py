@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ratelimitd.core.model import Answer, Request
 from ratelimitd.errors import ListenError, MalformedRequestError
-from ratelimitd.transport.listen import TcpAddress, UnixAddress, ensure_free
+from ratelimitd.transport.listen import Address, Listener, TcpAddress, ensure_free
 from ratelimitd.transport.translate import decode, encode
 
 SERVICE = "envoy.service.auth.v3.Authorization"
@@ -36,12 +36,12 @@ def _check_handler(
 @asynccontextmanager
 async def serve_grpcio(
     check: Callable[[Request], Awaitable[Answer]],
-    address: TcpAddress | UnixAddress,
+    address: Address,
     *,
     max_message_bytes: int,
     drain_s: float,
-) -> AsyncIterator[TcpAddress | UnixAddress]:
-    """Serves until the end of the block; yields the address, with the port that was had.
+) -> AsyncIterator[Listener]:
+    """Serves until the end of the block. The listener's address has the port that was had.
 
     At the end health says NOT_SERVING, no new call is taken, and calls in flight have `drain_s` to finish.
     Raises ListenError.
@@ -67,7 +67,8 @@ async def serve_grpcio(
     for service in ("", SERVICE):
         await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
     try:
-        yield TcpAddress(address.host, port) if isinstance(address, TcpAddress) else address
+        had = TcpAddress(address.host, port) if isinstance(address, TcpAddress) else address
+        yield Listener(had, servicer.enter_graceful_shutdown)
     finally:
         await servicer.enter_graceful_shutdown()
         await server.stop(drain_s)

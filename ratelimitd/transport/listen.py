@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,21 @@ class UnixAddress:
         return f"unix:{self.path}"
 
 
-def parse_listen(text: str) -> TcpAddress | UnixAddress:
+Address = TcpAddress | UnixAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A transport that is up: where, and how it says that it will end.
+
+    After `leave` health says NOT_SERVING, and calls are taken all the same, until those who ask have noticed.
+    """
+
+    address: Address
+    leave: Callable[[], Awaitable[None]]
+
+
+def parse_listen(text: str) -> Address:
     """The address in `text`. Raises ValueError with a sentence."""
     if text.startswith("unix:/"):
         return UnixAddress(text.removeprefix("unix:"))
@@ -44,7 +59,7 @@ def parse_listen(text: str) -> TcpAddress | UnixAddress:
     return TcpAddress(match[1] or match[2], int(match[3]))
 
 
-def ensure_free(address: TcpAddress | UnixAddress) -> None:
+def ensure_free(address: Address) -> None:
     """Raises ListenError, which says why, when `address` cannot be listened on.
 
     gRPC itself only says that it failed, and takes over a Unix socket that another process still serves.

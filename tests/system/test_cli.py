@@ -128,14 +128,14 @@ async def test_a_port_in_use_is_a_sentence() -> None:
 async def test_a_service_with_its_own_store_starts_answers_and_stops(tmp_path: Path) -> None:
     """SIGTERM ends both with status 0, and no file of theirs is left."""
     env = {"TMPDIR": str(tmp_path)}
-    flags = ("--redis-url", "embedded", "--listen", "127.0.0.1:0")
+    flags = ("--redis-url", "embedded", "--listen", "127.0.0.1:0", "--leave-s", "0")
     async with started("serve", *flags, env=env) as process:
         line = json.loads(await line_with(process, "listening"))
         assert (await run("health", line["address"])) == (0, "SERVING\n")
         process.send_signal(signal.SIGTERM)
         status, output = await end_of(process)
     assert status == 0
-    assert [json.loads(text)["event"] for text in output.splitlines()] == ["draining", "stopped"]
+    assert [json.loads(text)["event"] for text in output.splitlines()] == ["leaving", "draining", "stopped"]
     assert list(tmp_path.iterdir()) == []
     assert left_running(str(tmp_path)) == {}
 
@@ -156,7 +156,7 @@ async def test_ctrl_c_reaches_the_service_before_its_store(tmp_path: Path) -> No
 async def test_it_serves_on_a_unix_socket(tmp_path: Path) -> None:
     """The health command reaches it by the same name."""
     target = f"unix:{tmp_path}/r.sock"
-    flags = ("--redis-url", f"unix://{tmp_path}/none.sock", "--listen", target)
+    flags = ("--redis-url", f"unix://{tmp_path}/none.sock", "--listen", target, "--leave-s", "0")
     async with started("serve", *flags) as process:
         await line_with(process, "listening")
         assert (await run("health", target)) == (0, "SERVING\n")
@@ -165,8 +165,8 @@ async def test_it_serves_on_a_unix_socket(tmp_path: Path) -> None:
 
 
 async def test_on_sigterm_health_turns_before_the_end() -> None:
-    """Who watches learns of it from the service itself."""
-    flags = ("--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0")
+    """Who watches learns of it from the service itself, which SIGINT then ends at once."""
+    flags = ("--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0", "--leave-s", "300")
     async with started("serve", *flags) as process:
         address = json.loads(await line_with(process, "listening"))["address"]
         async with grpc.aio.insecure_channel(address) as channel:
@@ -175,6 +175,8 @@ async def test_on_sigterm_health_turns_before_the_end() -> None:
             process.send_signal(signal.SIGTERM)
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
             watch.cancel()
+        assert process.returncode is None
+        process.send_signal(signal.SIGINT)
         assert (await end_of(process))[0] == 0
 
 

@@ -13,7 +13,7 @@ from ratelimitd.core.identity import parse_sources
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.core.ports import Limiter
 from ratelimitd.transport.grpcio import serve_grpcio
-from ratelimitd.transport.listen import TcpAddress, UnixAddress
+from ratelimitd.transport.listen import Address, Listener, TcpAddress, UnixAddress
 from tests.core.fakes import FixedPolicies, OracleLimiter
 
 MAX_MESSAGE_BYTES = 16_384
@@ -26,11 +26,11 @@ class Serve(Protocol):
     def __call__(
         self,
         limiter: Limiter,
-        address: TcpAddress | UnixAddress = ...,
+        address: Address = ...,
         on_store_error: OnStoreError = ...,
         drain_s: float = ...,
-    ) -> AbstractAsyncContextManager[TcpAddress | UnixAddress]:
-        """The address while it serves."""
+    ) -> AbstractAsyncContextManager[Listener]:
+        """The listener while it serves."""
         ...
 
 
@@ -49,10 +49,10 @@ def serve(request: pytest.FixtureRequest) -> Serve:
 
     def serve_with(
         limiter: Limiter,
-        address: TcpAddress | UnixAddress = TcpAddress("127.0.0.1", 0),  # noqa: B008 - immutable
+        address: Address = TcpAddress("127.0.0.1", 0),  # noqa: B008 - immutable
         on_store_error: OnStoreError = OnStoreError.DENY,
         drain_s: float = DRAIN_S,
-    ) -> AbstractAsyncContextManager[TcpAddress | UnixAddress]:
+    ) -> AbstractAsyncContextManager[Listener]:
         check = Check(
             policies=FixedPolicies(),
             limiter=limiter,
@@ -69,9 +69,9 @@ def serve(request: pytest.FixtureRequest) -> Serve:
 async def service(serve: Serve) -> AsyncIterator[Service]:
     """A service on a port of the system's choosing."""
     limiter = OracleLimiter()
-    async with serve(limiter) as address:
-        assert isinstance(address, TcpAddress)
-        yield Service(address, limiter)
+    async with serve(limiter) as listener:
+        assert isinstance(listener.address, TcpAddress)
+        yield Service(listener.address, limiter)
 
 
 @pytest.fixture

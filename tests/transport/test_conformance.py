@@ -21,6 +21,7 @@ from grpclib.client import Channel
 from structlog.testing import capture_logs
 
 from ratelimitd.core.model import OnStoreError, Outcome, TakeRequest
+from ratelimitd.transport import listen
 from ratelimitd.transport.listen import TcpAddress, UnixAddress
 from tests.core.fakes import BrokenLimiter, OracleLimiter
 from tests.transport.conftest import MAX_MESSAGE_BYTES, Serve, Service
@@ -55,7 +56,7 @@ def method_of(
     return channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
 
 
-async def call_raw(address: TcpAddress | UnixAddress, payload: bytes, method: str = CHECK) -> bytes:
+async def call_raw(address: listen.Address, payload: bytes, method: str = CHECK) -> bytes:
     """Sends bytes as they are."""
     async with grpc.aio.insecure_channel(str(address)) as channel:
         return await method_of(channel, method)(payload, timeout=10)
@@ -67,7 +68,9 @@ def code_of(answer: CheckResponse) -> int:
     return answer.status.code
 
 
-async def refusal_of(address: TcpAddress, payload: bytes, method: str = CHECK) -> tuple[grpc.StatusCode, str]:
+async def refusal_of(
+    address: listen.Address, payload: bytes, method: str = CHECK
+) -> tuple[grpc.StatusCode, str]:
     """The status that refuses these bytes."""
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call_raw(address, payload, method)
@@ -156,9 +159,8 @@ async def test_a_store_that_is_away_is_answered(
     serve: Serve, setting: OnStoreError, code: int, kind: str
 ) -> None:
     """503 or let through, as set."""
-    async with serve(BrokenLimiter(), on_store_error=setting) as address:
-        assert isinstance(address, TcpAddress)
-        (answer,) = await ask(address, check_request())
+    async with serve(BrokenLimiter(), on_store_error=setting) as listener:
+        answer = CheckResponse.parse(await call_raw(listener.address, bytes(check_request())))
     assert code_of(answer) == code
     assert getattr(answer, kind) is not None
 
@@ -174,9 +176,8 @@ class DefectiveLimiter:
 async def test_a_defect_is_internal_and_tells_nothing(serve: Serve) -> None:
     """The log has the traceback, the caller has one word."""
     with capture_logs() as lines:
-        async with serve(DefectiveLimiter()) as address:
-            assert isinstance(address, TcpAddress)
-            refusal = await refusal_of(address, bytes(check_request()))
+        async with serve(DefectiveLimiter()) as listener:
+            refusal = await refusal_of(listener.address, bytes(check_request()))
     assert refusal == (grpc.StatusCode.INTERNAL, "internal error")
     assert [line["event"] for line in lines] == ["check_broke"]
 
@@ -212,8 +213,8 @@ async def test_reflection_lists_the_services(service: Service) -> None:
 
 async def test_it_listens_on_a_unix_socket(serve: Serve, socket_path: UnixAddress) -> None:
     """For a sidecar that shares a folder with its Envoy."""
-    async with serve(OracleLimiter(), socket_path) as address:
-        answer = CheckResponse.parse(await call_raw(address, bytes(check_request())))
+    async with serve(OracleLimiter(), socket_path) as listener:
+        answer = CheckResponse.parse(await call_raw(listener.address, bytes(check_request())))
     assert answer.ok_response is not None
 
 
@@ -232,7 +233,7 @@ class HeldLimiter(OracleLimiter):
         return await super().take(requests)
 
 
-async def _refuses(address: TcpAddress | UnixAddress) -> bool:
+async def _refuses(address: listen.Address) -> bool:
     async with grpc.aio.insecure_channel(str(address)) as channel:
         try:
             await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
@@ -245,7 +246,7 @@ async def test_a_call_in_flight_finishes_when_the_service_stops(serve: Serve) ->
     """Health turns to NOT_SERVING for those who watch, and the call is answered all the same."""
     limiter = HeldLimiter()
     serving = serve(limiter)
-    address = await serving.__aenter__()
+    address = (await serving.__aenter__()).address
     async with grpc.aio.insecure_channel(str(address)) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICES[1]))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
@@ -264,11 +265,22 @@ async def test_a_call_in_flight_finishes_when_the_service_stops(serve: Serve) ->
     await stopping
 
 
+async def test_who_is_leaving_says_so_and_answers_all_the_same(serve: Serve) -> None:
+    """Until Envoy has noticed, a refused call would be a lost one."""
+    async with serve(OracleLimiter()) as listener:
+        await listener.leave()
+        async with grpc.aio.insecure_channel(str(listener.address)) as channel:
+            health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        answer = CheckResponse.parse(await call_raw(listener.address, bytes(check_request())))
+    assert answer.ok_response is not None
+
+
 async def test_a_call_that_never_ends_does_not_hold_the_stop_for_ever(serve: Serve) -> None:
     """After the drain time it is cut off."""
     limiter = HeldLimiter()
     serving = serve(limiter, drain_s=0.1)
-    address = await serving.__aenter__()
+    address = (await serving.__aenter__()).address
     async with grpc.aio.insecure_channel(str(address)) as channel:
         call = method_of(channel)(bytes(check_request()))
         await limiter.reached.wait()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"envoy/config/core/v3/address.proto\x12\x14\x65nvoy.config.core.v3\"H\n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x14\n\nport_value\x18\x03 \x01(\rH\x00\x42\x10\n\x0eport_specifier\"S\n\x07\x41\x64\x64ress\x12=\n\x0esocket_address\x18\x01 \x01(\x0b\x32#.envoy.config.core.v3.SocketAddressH\x00\x42\t\n\x07\x61\x64\x64ressb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"envoy/config/core/v3/address.proto\x12\x14\x65nvoy.config.core.v3\"S\n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x1f\n\nport_value\x18\x03 \x01(\rH\x00R\tportValueB\x10\n\x0eport_specifier\"b\n\x07\x41\x64\x64ress\x12L\n\x0esocket_address\x18\x01 \x01(\x0b\x32#.envoy.config.core.v3.SocketAddressH\x00R\rsocketAddressB\t\n\x07\x61\x64\x64ressb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'envoy.config.core.v3.addres
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SOCKETADDRESS']._serialized_start=60
-  _globals['_SOCKETADDRESS']._serialized_end=132
-  _globals['_ADDRESS']._serialized_start=134
-  _globals['_ADDRESS']._serialized_end=217
+  _globals['_SOCKETADDRESS']._serialized_end=143
+  _globals['_ADDRESS']._serialized_start=145
+  _globals['_ADDRESS']._serialized_end=243
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,103 @@
+"""What the tests ask of the container engine. Every call is bounded, and a failing one shows its output."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+CALL_S = 60.0
+
+
+class EngineError(Exception):
+    """A command of the engine failed."""
+
+
+def why_no_engine() -> str | None:
+    """Why containers cannot be started here; None when they can."""
+    if shutil.which("docker") is None:
+        return "docker is not installed"
+    for command in (["docker", "info"], ["docker", "compose", "version"]):
+        done = subprocess.run(command, capture_output=True, check=False, timeout=CALL_S)
+        if done.returncode:
+            return f"`{' '.join(command)}` fails: {done.stderr.decode(errors='replace').strip()}"
+    return None
+
+
+async def run(*command: str, timeout_s: float = CALL_S) -> str:
+    """The standard output of a command. Raises EngineError, with all it printed, or TimeoutError."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=ROOT,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            out, err = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        shown = (out + err).decode(errors="replace")
+        raise EngineError(f"{' '.join(command)}: exit status {process.returncode}\n{shown}")
+    return out.decode()
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of the project, running or not. `ports` are (address, published, target)."""
+
+    name: str
+    id: str
+    service: str
+    state: str
+    exit_code: int
+    ports: frozenset[tuple[str, int, int]]
+
+
+@dataclass(frozen=True)
+class Project:
+    """The repository's own compose file, under a project name that nobody else uses."""
+
+    name: str
+
+    async def compose(self, *arguments: str, timeout_s: float = CALL_S) -> str:
+        """`docker compose` on this project."""
+        file = str(ROOT / "docker-compose.yml")
+        return await run("docker", "compose", "-p", self.name, "-f", file, *arguments, timeout_s=timeout_s)
+
+    async def containers(self, service: str = "") -> list[Container]:
+        """All containers, or those of a service, in the order of their names."""
+        lines = await self.compose("ps", "--all", "--format", "json", *([service] if service else []))
+        return sorted((_container(json.loads(line)) for line in lines.splitlines()), key=lambda c: c.name)
+
+    async def container(self, service: str) -> Container:
+        """The only container of a service."""
+        (only,) = await self.containers(service)
+        return only
+
+    async def redis(self, *command: str) -> list[str]:
+        """The lines that redis-cli prints."""
+        printed = await self.compose("exec", "-T", "redis", "redis-cli", "-e", *command)
+        return printed.splitlines()
+
+
+def _container(row: dict[str, Any]) -> Container:
+    ports = frozenset(
+        (port["URL"], port["PublishedPort"], port["TargetPort"])
+        for port in row["Publishers"] or []
+        if port["PublishedPort"]
+    )
+    return Container(row["Name"], row["ID"], row["Service"], row["State"], row["ExitCode"], ports)
+
+
+async def inspect(container: Container) -> dict[str, Any]:
+    """What the engine knows of a container."""
+    (found,) = json.loads(await run("docker", "inspect", container.id))
+    return dict(found)

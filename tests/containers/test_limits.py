@@ -1,0 +1,87 @@
+"""Limits through the published port, with three replicas that share the buckets in Redis."""
+
+import asyncio
+import json
+import math
+
+import pytest
+
+from tests.containers.conftest import REPLICAS, Front
+from tests.containers.engine import Project
+from tests.limits import KEY, SEED, STILL, limits_json, statuses
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_of_ten_requests_at_once_three_pass(front: Front) -> None:
+    """Seven are 429 with the promised body, and cost nothing: each bucket lost exactly three tokens."""
+    await front.set_limits(**STILL)
+    replies = await front.get("user1", 10)
+    assert statuses(replies) == {200: 3, 429: 7}
+    assert {reply.text for reply in replies if reply.status_code == 429} == {
+        '{"error":"rate limit exceeded"}'
+    }
+    keys = ("rate:global", "rate:user:user1", "rate:user:user1:api:/api/*")
+    left = [(await front.bucket(key))[0] for key in keys]
+    assert left == pytest.approx([7, 2, 0], abs=0.01)
+
+
+async def test_with_the_limits_of_the_example_two_more_pass_two_seconds_later(front: Front) -> None:
+    """By Redis's clock. What the buckets say agrees, with what came back while the requests were made."""
+    begun_s = await front.now_s()
+    passed = statuses(await front.get("user1", 10))[200]
+    assert 3 <= passed <= 3 + math.floor(await front.now_s() - begun_s)
+    for key, capacity in (("rate:global", 10), ("rate:user:user1", 5)):
+        tokens, last_s = await front.bucket(key)
+        assert capacity - passed <= tokens <= capacity - passed + last_s - begun_s
+
+    tokens, last_s = await front.bucket("rate:user:user1:api:/api/*")
+
+    async def two_seconds_passed() -> bool:
+        return tokens + await front.now_s() - last_s >= 2
+
+    await eventually(two_seconds_passed, "two seconds on Redis's clock")
+    replies = await front.get("user1", 10)
+    ended_s = await front.now_s()
+    assert statuses(replies).keys() == {200, 429}
+    assert 2 <= statuses(replies)[200] <= math.floor(tokens + ended_s - last_s)
+
+
+async def test_three_replicas_are_one_bucket(front: Front) -> None:
+    """300 requests of 60 users for 50 tokens: 50 pass, and each replica was asked."""
+    await front.set_limits(global_capacity=50, user_capacity=100, user_api_capacity=100, **STILL)
+    before = await front.hosts()
+    replies = await asyncio.gather(*(front.get(f"user{n}", 5) for n in range(60)))
+    assert statuses([reply for got in replies for reply in got]) == {200: 50, 429: 250}
+    after = await front.hosts()
+    assert len(after) == REPLICAS
+    assert all(int(after[at]["rq_total"]) > int(before[at]["rq_total"]) for at in after)
+
+
+async def test_no_window_admits_more_than_one_bucket_would(front: Front) -> None:
+    """Many bursts while tokens come back: at most capacity + refill_rate * time, by Redis's clock."""
+    await front.set_limits(global_rate=5)
+    begun_s = await front.now_s()
+    bursts = [
+        await asyncio.gather(*(front.get(f"user{burst}-{n}", 1) for n in range(30))) for burst in range(10)
+    ]
+    elapsed_s = await front.now_s() - begun_s
+    replies = [reply for burst in bursts for got in burst for reply in got]
+    assert statuses(replies).keys() == {200, 429}
+    assert 10 <= statuses(replies)[200] <= 10 + 5 * elapsed_s
+
+
+async def test_the_one_shot_sets_the_example_only_where_nothing_is_set(
+    project: Project, front: Front
+) -> None:
+    """Limits that somebody chose survive the next `docker compose up`."""
+    del front  # the project has its limits, and all replicas have read them
+    chosen = limits_json(global_capacity=11)
+    await project.redis("SET", KEY, chosen)
+    await project.compose("run", "--rm", "limits")
+    assert await project.redis("GET", KEY) == [chosen]
+    await project.redis("DEL", KEY)
+    await project.compose("run", "--rm", "limits")
+    (example,) = await project.redis("GET", KEY)
+    assert json.loads(example) == SEED
