@@ -54,7 +54,7 @@ async def running(settings: Settings) -> AsyncIterator[Listener]:
 
 
 async def serve(settings: Settings) -> None:
-    """Runs the service until SIGTERM, which leaves callers the time to go elsewhere, or SIGINT, which does not."""
+    """Runs until SIGTERM, which leaves callers the time to go elsewhere, or SIGINT, which does not."""
     configure_logs(settings.log_level)
     log = structlog.get_logger("ratelimitd")
     terminate, interrupt = asyncio.Event(), asyncio.Event()
