@@ -116,7 +116,7 @@ async def project() -> AsyncIterator[Project]:
 async def front_of_session(project: Project) -> AsyncIterator[Front]:
     """A client of Envoy's published port."""
     # A few for each replica. Far more on few cores would test Envoy's time-out of 250 ms, which answers 503.
-    limits = httpx.Limits(max_connections=4 * REPLICAS)
+    limits = httpx.Limits(max_connections=2 * REPLICAS)
     async with httpx.AsyncClient(
         base_url="http://127.0.0.1:8081", trust_env=False, limits=limits, timeout=30
     ) as http:

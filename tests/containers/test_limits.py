@@ -8,7 +8,7 @@ import pytest
 
 from tests.containers.conftest import REPLICAS, Front
 from tests.containers.engine import Project
-from tests.limits import KEY, SEED, STILL, limits_json, statuses
+from tests.limits import KEY, SEED, STILL, assert_one_bucket, limits_json, statuses
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -53,7 +53,7 @@ async def test_three_replicas_are_one_bucket(front: Front) -> None:
     await front.set_limits(global_capacity=50, user_capacity=100, user_api_capacity=100, **STILL)
     before = await front.hosts()
     replies = await asyncio.gather(*(front.get(f"user{n}", 5) for n in range(60)))
-    assert statuses([reply for got in replies for reply in got]) == {200: 50, 429: 250}
+    assert_one_bucket([reply for got in replies for reply in got], 50)
     after = await front.hosts()
     assert len(after) == REPLICAS
     assert all(int(after[at]["rq_total"]) > int(before[at]["rq_total"]) for at in after)
@@ -68,7 +68,6 @@ async def test_no_window_admits_more_than_one_bucket_would(front: Front) -> None
     ]
     elapsed_s = await front.now_s() - begun_s
     replies = [reply for burst in bursts for got in burst for reply in got]
-    assert statuses(replies).keys() == {200, 429}
     assert 10 <= statuses(replies)[200] <= 10 + 5 * elapsed_s
 
 

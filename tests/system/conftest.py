@@ -64,5 +64,5 @@ async def front(front_of_module: Front) -> Front:
 
 def client_of(stack: Stack) -> httpx.AsyncClient:
     """A client of the stack's Envoy; no redirect is followed, so that each can be seen."""
-    limits = httpx.Limits(max_connections=100)
+    limits = httpx.Limits(max_connections=20)
     return httpx.AsyncClient(base_url=f"http://{stack.front}", trust_env=False, limits=limits, timeout=30)
