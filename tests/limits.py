@@ -66,7 +66,7 @@ def statuses(replies: list[httpx.Response]) -> dict[int, int]:
 
 
 def assert_one_bucket(replies: list[httpx.Response], tokens: int) -> None:
-    """As many passed as there were tokens: no replica, and no race between replicas, gave one away or lost one.
+    """As many passed as there were tokens: no race between replicas gave one away or lost one.
 
     On a busy machine a decision may come after its deadline. It is then 503 and may have taken its token.
     """

@@ -38,7 +38,7 @@ async def test_the_image_says_when_it_is_healthy(front: Front) -> None:
     for replica in await front.replicas():
         facts = await inspect(replica)
         assert facts["State"]["Health"]["Status"] == "healthy"
-        assert facts["Config"]["Healthcheck"]["Test"] == ["CMD", "ratelimitd", "health"]
+        assert facts["Config"]["Healthcheck"]["Test"] == ["CMD", "python", "-m", "ratelimitd.cli.health"]
         assert (await run("docker", "exec", replica.id, "ratelimitd", "health")).strip() == "SERVING"
 
 
