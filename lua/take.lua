@@ -16,6 +16,7 @@ COMPLEXITY  O(keys + tiers of all decisions), whatever the number of users or th
 ]]
 local MICRO = 1000000
 local EXPIRY_MARGIN_US = 1000000
+local MAX_EXACT = 2 ^ 53
 local floor, ceil, min, max, format = math.floor, math.ceil, math.min, math.max, string.format
 
 local time = redis.call('TIME')
@@ -33,12 +34,12 @@ for limit = 1, argument() do
   refill_rate[limit] = argument()
 end
 
--- A bucket that is absent, or that somebody wrote nonsense into, is a full one: it stays nil here.
+-- A bucket that is absent, or whose numbers are nonsense, is a full one: it stays nil here.
 local tokens, last, limit_of = {}, {}, {}
 for key = 1, #KEYS do
   local stored = redis.call('HMGET', KEYS[key], 'tokens', 'last')
   local left, since = tonumber(stored[1]), tonumber(stored[2])
-  if left and since and left >= 0 and since >= 0 then
+  if left and since and left >= 0 and since >= 0 and since < MAX_EXACT then
     tokens[key], last[key] = floor(left * MICRO + 0.5), since
   end
 end

@@ -21,6 +21,10 @@ from ratelimitd.telemetry.logs import configure_logs
 from ratelimitd.transport.grpcio import serve_grpcio
 from ratelimitd.transport.listen import Listener, parse_listen
 
+CALL_TIMEOUT_S = 1.0
+"""A call may outlast the decisions in it: it may have to connect first, which a decision's deadline would cut
+off again and again where the store is some round trips away."""
+
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Listener]:
@@ -32,10 +36,12 @@ async def running(settings: Settings) -> AsyncIterator[Listener]:
         url = settings.redis_url
         if url == EMBEDDED:
             url = await stack.enter_async_context(embedded_store())
+            structlog.get_logger("ratelimitd").info("embedded_store", url=url)
         client = await stack.enter_async_context(open_client(url))
         policies = await stack.enter_async_context(RedisPolicies(client, settings.config_key).watched())
         timeout_s = settings.store_timeout_ms / 1000
-        batcher = await stack.enter_async_context(Batcher(Deadline(RedisLimiter(client), timeout_s)))
+        calls = Deadline(RedisLimiter(client), max(CALL_TIMEOUT_S, timeout_s))
+        batcher = await stack.enter_async_context(Batcher(calls))
         check = Check(
             policies=policies,
             limiter=OutageLog(Deadline(batcher, timeout_s)),
@@ -54,13 +60,14 @@ async def running(settings: Settings) -> AsyncIterator[Listener]:
 
 
 async def serve(settings: Settings) -> None:
-    """Runs until SIGTERM, which leaves callers the time to go elsewhere, or SIGINT, which does not."""
+    """Runs until SIGTERM, which leaves callers the time to go elsewhere, or Ctrl-C or a hang-up."""
     configure_logs(settings.log_level)
     log = structlog.get_logger("ratelimitd")
     terminate, interrupt = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, terminate.set)
-    loop.add_signal_handler(signal.SIGINT, interrupt.set)
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(signum, interrupt.set)
     async with running(settings) as listener:
         log.info("listening", address=str(listener.address), version=__version__)
         await _first(terminate, interrupt)

@@ -17,6 +17,9 @@ from ratelimitd.store.client import check_url
 from ratelimitd.transport.listen import parse_listen
 
 PREFIX = "RATELIMITD_"
+_SERVICE_LINK = re.compile(PREFIX + r"(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_(TCP|UDP).*)?)")
+"""What Kubernetes sets in every pod beside a Service that is named ratelimitd: no settings, no mistakes."""
+
 EMBEDDED = "embedded"
 """As a store's URL: start the bundled Valkey as a child process."""
 
@@ -119,7 +122,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Setting
     given: dict[str, Any] = {}
     problems = []
     for variable, value in environ.items():
-        if variable.startswith(PREFIX):
+        if variable.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(variable):
             name = variable.removeprefix(PREFIX).lower()
             if name in Settings.model_fields:
                 given[name] = value
@@ -144,5 +147,5 @@ def _nearest(variable: str) -> str:
 
 def _problem(given: Mapping[str, str], *, loc: tuple[str | int, ...], msg: str, **_: object) -> str:
     name = str(loc[0])
-    shown = re.sub(r"//[^/]*@", "//***@", given[name])  # a password in a URL must not reach a log
-    return f"{env_name(name)} is {shown!r}: {must(msg)}"
+    shown = "" if name == "redis_url" else f" is {given[name]!r}"  # a URL may hold a password
+    return f"{env_name(name)}{shown}: {must(msg)}"

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ratelimitd.errors import ListenError, MissingExtraError
+from ratelimitd.errors import ListenError, MissingExtraError, SettingsError
+from ratelimitd.settings import EMBEDDED
+from ratelimitd.store.client import check_url
 
 
 def demo(
@@ -21,6 +23,13 @@ def demo(
         from ratelimitd.demo.run import run_demo  # noqa: PLC0415 - its libraries are the `demo` extra
     except ImportError as error:
         raise MissingExtraError(f"the demo needs {error.name}: pip install 'ratelimitd[demo]'") from error
+    if redis_url == EMBEDDED:
+        redis_url = None
+    if redis_url is not None:
+        try:
+            check_url(redis_url)
+        except ValueError as error:
+            raise SettingsError(f"--redis-url: {error}") from error
     try:
         asyncio.run(run_demo(port=port, redis_url=redis_url, once=once))
     except ListenError as error:

@@ -12,12 +12,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 def health(
     target: Annotated[
-        str, typer.Argument(help="HOST:PORT or unix:/path of the service.")
+        str, typer.Argument(envvar="RATELIMITD_LISTEN", help="HOST:PORT or unix:/path of the service.")
     ] = "127.0.0.1:50051",
     timeout_s: Annotated[float, typer.Option(help="How long to wait for the answer, in seconds.")] = 2.0,
 ) -> None:
     """Ask a running service how it is: exit status 0 when it serves, 1 when not."""
-    with grpc.insecure_channel(target) as channel:
+    reachable = target.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+    # A proxy of this machine's environment is not for this.
+    with grpc.insecure_channel(reachable, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=timeout_s

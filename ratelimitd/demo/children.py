@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ class Child:
 
 
 @asynccontextmanager
-async def child(name: str, command: Sequence[str], log: Path) -> AsyncIterator[Child]:
+async def child(name: str, command: Sequence[str], log: Path, env: Mapping[str, str]) -> AsyncIterator[Child]:
     """Runs `command`, its output into `log`, until the end of the block.
 
     It has a session of its own, so Ctrl-C reaches only this process, which then stops its children in order.
@@ -53,6 +53,7 @@ async def child(name: str, command: Sequence[str], log: Path) -> AsyncIterator[C
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=asyncio.subprocess.STDOUT,
+            env=env,
             start_new_session=True,
         )
     try:

@@ -1,4 +1,7 @@
-"""The demo from start to Ctrl-C. Nothing is left running, nothing is left on disk or in a store of yours."""
+"""The demo from start to Ctrl-C. Nothing is left running, and nothing on disk.
+
+In a store of yours it charges the buckets of user1, user2 and everybody, and leaves them to expire.
+"""
 
 import asyncio
 import signal
@@ -47,7 +50,8 @@ async def _demo(console: Console, *, port: int, redis_url: str | None, once: boo
         store = await stack.enter_async_context(open_client(url))
         await stack.enter_async_context(_example_limits(store))
         system = await stack.enter_async_context(running_stack(url, front_port=port))
-        await show(system, store, console)
+        with store_errors():
+            await show(system, store, console)
         if not once:
             console.print(how_to_go_on(system, url), markup=False, highlight=False)
             console.print("\nCtrl-C stops everything.")
@@ -68,5 +72,5 @@ async def _example_limits(store: Redis) -> AsyncIterator[None]:
 
 async def _take_back(store: Redis) -> None:
     with store_errors():
-        if await store.get(CONFIG_KEY) == EXAMPLE_LIMITS.encode():
+        if await store.get(CONFIG_KEY) in {EXAMPLE_LIMITS, EXAMPLE_LIMITS.encode()}:
             await store.delete(CONFIG_KEY)

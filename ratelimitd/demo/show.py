@@ -1,6 +1,7 @@
 """What the demo tells: ten requests as one user, the buckets they left, a second user, and how to go on."""
 
 import asyncio
+import shlex
 
 import httpx
 from redis.asyncio import Redis
@@ -63,13 +64,15 @@ def _text(value: bytes | str | None) -> str:
 
 def how_to_go_on(stack: Stack, store_url: str) -> str:
     """Lines to paste into another terminal."""
+    unix = store_url.partition("unix://")[2].partition("?")[0]
+    redis_cli = shlex.join(["redis-cli", "-s", unix] if unix else ["redis-cli", "-u", store_url])
     check = "envoy.service.auth.v3.Authorization/Check"
     return "\n".join(
         (
             "Try it:",
             f"  curl -i -H 'X-User-Id: user1' http://{stack.front}/api/ping",
             f"  grpcurl -plaintext -d '{_CHECK_REQUEST}' {stack.replicas[0]} {check}",
-            f"  redis-cli -u {store_url} HGETALL 'rate:user:user1:api:{API}'",
-            f"  redis-cli -u {store_url} SET {CONFIG_KEY} '{EXAMPLE_LIMITS}'",
+            f"  {redis_cli} HGETALL 'rate:user:user1:api:{API}'",
+            f"  {redis_cli} SET {CONFIG_KEY} '{EXAMPLE_LIMITS}'",
         )
     )

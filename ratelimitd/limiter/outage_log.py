@@ -22,13 +22,13 @@ class OutageLog:
         try:
             outcomes = await self._limiter.take(requests)
         except StoreError as error:
-            if self._failures == 0:
-                self._log.error("store_away", reason=str(error))
             self._failures += 1
+            if self._failures == 1:
+                self._log.error("store_away", reason=str(error))
             raise
         if self._failures:
-            self._log.warning("store_back", failed_calls=self._failures)
-            self._failures = 0
+            failed, self._failures = self._failures, 0
+            self._log.warning("store_back", failed_calls=failed)
         return outcomes
 
 

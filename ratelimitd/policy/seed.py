@@ -9,7 +9,7 @@ from ratelimitd.core.model import Limit, PolicySet, TierName
 from ratelimitd.errors import PolicyError, must
 
 MAX_BYTES = 1 << 20
-"""A longer text is refused unread."""
+"""A longer text is refused unparsed."""
 
 Capacity = Annotated[int, Field(ge=1, le=1_000_000_000)]
 """Tokens. The upper end keeps microtokens within the 2^53 that Lua counts exactly."""

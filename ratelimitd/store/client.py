@@ -23,9 +23,13 @@ def check_url(url: str) -> None:
     if not url.startswith(SCHEMES):
         raise ValueError(f"it must begin with {', '.join(SCHEMES)} or be `embedded`")
     try:
-        ConnectionPool.from_url(url)
-    except ValueError as error:
-        raise ValueError(f"it is no URL of a store: {error}") from error
+        ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call] # it is untyped
+    except (ValueError, TypeError, RedisError) as error:
+        # Its own text may quote the password.
+        raise ValueError(
+            "it is no URL of a store; right is SCHEME://HOST:PORT/DATABASE, "
+            "or with USER:PASSWORD@ before the host, each with / @ : ? and # percent-encoded"
+        ) from error
 
 
 @asynccontextmanager

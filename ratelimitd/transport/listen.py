@@ -82,6 +82,8 @@ def _family(host: str) -> socket.AddressFamily:
 def _ensure_unserved(path: str) -> None:
     if not Path(path).parent.is_dir():
         raise OSError(errno.ENOENT, "no such folder")
+    if Path(path).exists() and not Path(path).is_socket():
+        raise OSError(errno.EEXIST, "no socket")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)

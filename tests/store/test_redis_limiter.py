@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
 from ratelimitd.errors import StoreError
+from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.deadline import Deadline
 from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.limiter.redis_limiter import RedisLimiter
@@ -151,3 +152,34 @@ async def test_an_outage_is_two_log_lines() -> None:
             await limiter.take([request()])
     assert [line["event"] for line in lines] == ["store_away", "store_back"]
     assert lines[1]["failed_calls"] == 3
+
+
+async def test_connecting_may_take_longer_than_a_decision(tmp_path: Path) -> None:
+    """Decisions fail meanwhile, and the connection that they began is used once it is there."""
+    gate = asyncio.Event()
+    connections = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await gate.wait()
+        while received := await reader.read(65536):
+            writer.write(
+                b"*2\r\n:1\r\n:2\r\n" if b"EVALSHA" in received else b"+OK\r\n" * received.count(b"*")
+            )
+        writer.close()
+
+    server = await asyncio.start_unix_server(talk, tmp_path / "s")
+    async with (
+        server,
+        open_client(f"unix://{tmp_path}/s") as client,
+        Batcher(Deadline(RedisLimiter(client), 30)) as batcher,
+    ):
+        limiter = Deadline(batcher, 0.01)
+        for _ in range(3):
+            with pytest.raises(StoreError, match="no answer within 10 ms"):
+                await limiter.take([request()])
+        gate.set()
+        outcomes = await batcher.take([request()])
+    assert outcomes == [Outcome(allowed=True, tokens=(2,))]
+    assert connections <= 2

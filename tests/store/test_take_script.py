@@ -149,6 +149,8 @@ def test_stored_numbers_are_readable_and_whole(server: Any, capacity: int, cost:
         {"tokens": "nan", "last": str(NOW)},
         {"tokens": "-5", "last": str(NOW)},
         {"tokens": "0", "last": "never"},
+        {"tokens": "0", "last": "inf"},
+        {"tokens": "0", "last": "1e25"},
     ],
 )
 def test_a_bucket_full_of_nonsense_is_a_full_one(server: Any, nonsense: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ import socket
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -19,9 +19,11 @@ from typer.main import get_command
 
 from ratelimitd import __version__
 from ratelimitd.cli.main import app
-from ratelimitd.demo.stack import free_port
+from ratelimitd.loopback import free_port
 from ratelimitd.settings import Settings
-from tests.waiting import WAIT_S
+from tests.waiting import WAIT_S, eventually
+
+CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
 
 @asynccontextmanager
@@ -153,6 +155,49 @@ async def test_ctrl_c_reaches_the_service_before_its_store(tmp_path: Path) -> No
     assert left_running(str(tmp_path)) == {}
 
 
+async def test_logs_that_cannot_be_written_change_nothing() -> None:
+    """A full disk behind standard error loses lines, not decisions."""
+    address = f"127.0.0.1:{free_port()}"
+    serve = f"{sys.executable} -m ratelimitd serve --listen {address} --redis-url unix:///nowhere.sock"
+    process = await asyncio.create_subprocess_shell(f"exec {serve} --leave-s 0 2>/dev/full")
+    answer = b""
+
+    async def answered() -> bool:
+        nonlocal answer
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = channel.unary_unary(CHECK, request_serializer=bytes, response_deserializer=bytes)
+            with suppress(grpc.aio.AioRpcError):
+                answer = await call(b"\x0a\x04\x22\x02\x12\x00", wait_for_ready=True, timeout=10)
+        return answer != b""
+
+    try:
+        await eventually(answered, "an answer, with no log to write to")
+        assert b"rate limiter unavailable" in answer
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.parametrize("url", ["foo", "redis://localhost/0?foo=bar", "unix:///nowhere.sock"])
+async def test_a_bad_store_for_the_demo_is_a_sentence(url: str) -> None:
+    """No traceback."""
+    status, output = await run("demo", "--once", "--port", str(free_port()), "--redis-url", url)
+    assert status == 1
+    assert output.splitlines()[-1].startswith("ratelimitd: ")
+    assert "Traceback" not in output
+
+
+async def test_the_demo_does_not_listen_to_settings_of_yours(tmp_path: Path) -> None:
+    """Its replicas are its own."""
+    env = {"TMPDIR": str(tmp_path), "RATELIMITD_KEY_PREFIX": "mine", "http_proxy": "http://127.0.0.1:1"}
+    status, output = await run("demo", "--once", "--port", str(free_port()), env=env)
+    assert status == 0, output
+    assert "7 x 429" in output
+
+
 async def test_it_serves_on_a_unix_socket(tmp_path: Path) -> None:
     """The health command reaches it by the same name."""
     target = f"unix:{tmp_path}/r.sock"
@@ -160,7 +205,8 @@ async def test_it_serves_on_a_unix_socket(tmp_path: Path) -> None:
     async with started("serve", *flags) as process:
         await line_with(process, "listening")
         assert (await run("health", target)) == (0, "SERVING\n")
-        process.send_signal(signal.SIGTERM)
+        assert (await run("health", env={"RATELIMITD_LISTEN": target})) == (0, "SERVING\n")
+        process.send_signal(signal.SIGHUP)
         assert (await end_of(process))[0] == 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ratelimitd.demo.stack import free_port
+from ratelimitd.loopback import free_port
 from tests.tools.conftest import need, shell
 
 EXPECTED = {"curl": "HTTP/1.1 ", "grpcurl": '"status"', "redis-cli": ""}

@@ -43,6 +43,15 @@ def test_a_socket_that_another_process_serves_is_left_alone(tmp_path: Path) -> N
     ensure_free(UnixAddress(str(path)))
 
 
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    """It is somebody's."""
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    with pytest.raises(ListenError, match="File exists"):
+        ensure_free(UnixAddress(str(path)))
+    assert path.read_text() == "mine"
+
+
 def test_a_folder_that_does_not_exist_is_a_sentence(tmp_path: Path) -> None:
     """Before gRPC would only say that it failed."""
     with pytest.raises(ListenError, match="No such file or directory"):
