@@ -25,7 +25,7 @@ _CHECK_REQUEST = (
 async def show(stack: Stack, store: Redis, console: Console) -> None:
     """Runs the demonstration against a stack that is up."""
     limits = await store.get(CONFIG_KEY)
-    console.print(f"Limits at {CONFIG_KEY}: {_text(limits)}\n", soft_wrap=True)
+    console.print(f"Limits at {CONFIG_KEY}: {_text(limits)}\n", markup=False)
     async with httpx.AsyncClient(base_url=f"http://{stack.front}", trust_env=False) as client:
         await _ask(client, console, "user1", 10)
         await _print_buckets(store, console, "user1")

