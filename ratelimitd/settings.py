@@ -1,4 +1,4 @@
-"""Settings: one table of name, default and meaning. Nothing else reads the environment.
+"""Settings: one table of name, default and meaning. Nothing else in the service reads the environment.
 
 Each is an environment variable `RATELIMITD_NAME` and a flag `--name` of `ratelimitd serve`; the flag wins.
 """

@@ -1,7 +1,7 @@
 """Decisions that arrive while calls are in flight travel together in the next one. There is no timer.
 
-Of the callers of one event-loop turn, all go into the same call; a single caller goes at once. A caller that
-gives up before its call begins is not part of it, so it costs nobody a token.
+The callers of one event-loop turn go into the same call while it has room; a single caller goes at once. A
+caller that gives up before its call begins is not part of it, so it costs nobody a token.
 """
 
 import asyncio

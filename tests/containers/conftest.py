@@ -1,7 +1,6 @@
 """The compose project, started once for all tests here and removed with its volumes at the end."""
 
 import asyncio
-import os
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import pytest_asyncio
 
 from tests.containers.engine import CALL_S, Container, EngineError, Project, run, why_no_engine
 from tests.limits import KEY, limits_json, until_in_force
+from tests.programs import unavailable
 from tests.waiting import eventually
 
 REPLICAS = 3
@@ -96,9 +96,7 @@ async def project() -> AsyncIterator[Project]:
     """The compose file with three replicas, healthy. Without an engine: a skip, but a failure in CI."""
     reason = await asyncio.to_thread(why_no_engine)
     if reason:
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        unavailable(reason)
     project = Project(f"ratelimitd-test-{uuid.uuid4().hex[:8]}")
     try:
         up = ("up", "--build", "--detach", "--wait", "--scale", f"ratelimitd={REPLICAS}")

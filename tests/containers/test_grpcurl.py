@@ -1,9 +1,7 @@
 """grpcurl, which has no .proto of ours, finds and calls everything by reflection."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 from google.protobuf import json_format
@@ -12,6 +10,7 @@ from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import Che
 from tests.containers.conftest import REPLICAS, Front, target
 from tests.containers.engine import run
 from tests.limits import STILL
+from tests.programs import PATH, need
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -22,12 +21,8 @@ HEALTH = "grpc.health.v1.Health"
 @pytest.fixture
 def grpcurl() -> str:
     """The tool's path."""
-    found = shutil.which("grpcurl") or shutil.which("grpcurl", path=Path.home() / "go" / "bin")
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("grpcurl is not installed")
-        pytest.skip("grpcurl is not installed")
-    return found
+    need("grpcurl")
+    return str(shutil.which("grpcurl", path=PATH))
 
 
 async def address(front: Front, replica: int = 0) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from ratelimitd.loopback import free_port
-from tests.tools.conftest import need, shell
+from tests.programs import need
+from tests.tools.conftest import shell
 
 EXPECTED = {"curl": "HTTP/1.1 ", "grpcurl": '"status"', "redis-cli": ""}
 

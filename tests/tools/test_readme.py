@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.tools.conftest import ROOT, need, shell
+from tests.programs import need
+from tests.tools.conftest import ROOT, shell
 
 COMMANDS = [
     command
@@ -37,6 +38,7 @@ def project() -> Iterator[dict[str, str]]:
     shell("docker compose down --volumes --timeout 20", env)
 
 
+@pytest.mark.timeout(600)  # it builds images, an environment and a wheel, and installs them
 def test_every_command_works(project: dict[str, str]) -> None:
     """With exit status 0, and the output that the README promises."""
     outputs = {}
