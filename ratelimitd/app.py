@@ -1,6 +1,7 @@
 """The one place that wires everything. The stack closes in reverse, so the store outlives its users."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,54 +10,86 @@ import structlog
 
 from ratelimitd import __version__
 from ratelimitd.core.check import Check
+from ratelimitd.errors import ChildError
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.deadline import Deadline
 from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.policy.redis_policies import RedisPolicies
-from ratelimitd.settings import EMBEDDED, Settings
+from ratelimitd.settings import EMBEDDED, PREFIX, Settings, environment
 from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.telemetry.logs import configure_logs
-from ratelimitd.transport.grpcio import serve_grpcio
-from ratelimitd.transport.listen import Listener, parse_listen
+from ratelimitd.transport.listen import Address, Listener, parse_listen
 
 CALL_TIMEOUT_S = 1.0
 """A call may outlast the decisions in it: it may have to connect first, which a decision's deadline would cut
 off again and again where the store is some round trips away."""
 
 
-@asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Listener]:
-    """The service, answering until the end of the block.
+HOSTED = "ratelimitd.hosted:application"
+"""What an Envoy loads. A name only: it imports this module, in another process."""
 
-    Raises ListenError, MissingExtraError or ChildError. A store that is away is none of these: it may come.
+
+@asynccontextmanager
+async def deciding(settings: Settings) -> AsyncIterator[Check]:
+    """The decision over the store of the settings, until the end of the block.
+
+    A store that is away is no error: it may come.
     """
     async with AsyncExitStack() as stack:
-        url = settings.redis_url
-        if url == EMBEDDED:
-            url = await stack.enter_async_context(embedded_store())
-            structlog.get_logger("ratelimitd").info("embedded_store", url=url)
-        client = await stack.enter_async_context(open_client(url))
+        client = await stack.enter_async_context(open_client(settings.redis_url))
         policies = await stack.enter_async_context(RedisPolicies(client, settings.config_key).watched())
         timeout_s = settings.store_timeout_ms / 1000
         calls = Deadline(RedisLimiter(client), max(CALL_TIMEOUT_S, timeout_s))
-        batcher = await stack.enter_async_context(Batcher(calls))
-        check = Check(
+        batcher = await stack.enter_async_context(
+            Batcher(calls, max_batch=settings.max_batch, max_in_flight=settings.max_in_flight)
+        )
+        yield Check(
             policies=policies,
             limiter=OutageLog(Deadline(batcher, timeout_s)),
             sources=settings.sources(),
             key_prefix=settings.key_prefix,
             on_store_error=settings.on_store_error,
         )
-        yield await stack.enter_async_context(
-            serve_grpcio(
-                check,
-                parse_listen(settings.listen),
-                max_message_bytes=settings.max_message_bytes,
-                drain_s=settings.drain_s,
-            )
-        )
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Listener]:
+    """The service, answering until the end of the block.
+
+    Raises ListenError, MissingExtraError or ChildError.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.redis_url == EMBEDDED:
+            url = await stack.enter_async_context(embedded_store())
+            structlog.get_logger("ratelimitd").info("embedded_store", url=url)
+            settings = settings.model_copy(update={"redis_url": url})
+        serving = _hosted if settings.transport == "fast" else _in_this_process
+        yield await stack.enter_async_context(serving(settings, parse_listen(settings.listen)))
+
+
+@asynccontextmanager
+async def _in_this_process(settings: Settings, address: Address) -> AsyncIterator[Listener]:
+    from ratelimitd.transport.grpcio import serve_grpcio  # noqa: PLC0415 - 17 MB that a host never needs
+
+    async with (
+        deciding(settings) as check,
+        serve_grpcio(
+            check, address, max_message_bytes=settings.max_message_bytes, drain_s=settings.drain_s
+        ) as listener,
+    ):
+        yield listener
+
+
+@asynccontextmanager
+async def _hosted(settings: Settings, address: Address) -> AsyncIterator[Listener]:
+    from ratelimitd.transport.fast.host import serve_hosted  # noqa: PLC0415 - its library is an extra
+
+    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    environ = others | environment(settings)
+    async with serve_hosted(HOSTED, address, environ=environ, drain_s=settings.drain_s) as listener:
+        yield listener
 
 
 async def serve(settings: Settings) -> None:
@@ -68,20 +101,22 @@ async def serve(settings: Settings) -> None:
     loop.add_signal_handler(signal.SIGTERM, terminate.set)
     for signum in (signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(signum, interrupt.set)
-    async with running(settings) as listener:
-        log.info("listening", address=str(listener.address), version=__version__)
-        await _first(terminate, interrupt)
-        if not interrupt.is_set():
+    async with running(settings) as listener, AsyncExitStack() as stack:
+        log.info(
+            "listening", address=str(listener.address), transport=settings.transport, version=__version__
+        )
+        terminated, interrupted = loop.create_task(terminate.wait()), loop.create_task(interrupt.wait())
+        ended = loop.create_task(listener.ended())
+        for task in (terminated, interrupted, ended):
+            stack.callback(task.cancel)
+        await asyncio.wait((terminated, interrupted, ended), return_when=asyncio.FIRST_COMPLETED)
+        if not interrupted.done() and not ended.done():
             log.info("leaving", for_s=settings.leave_s)
             await listener.leave()
-            await _first(interrupt, timeout_s=settings.leave_s)
+            await asyncio.wait(
+                (interrupted, ended), timeout=settings.leave_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        if ended.done():
+            raise ChildError(ended.result())
         log.info("draining", at_most_s=settings.drain_s)
     log.info("stopped")
-
-
-async def _first(*events: asyncio.Event, timeout_s: float | None = None) -> None:
-    """Returns when one of the events is set, or when the time is over."""
-    waits = [asyncio.create_task(event.wait()) for event in events]
-    await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ratelimitd.core.identity import HEADER_NAME, Source, parse_sources
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.errors import SettingsError, must
+from ratelimitd.limiter.batcher import MAX_BATCH, MAX_IN_FLIGHT
 from ratelimitd.store.client import check_url
 from ratelimitd.transport.listen import parse_listen
 
@@ -32,12 +33,25 @@ class Settings(BaseModel):
     listen: str = Field(
         "127.0.0.1:50051", description="Where to answer gRPC: HOST:PORT, [IPV6]:PORT or unix:/path."
     )
+    transport: Literal["grpcio", "fast"] = Field(
+        "grpcio",
+        description="What answers: `grpcio`, in this process, or `fast`, in an Envoy that hosts it.",
+    )
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         description="The store: redis://, rediss:// (TLS) or unix:// URL, or `embedded`: a bundled Valkey.",
     )
     store_timeout_ms: int = Field(
         50, ge=1, le=10_000, description="Deadline for a decision in the store, in milliseconds."
+    )
+    max_batch: int = Field(
+        MAX_BATCH, ge=1, le=1024, description="Decisions in one call of the store, at most."
+    )
+    max_in_flight: int = Field(
+        MAX_IN_FLIGHT,
+        ge=1,
+        le=16,
+        description="Calls of the store at once; decisions gather while so many are under way.",
     )
     on_store_error: OnStoreError = Field(
         OnStoreError.DENY,
@@ -115,6 +129,11 @@ class Settings(BaseModel):
 def env_name(name: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + name.upper()
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment variables that `load` reads as these settings."""
+    return {env_name(name): str(value) for name, value in settings.model_dump(mode="json").items()}
 
 
 def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:

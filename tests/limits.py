@@ -8,7 +8,7 @@ import grpc
 import httpx
 
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
-from ratelimitd.transport.grpcio import SERVICE
+from ratelimitd.transport.translate import SERVICE
 from tests.waiting import eventually
 
 KEY = "rate_limit:config"

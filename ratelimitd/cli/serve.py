@@ -24,8 +24,11 @@ def _flag(name: str) -> Any:
 
 def serve(  # noqa: PLR0917 - typer makes them flags
     listen: Annotated[str | None, _flag("listen")] = None,
+    transport: Annotated[str | None, _flag("transport")] = None,
     redis_url: Annotated[str | None, _flag("redis_url")] = None,
     store_timeout_ms: Annotated[str | None, _flag("store_timeout_ms")] = None,
+    max_batch: Annotated[str | None, _flag("max_batch")] = None,
+    max_in_flight: Annotated[str | None, _flag("max_in_flight")] = None,
     on_store_error: Annotated[str | None, _flag("on_store_error")] = None,
     identity: Annotated[str | None, _flag("identity")] = None,
     address_header: Annotated[str | None, _flag("address_header")] = None,

@@ -32,10 +32,20 @@ class _Caller:
 
 
 class Batcher:
-    """Fewer and fuller calls of the limiter that it wraps. Use it as an async context manager."""
+    """Fewer and fuller calls of the limiter that it wraps. Use it as an async context manager.
 
-    def __init__(self, limiter: Limiter) -> None:
+    Args:
+        limiter: gets the calls.
+        max_batch: requests in one call, at most.
+        max_in_flight: calls at once, at most.
+    """
+
+    def __init__(
+        self, limiter: Limiter, *, max_batch: int = MAX_BATCH, max_in_flight: int = MAX_IN_FLIGHT
+    ) -> None:
         self._limiter = limiter
+        self._max_batch = max_batch
+        self._max_in_flight = max_in_flight
         self._waiting: deque[_Caller] = deque()
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -59,7 +69,7 @@ class Batcher:
         return await caller.outcomes
 
     def _start_calls(self) -> None:
-        if self._waiting and len(self._calls) < MAX_IN_FLIGHT:
+        if self._waiting and len(self._calls) < self._max_in_flight:
             call = asyncio.create_task(self._call())
             self._calls.add(call)
             call.add_done_callback(self._ended)
@@ -88,7 +98,7 @@ class Batcher:
 
     def _next_batch(self) -> list[_Caller]:
         callers: list[_Caller] = []
-        room = MAX_BATCH
+        room = self._max_batch
         while self._waiting and (not callers or len(self._waiting[0].requests) <= room):
             caller = self._waiting.popleft()
             if not caller.outcomes.done():  # it gave up

@@ -1,5 +1,6 @@
 """The reference transport: grpc.aio serves Check, health and reflection. No traceback reaches a caller."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -11,9 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from ratelimitd.core.model import Answer, Request
 from ratelimitd.errors import ListenError, MalformedRequestError
 from ratelimitd.transport.listen import Address, Listener, TcpAddress, ensure_free
-from ratelimitd.transport.translate import decode, encode
-
-SERVICE = "envoy.service.auth.v3.Authorization"
+from ratelimitd.transport.translate import SERVICE, decode, encode
 
 
 def _check_handler(
@@ -31,6 +30,12 @@ def _check_handler(
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
     return handle
+
+
+async def _never() -> str:
+    """It lives in this process, so it does not end by itself."""
+    await asyncio.Event().wait()
+    return ""
 
 
 @asynccontextmanager
@@ -71,7 +76,7 @@ async def serve_grpcio(
         await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
     try:
         had = TcpAddress(address.host, port) if isinstance(address, TcpAddress) else address
-        yield Listener(had, servicer.enter_graceful_shutdown)
+        yield Listener(had, servicer.enter_graceful_shutdown, _never)
     finally:
         await servicer.enter_graceful_shutdown()
         await server.stop(drain_s)

@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,11 @@ class TcpAddress:
 
     host: str
     port: int
+
+    @property
+    def reachable_host(self) -> str:
+        """Where a process of this machine finds it: one address, where `host` stands for all of them."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -40,13 +45,15 @@ Address = TcpAddress | UnixAddress
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A transport that is up: where, and how it says that it will end.
+    """A transport that is up: where, and how it ends.
 
     After `leave` health says NOT_SERVING, and calls are taken all the same, until those who ask have noticed.
+    `ended` returns, with a sentence, when the transport has ended by itself.
     """
 
     address: Address
     leave: Callable[[], Awaitable[None]]
+    ended: Callable[[], Coroutine[None, None, str]]
 
 
 def parse_listen(text: str) -> Address:

@@ -14,6 +14,9 @@ from ratelimitd.errors import MalformedRequestError
 from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValue, HeaderValueOption
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 
+SERVICE = "envoy.service.auth.v3.Authorization"
+"""The gRPC service whose method Check this is."""
+
 # google.rpc.Code by the HTTP status of the refusal
 _CODES = {429: 8, 503: 14}
 

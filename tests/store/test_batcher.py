@@ -8,7 +8,7 @@ import pytest
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter import batcher as module
-from ratelimitd.limiter.batcher import MAX_BATCH, Batcher
+from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.deadline import Deadline
 
 
@@ -93,16 +93,32 @@ async def test_those_who_come_while_two_calls_are_in_flight_travel_together() ->
 async def test_a_batch_has_a_bound() -> None:
     """Whom one call has no room for go with the next."""
     limiter = HeldLimiter()
-    async with Batcher(limiter) as batcher:
-        callers = ask(batcher, range(MAX_BATCH * 2 + 1))
+    async with Batcher(limiter, max_batch=3, max_in_flight=2) as batcher:
+        callers = ask(batcher, range(7))
         await settle()
-        assert [len(batch) for batch in limiter.batches] == [MAX_BATCH, MAX_BATCH]
+        assert limiter.batches == [[0, 1, 2], [3, 4, 5]]
         limiter.answer_all()
         await settle()
-        assert limiter.batches[2] == [MAX_BATCH * 2]
+        assert limiter.batches[2] == [6]
         limiter.answer_all()
         await asyncio.wait(callers)
-    assert answered(callers) == list(range(MAX_BATCH * 2 + 1))
+    assert answered(callers) == list(range(7))
+
+
+async def test_calls_in_flight_have_a_bound() -> None:
+    """With one at most, those who come later wait for its answer."""
+    limiter = HeldLimiter()
+    async with Batcher(limiter, max_in_flight=1) as batcher:
+        callers = ask(batcher, [0])
+        await settle()
+        callers += ask(batcher, [1, 2])
+        await settle()
+        assert limiter.batches == [[0]]
+        limiter.answer_all()
+        await settle()
+        assert limiter.batches == [[0], [1, 2]]
+        limiter.answer_all()
+        await asyncio.wait(callers)
 
 
 async def test_a_failed_call_fails_only_its_own_callers() -> None:

@@ -1,23 +1,25 @@
 """One suite for every transport: a service over the ports in memory, reached as a client reaches it."""
 
+import os
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from ratelimitd.core.check import Check
-from ratelimitd.core.identity import parse_sources
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.core.ports import Limiter
+from ratelimitd.transport.fast.host import serve_hosted
 from ratelimitd.transport.grpcio import serve_grpcio
 from ratelimitd.transport.listen import Address, Listener, TcpAddress, UnixAddress
-from tests.core.fakes import FixedPolicies, OracleLimiter
+from tests.core.fakes import OracleLimiter
+from tests.transport import hosted, remote
+from tests.transport.service import MAX_MESSAGE_BYTES, check_over
 
-MAX_MESSAGE_BYTES = 16_384
 DRAIN_S = 5.0
+ANY_PORT = TcpAddress("127.0.0.1", 0)
 
 
 class Serve(Protocol):
@@ -42,27 +44,50 @@ class Service:
     limiter: OracleLimiter
 
 
-@pytest.fixture(params=["grpcio"])
-def serve(request: pytest.FixtureRequest) -> Serve:
-    """Starts the transport under test."""
-    start = {"grpcio": serve_grpcio}[request.param]
+def serve_in_process(
+    limiter: Limiter,
+    address: Address = ANY_PORT,
+    on_store_error: OnStoreError = OnStoreError.DENY,
+    drain_s: float = DRAIN_S,
+) -> AbstractAsyncContextManager[Listener]:
+    """The transport grpcio."""
+    check = check_over(limiter, on_store_error)
+    return serve_grpcio(check, address, max_message_bytes=MAX_MESSAGE_BYTES, drain_s=drain_s)
 
-    def serve_with(
+
+@pytest.fixture
+def serve_in_envoy(tmp_path: Path) -> Serve:
+    """The transport fast: the limiter stays here, the service is another process."""
+
+    @asynccontextmanager
+    async def serve(
         limiter: Limiter,
-        address: Address = TcpAddress("127.0.0.1", 0),  # noqa: B008 - immutable
+        address: Address = ANY_PORT,
         on_store_error: OnStoreError = OnStoreError.DENY,
         drain_s: float = DRAIN_S,
-    ) -> AbstractAsyncContextManager[Listener]:
-        check = Check(
-            policies=FixedPolicies(),
-            limiter=limiter,
-            sources=parse_sources("header:x-user-id,address", None),
-            key_prefix="rate",
-            on_store_error=on_store_error,
-        )
-        return start(check, address, max_message_bytes=MAX_MESSAGE_BYTES, drain_s=drain_s)
+    ) -> AsyncIterator[Listener]:
+        socket = tmp_path / "limiter.sock"
+        environ = os.environ | {
+            hosted.SOCKET: str(socket),
+            hosted.ON_STORE_ERROR: on_store_error,
+            hosted.DRAIN_S: str(drain_s),
+        }
+        async with (
+            remote.answering(limiter, socket),
+            serve_hosted(f"{hosted.__name__}:application", address, environ=environ, drain_s=drain_s) as up,
+        ):
+            yield up
 
-    return serve_with
+    return serve
+
+
+@pytest.fixture(params=["grpcio", "fast"])
+def serve(request: pytest.FixtureRequest) -> Serve:
+    """Starts the transport under test."""
+    if request.param == "grpcio":
+        return serve_in_process
+    in_envoy: Serve = request.getfixturevalue("serve_in_envoy")
+    return in_envoy
 
 
 @pytest.fixture

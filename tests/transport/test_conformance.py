@@ -24,7 +24,8 @@ from ratelimitd.core.model import OnStoreError, Outcome, TakeRequest
 from ratelimitd.transport import listen
 from ratelimitd.transport.listen import TcpAddress, UnixAddress
 from tests.core.fakes import BrokenLimiter, OracleLimiter
-from tests.transport.conftest import MAX_MESSAGE_BYTES, Serve, Service
+from tests.transport.conftest import Serve, Service
+from tests.transport.service import MAX_MESSAGE_BYTES
 from tests.waiting import eventually
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"

@@ -1,0 +1,28 @@
+"""The service as an Envoy loads it: `application`, with settings from the environment of that Envoy."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from ratelimitd.app import deciding
+from ratelimitd.settings import load
+from ratelimitd.telemetry.logs import configure_logs
+from ratelimitd.transport.fast.host import LIFELINE
+from ratelimitd.transport.fast.module import Module, Service
+
+
+@asynccontextmanager
+async def _opened() -> AsyncIterator[Service]:
+    settings = load(os.environ, flags={})
+    configure_logs(settings.log_level)
+    lifeline = os.environ.get(LIFELINE)
+    async with deciding(settings) as check:
+        yield Service(
+            check,
+            max_message_bytes=settings.max_message_bytes,
+            drain_s=settings.drain_s,
+            lifeline=None if lifeline is None else int(lifeline),
+        )
+
+
+application = Module(_opened)

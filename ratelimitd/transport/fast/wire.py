@@ -1,0 +1,90 @@
+"""The format of gRPC over HTTP/2, without I/O. What does not fit it becomes a CallError with gRPC's status.
+
+Source: gRPC's PROTOCOL-HTTP2.md, for prefix, time-out and message; its statuscodes.md, for which status.
+"""
+
+import re
+from enum import IntEnum
+from urllib.parse import quote
+
+PREFIX_BYTES = 5
+"""Before each message: one byte, 1 for compressed, and its length in four."""
+
+_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+
+
+class Status(IntEnum):
+    """google.rpc.Code, those that this transport gives."""
+
+    OK = 0
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+class CallError(Exception):
+    """A call that ends with `status` and no answer. The text is for the caller."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def frame(message: bytes) -> bytes:
+    """The message with its prefix, not compressed."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def expected_bytes(data: bytes | bytearray, max_message_bytes: int) -> int:
+    """How long the first message of `data` is with its prefix, as soon as that can be told; until then 5.
+
+    Raises CallError for a message that is compressed, or longer than `max_message_bytes`.
+    """
+    if len(data) < PREFIX_BYTES:
+        return PREFIX_BYTES
+    if data[0]:
+        raise CallError(Status.UNIMPLEMENTED, "compressed messages are not supported: send identity")
+    length = int.from_bytes(data[1:PREFIX_BYTES], "big")
+    if length > max_message_bytes:
+        raise CallError(
+            Status.RESOURCE_EXHAUSTED,
+            f"the message has {length} bytes, and at most {max_message_bytes} are read",
+        )
+    return PREFIX_BYTES + length
+
+
+def only_message(body: bytes, max_message_bytes: int) -> bytes:
+    """The message of a whole request body. Raises CallError unless there is exactly one."""
+    expected = expected_bytes(body, max_message_bytes)
+    if len(body) == expected:
+        return body[PREFIX_BYTES:]
+    if not body or len(body) > expected:
+        raise CallError(Status.UNIMPLEMENTED, "this method takes exactly one message")
+    raise truncated()
+
+
+def truncated() -> CallError:
+    """The request ended within a message."""
+    return CallError(Status.INTERNAL, "the request ended before its message did")
+
+
+def timeout_s(value: bytes) -> float:
+    """The seconds in a grpc-timeout header. Raises CallError for what is none."""
+    match = _TIMEOUT.fullmatch(value)
+    if match is None:
+        raise CallError(Status.INTERNAL, "grpc-timeout must be 1 to 8 digits and one of H M S m u n")
+    return int(match[1]) * _UNITS_S[match[2].decode()]
+
+
+def status_fields(status: Status, message: str = "") -> list[tuple[bytes, bytes]]:
+    """The trailers that end a call."""
+    fields = [(b"grpc-status", b"%d" % status)]
+    if message:
+        fields.append((b"grpc-message", quote(message, safe=_PRINTABLE).encode()))
+    return fields

@@ -1,0 +1,31 @@
+"""What the tests' Envoy loads: the real module over the test's limiter."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from ratelimitd.core.model import OnStoreError
+from ratelimitd.transport.fast.host import LIFELINE
+from ratelimitd.transport.fast.module import Module, Service
+from tests.transport.remote import RemoteLimiter
+from tests.transport.service import MAX_MESSAGE_BYTES, check_over
+
+SOCKET, ON_STORE_ERROR, DRAIN_S = "TEST_LIMITER", "TEST_ON_STORE_ERROR", "TEST_DRAIN_S"
+"""The environment variables that say what to serve."""
+
+
+@asynccontextmanager
+async def _opened() -> AsyncIterator[Service]:
+    limiter = RemoteLimiter(os.environ[SOCKET])
+    structlog.configure(processors=[limiter.log])
+    yield Service(
+        check_over(limiter, OnStoreError(os.environ[ON_STORE_ERROR])),
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        drain_s=float(os.environ[DRAIN_S]),
+        lifeline=int(os.environ[LIFELINE]),
+    )
+
+
+application = Module(_opened)

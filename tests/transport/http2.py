@@ -1,0 +1,79 @@
+"""A client that says exactly what the test tells it to, frame by frame, so that rules can be broken."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
+
+from ratelimitd.transport.listen import TcpAddress
+
+CHECK = "/envoy.service.auth.v3.Authorization/Check"
+
+
+@dataclass
+class Reply:
+    """What came back. `trailers` are the headers too when the answer was all trailers."""
+
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    trailers: dict[str, str] = field(default_factory=dict)
+    reset: bool = False
+
+    @property
+    def status(self) -> int:
+        """The call's grpc-status."""
+        return int((self.trailers or self.headers)["grpc-status"])
+
+
+async def exchange(
+    address: TcpAddress, chunks: Sequence[bytes], *, end: bool = True, path: str = CHECK, **headers: str
+) -> Reply:
+    """Sends each chunk as a frame of its own; with `end` false the request stays open."""
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    connection = H2Connection(H2Configuration(header_encoding="utf-8"))
+    connection.initiate_connection()
+    fields = {"content-type": "application/grpc", "te": "trailers"}
+    fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+    method = fields.pop("method", "POST")
+    pseudo = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)]
+    connection.send_headers(1, [*pseudo, *fields.items()])
+    for chunk in chunks:
+        connection.send_data(1, chunk)
+    if end:
+        connection.end_stream(1)
+    writer.write(connection.data_to_send())
+    try:
+        async with asyncio.timeout(10):
+            return await _reply(connection, reader, writer)
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def _text(headers: Iterable[tuple[object, object]]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in headers}
+
+
+async def _reply(
+    connection: H2Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> Reply:
+    reply = Reply()
+    while data := await reader.read(65536):
+        for event in connection.receive_data(data):
+            if isinstance(event, ResponseReceived):
+                reply.headers = _text(event.headers)
+            elif isinstance(event, TrailersReceived):
+                reply.trailers = _text(event.headers)
+            elif isinstance(event, DataReceived):
+                reply.body += event.data
+            elif isinstance(event, StreamReset):
+                reply.reset = True
+            if isinstance(event, StreamEnded | StreamReset):
+                return reply
+        writer.write(connection.data_to_send())
+    raise AssertionError(f"the connection ended within the answer: {reply}")

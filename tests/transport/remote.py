@@ -1,0 +1,78 @@
+"""A limiter of the test's, for a service in another process: the test keeps its fakes whatever is tested.
+
+Each question is one connection: a pickled list of TakeRequests, answered with outcomes or an exception. A log
+line of the service is one too, answered with nothing, and becomes a log line of the test's process.
+"""
+
+import asyncio
+import pickle
+import socket
+from collections.abc import AsyncIterator, MutableMapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from ratelimitd.core.model import Outcome, TakeRequest
+from ratelimitd.core.ports import Limiter
+
+
+@asynccontextmanager
+async def answering(limiter: Limiter, path: Path) -> AsyncIterator[None]:
+    """Answers at the Unix socket `path` until the end of the block."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        answers.add(task)
+        try:
+            question = pickle.loads(await reader.read())  # noqa: S301 - the test's own process wrote it
+            writer.write(pickle.dumps(await _answer(limiter, question)))
+        finally:
+            writer.close()
+
+    answers: set[asyncio.Task[None]] = set()
+    async with await asyncio.start_unix_server(answer, path):
+        yield
+        for task in answers:
+            task.cancel()  # it may wait for a test that is over
+        await asyncio.gather(*answers, return_exceptions=True)
+
+
+async def _answer(limiter: Limiter, question: str | Sequence[TakeRequest]) -> Sequence[Outcome] | Exception:
+    if isinstance(question, str):
+        structlog.get_logger().error(question)
+        return ()
+    try:
+        return await limiter.take(question)
+    except Exception as error:  # noqa: BLE001 - the other side raises it again
+        return error
+
+
+class RemoteLimiter:
+    """The limiter that answers at a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        """What the test's limiter says or raises."""
+        reader, writer = await asyncio.open_unix_connection(self._path)
+        writer.write(pickle.dumps(requests))
+        writer.write_eof()
+        reply = pickle.loads(await reader.read())  # noqa: S301 - the same
+        writer.close()
+        if isinstance(reply, Exception):
+            raise reply
+        outcomes: Sequence[Outcome] = reply
+        return outcomes
+
+    def log(self, _logger: object, _method: str, line: MutableMapping[str, Any]) -> str:
+        """A structlog processor: sends the event to the test before the call that it belongs to ends."""
+        with socket.socket(socket.AF_UNIX) as link:
+            link.connect(self._path)
+            link.sendall(pickle.dumps(line["event"]))
+            link.shutdown(socket.SHUT_WR)
+            link.recv(1)
+        return ""

@@ -1,0 +1,255 @@
+"""What the fast transport does itself where grpcio has a library: the wire, and the process of its host."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimitd.core.model import Outcome, TakeRequest
+from ratelimitd.errors import ChildError, ListenError
+from ratelimitd.transport.fast import host
+from ratelimitd.transport.fast.wire import (
+    CallError,
+    Status,
+    expected_bytes,
+    frame,
+    only_message,
+    status_fields,
+    timeout_s,
+)
+from ratelimitd.transport.listen import TcpAddress, UnixAddress
+from tests.core.fakes import OracleLimiter
+from tests.transport.conftest import Serve
+from tests.transport.http2 import exchange
+from tests.transport.service import MAX_MESSAGE_BYTES
+from tests.transport.test_conformance import HeldLimiter, check_request
+from tests.waiting import eventually
+
+MESSAGE = frame(bytes(check_request()))
+
+
+def refused(body: bytes) -> Status:
+    """The status that this request body gets."""
+    with pytest.raises(CallError) as error:
+        only_message(body, 100)
+    return error.value.status
+
+
+@given(st.binary(max_size=100))
+def test_a_framed_message_is_read_back(message: bytes) -> None:
+    """For every length that is allowed."""
+    assert only_message(frame(message), 100) == message
+
+
+@given(st.binary(max_size=100), st.data())
+def test_a_message_cut_short_is_never_read(message: bytes, data: st.DataObject) -> None:
+    """An empty body is no message at all; the others ended too early."""
+    cut = data.draw(st.integers(1, len(message) + 4))
+    assert refused(frame(message)[:cut]) is Status.INTERNAL
+    assert refused(b"") is Status.UNIMPLEMENTED
+
+
+@given(st.binary())
+def test_no_bytes_break_the_reader(body: bytes) -> None:
+    """They are a message, or refused with a status."""
+    with suppress(CallError):
+        assert frame(only_message(body, 100)) == body
+
+
+def test_each_mistake_has_the_status_that_grpc_gives_it() -> None:
+    """statuscodes.md of gRPC."""
+    assert refused(b"\1" + frame(b"x")[1:]) is Status.UNIMPLEMENTED
+    assert refused(frame(b"x" * 101)) is Status.RESOURCE_EXHAUSTED
+    assert refused(frame(b"x") * 2) is Status.UNIMPLEMENTED
+
+
+def test_an_over_large_message_is_known_by_its_prefix() -> None:
+    """So that it need not be received first."""
+    with pytest.raises(CallError):
+        expected_bytes(frame(b"x" * 101)[:5], 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [(b"2H", 7200), (b"1M", 60), (b"3S", 3), (b"250m", 0.25), (b"7u", 7e-6), (b"9n", 9e-9)],
+)
+def test_a_timeout_is_read_in_each_unit(text: bytes, seconds: float) -> None:
+    """H M S m u n."""
+    assert timeout_s(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", [b"", b"1", b"m", b"-1S", b"1.5S", b"123456789S", b"1s", b"1S "])
+def test_what_is_no_timeout_is_refused(text: bytes) -> None:
+    """At most eight digits and one unit."""
+    with pytest.raises(CallError):
+        timeout_s(text)
+
+
+def test_a_status_message_is_percent_encoded() -> None:
+    """Printable ASCII stays, all else is bytes of UTF-8."""
+    assert status_fields(Status.INTERNAL, "50% é\n")[1] == (b"grpc-message", b"50%25 %C3%A9%0A")
+
+
+async def asked(serve: Serve, chunks: Sequence[bytes]) -> int:
+    """The status of a call that is made of these frames."""
+    async with serve(OracleLimiter()) as listener:
+        assert isinstance(listener.address, TcpAddress)
+        return (await exchange(listener.address, chunks)).status
+
+
+async def test_the_pieces_of_a_message_are_put_together(serve: Serve) -> None:
+    """However HTTP/2 cut it. Both transports."""
+    assert await asked(serve, [MESSAGE[:3], MESSAGE[3:20], MESSAGE[20:]]) == 0
+
+
+async def test_mistakes_on_the_wire_are_answered(serve_in_envoy: Serve) -> None:
+    """Each with a status and a sentence, and the next call on a new connection is served."""
+    async with serve_in_envoy(OracleLimiter()) as listener:
+        address = listener.address
+        assert isinstance(address, TcpAddress)
+        cut = await exchange(address, [MESSAGE[:-1]])
+        assert (cut.status, cut.headers["grpc-message"]) == (13, "the request ended before its message did")
+        assert (await exchange(address, [])).status == 12
+        assert (await exchange(address, [MESSAGE, MESSAGE])).status == 12
+        assert (await exchange(address, [b"\1" + MESSAGE[1:]])).status == 12
+        assert (await exchange(address, [MESSAGE], content_type="application/json")).status == 12
+        assert (await exchange(address, [], method="GET")).status == 12
+        assert (await exchange(address, [MESSAGE], grpc_timeout="soon")).status == 13
+        assert (await exchange(address, [MESSAGE], path="/%F0%9F%98%80")).status == 12
+        assert (await exchange(address, [MESSAGE])).status == 0
+
+
+async def test_an_over_large_message_is_refused_by_its_prefix(serve_in_envoy: Serve) -> None:
+    """Before the rest of it has come, or ever does."""
+    async with serve_in_envoy(OracleLimiter()) as listener:
+        assert isinstance(listener.address, TcpAddress)
+        prefix = b"\0" + (MAX_MESSAGE_BYTES + 1).to_bytes(4, "big")
+        reply = await exchange(listener.address, [prefix], end=False)
+        assert reply.status == Status.RESOURCE_EXHAUSTED
+
+
+async def test_the_time_out_of_the_caller_ends_the_call(serve_in_envoy: Serve) -> None:
+    """The decision is given up, and so dropped from a batch that it still waits for."""
+    limiter = HeldLimiter()
+    async with serve_in_envoy(limiter) as listener:
+        assert isinstance(listener.address, TcpAddress)
+        reply = await exchange(listener.address, [MESSAGE], grpc_timeout="50m")
+        assert reply.status == Status.DEADLINE_EXCEEDED
+        limiter.release.set()
+
+
+async def test_many_messages_on_one_stream_are_each_answered(serve_in_envoy: Serve) -> None:
+    """Reflection: two questions in one frame, a third in two."""
+    question = frame(b"\x3a\x00")  # list_services
+    async with serve_in_envoy(OracleLimiter()) as listener:
+        assert isinstance(listener.address, TcpAddress)
+        reply = await exchange(
+            listener.address,
+            [question * 2 + question[:2], question[2:]],
+            path="/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        )
+    assert reply.status == 0
+    assert reply.body.count(b"grpc.health.v1.Health") == 3
+
+
+async def test_a_stream_that_ends_within_a_message_is_answered(serve_in_envoy: Serve) -> None:
+    """After the messages that were whole."""
+    question = frame(b"\x3a\x00")
+    async with serve_in_envoy(OracleLimiter()) as listener:
+        assert isinstance(listener.address, TcpAddress)
+        reply = await exchange(
+            listener.address,
+            [question + question[:3]],
+            path="/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        )
+    assert reply.status == Status.INTERNAL
+    assert reply.body.count(b"grpc.health.v1.Health") == 1
+
+
+async def test_the_health_of_a_service_that_is_not_here(serve: Serve) -> None:
+    """NOT_FOUND to Check; to Watch it is a status of its own. Both transports."""
+    request = health_pb2.HealthCheckRequest(service="nope")
+    async with (
+        serve(OracleLimiter()) as listener,
+        grpc.aio.insecure_channel(str(listener.address)) as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub.Check(request, timeout=10)
+        assert error.value.code() is grpc.StatusCode.NOT_FOUND
+        watch = stub.Watch(request)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        watch.cancel()
+
+
+class CountingLimiter(HeldLimiter):
+    """Knows how many wait, and how many were answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = 0
+
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        """Waits as it does."""
+        self.waiting += 1
+        return await super().take(requests)
+
+
+async def test_calls_that_wait_are_not_collected_as_garbage(serve_in_envoy: Serve) -> None:
+    """The host holds no reference to a call, and asyncio only a weak one."""
+    limiter = CountingLimiter()
+    async with serve_in_envoy(limiter) as listener:
+        assert isinstance(listener.address, TcpAddress)
+        calls = [asyncio.create_task(exchange(listener.address, [MESSAGE])) for _ in range(60)]
+
+        async def all_wait() -> bool:
+            return limiter.waiting == len(calls)
+
+        await eventually(all_wait, "60 calls wait")
+        limiter.release.set()
+        assert {reply.status for reply in await asyncio.gather(*calls)} == {0}
+
+
+async def _child_of_this_process() -> int:
+    async def children() -> set[int]:
+        text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+        return {int(number) for number in text.split() if "envoy" in Path(f"/proc/{number}/comm").read_text()}
+
+    (number,) = await children()
+    return number
+
+
+async def test_the_end_of_the_host_is_told(serve_in_envoy: Serve) -> None:
+    """Whoever supervises it learns how it ended."""
+    async with serve_in_envoy(OracleLimiter()) as listener:
+        os.kill(await _child_of_this_process(), signal.SIGKILL)
+        async with asyncio.timeout(10):
+            assert await listener.ended() == "the host of the service ended by itself, with status -9"
+
+
+async def test_a_service_that_cannot_open_stops_the_start(tmp_path: Path) -> None:
+    """An application that does not exist is Envoy's to refuse, and the error says that it ended."""
+    del tmp_path
+    with pytest.raises(ChildError, match="the host of the service ended with status 1"):
+        async with host.serve_hosted(
+            "tests.nowhere:application", TcpAddress("127.0.0.1", 0), environ=dict(os.environ), drain_s=0
+        ):
+            pass
+
+
+async def test_a_socket_is_removed_at_the_end(serve_in_envoy: Serve, socket_path: UnixAddress) -> None:
+    """And one that is served already is not taken over."""
+    async with serve_in_envoy(OracleLimiter(), socket_path):
+        assert Path(socket_path.path).is_socket()
+        with pytest.raises(ListenError, match="in use"):
+            async with serve_in_envoy(OracleLimiter(), socket_path):
+                pass
+    assert not Path(socket_path.path).exists()
