@@ -29,6 +29,10 @@ class MissingExtraError(RatelimitdError):
     """An optional part was asked for that is not installed."""
 
 
+class FrontConfigError(RatelimitdError):
+    """An Envoy configuration cannot take the service in: the text says what is missing."""
+
+
 class ChildError(RatelimitdError):
     """A process that ratelimitd started did not come up, or ended by itself."""
 

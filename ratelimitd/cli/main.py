@@ -7,6 +7,7 @@ import typer
 
 from ratelimitd import __version__
 from ratelimitd.cli.demo import demo
+from ratelimitd.cli.envoy import envoy
 from ratelimitd.cli.health import health
 from ratelimitd.cli.serve import serve
 from ratelimitd.errors import RatelimitdError
@@ -41,11 +42,14 @@ def _root(
 
     Run it alone:    ratelimitd serve --redis-url embedded
 
+    In your Envoy:   ratelimitd envoy --config envoy.yaml
+
     Limits are JSON in Redis at rate_limit:config and change without a restart: see the README.
     """
 
 
 app.command()(serve)
+app.command()(envoy)
 app.command()(health)
 app.command()(demo)
 

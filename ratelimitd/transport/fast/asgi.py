@@ -39,6 +39,10 @@ _OK = {"type": "http.response.trailers", "headers": status_fields(Status.OK)}
 _NO_BODY = {"type": "http.response.body", "body": b""}
 
 
+_GONE_POLL_S = 1.0
+"""How often a stream whose caller has said all looks whether the caller is still there."""
+
+
 class _GoneError(Exception):
     """The caller went away: there is nobody to answer."""
 
@@ -148,14 +152,20 @@ class GrpcApplication:
     async def _read(self, receive: Receive, inbox: asyncio.Queue[bytes | CallError | None]) -> None:
         """Puts each message into `inbox`, None at their end, and returns when the caller goes away."""
         data = bytearray()
+        more = True
         # The host fills its future whatever happens, so it must not be a cancelled one.
         while (event := await asyncio.shield(receive()))["type"] != "http.disconnect":
+            if not more:
+                # After the end the host tells of a disconnect only when it is asked, and never waits for it.
+                await asyncio.sleep(_GONE_POLL_S)
+                continue
             data += event["body"]
             try:
                 while len(data) >= (end := expected_bytes(data, self._max_message_bytes)):
                     await inbox.put(bytes(data[PREFIX_BYTES:end]))
                     del data[:end]
-                if not event["more_body"]:
+                more = event["more_body"]
+                if not more:
                     await inbox.put(truncated() if data else None)
             except CallError as error:
                 await inbox.put(error)

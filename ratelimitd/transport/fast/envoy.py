@@ -1,8 +1,11 @@
 """The Envoy that hosts this Python: its binary, its environment, and the filters that serve the module."""
 
+import json
+import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ratelimitd.errors import ChildError, MissingExtraError
 
@@ -37,6 +40,24 @@ def environment() -> dict[str, str]:
             "with --enable-shared, as the official images have, or the transport grpcio"
         )
     return found
+
+
+def command(config: Config) -> tuple[list[str], int]:
+    """The arguments that run Envoy with `config`, and the file that they name, which it must inherit.
+
+    A file without a name: a configuration may hold keys, which `ps` must not show, and have any length.
+    """
+    file = os.memfd_create("envoy.json")
+    os.write(file, json.dumps(config).encode())
+    os.lseek(file, 0, os.SEEK_SET)
+    return [binary(), "--config-path", f"/dev/fd/{file}", "--disable-hot-restart"], file
+
+
+def become(config: Config, *, environ: Mapping[str, str], arguments: Sequence[str]) -> NoReturn:
+    """This process is an Envoy with `config` from now on. Raises ChildError when it cannot be."""
+    line, file = command(config)
+    os.set_inheritable(file, True)  # noqa: FBT003 - the library's way
+    os.execve(line[0], [*line, *arguments], {**environ, **environment()})  # noqa: S606 - no shell is wanted
 
 
 def filter_chain(app: str) -> Config:

@@ -38,11 +38,11 @@ class Health:
     async def watch(self, payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The status now, and again when it changes."""
         service = _service(await anext(payloads))
-        yield self._status(service)
-        if not self._leaving.is_set():
-            await self._leaving.wait()
-            if service in self._services:
-                yield self._status(service)
+        first = self._status(service)
+        yield first
+        await self._leaving.wait()
+        if (second := self._status(service)) != first:
+            yield second
         await self._ended.wait()
 
     def _status(self, service: str) -> bytes:

@@ -1,12 +1,11 @@
 """Runs the Envoy that hosts the service, and ends it in order: calls in flight finish first."""
 
 import asyncio
-import json
 import os
 import socket
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from ratelimitd.errors import ChildError
@@ -22,6 +21,9 @@ STOP_MARGIN_S = 5.0
 """How much longer than the drain a stop may take, before the process is killed."""
 
 _POLL_INTERVAL_S = 0.02
+
+_ARGUMENTS = ("--concurrency", "1", "--log-level", "error")
+"""One thread is enough for one Python."""
 
 
 @asynccontextmanager
@@ -41,41 +43,46 @@ async def serve_hosted(
     ensure_free(address)
     if isinstance(address, TcpAddress) and not address.port:
         address = TcpAddress(address.host, free_port())
-    lifeline, held = os.pipe()
-    try:
-        try:
+    async with _process(_config(app, address), environ, stop_s=drain_s + STOP_MARGIN_S) as (process, held):
+        await _until_listening(process, address)
+
+        async def leave() -> None:
+            with suppress(BrokenPipeError):  # it ended meanwhile: `ended` says so
+                os.write(held, b"l")
+
+        async def ended() -> str:
+            return f"the host of the service ended by itself, with status {await process.wait()}"
+
+        yield Listener(address, leave, ended)
+    if isinstance(address, UnixAddress):
+        _remove(address)
+
+
+@asynccontextmanager
+async def _process(
+    config: envoy.Config, environ: Mapping[str, str], *, stop_s: float
+) -> AsyncIterator[tuple[Process, int]]:
+    """An Envoy with this configuration, and the end of its lifeline that is held here."""
+    command, config_file = envoy.command(config)
+    async with AsyncExitStack() as stack:
+        lifeline, held = os.pipe()
+        with ExitStack() as inherited:
+            inherited.callback(os.close, config_file)
+            inherited.callback(os.close, lifeline)
             process = await asyncio.create_subprocess_exec(
-                *_command(app, address),
+                *command,
+                *_ARGUMENTS,
                 stdin=DEVNULL,
                 env={**environ, **envoy.environment(), LIFELINE: str(lifeline)},
-                pass_fds=(lifeline,),
+                pass_fds=(lifeline, config_file),
                 start_new_session=True,  # Ctrl-C is for this process, which then ends that one in order
             )
-        finally:
-            os.close(lifeline)
-        try:
-            await _until_listening(process, address)
-
-            async def leave() -> None:
-                with suppress(BrokenPipeError):  # it ended meanwhile: `ended` says so
-                    os.write(held, b"l")
-
-            async def ended() -> str:
-                return f"the host of the service ended by itself, with status {await process.wait()}"
-
-            yield Listener(address, leave, ended)
-        finally:
-            os.close(held)
-            held = -1
-            await _stopped(process, drain_s)
-            if isinstance(address, UnixAddress):
-                _remove(address)
-    finally:
-        if held >= 0:
-            os.close(held)
+        stack.push_async_callback(_stopped, process, stop_s)
+        stack.callback(os.close, held)
+        yield process, held
 
 
-def _command(app: str, address: Address) -> list[str]:
+def _config(app: str, address: Address) -> envoy.Config:
     if isinstance(address, UnixAddress):
         where: envoy.Config = {"pipe": {"path": address.path}}
     else:
@@ -87,15 +94,10 @@ def _command(app: str, address: Address) -> list[str]:
         "enable_reuse_port": False,
         "filter_chains": [envoy.filter_chain(app)],
     }
-    config = {
+    return {
         "static_resources": {"listeners": [listener]},
         "stats_config": {"stats_matcher": {"reject_all": True}},  # nobody could read them: it has no admin
     }
-    return [
-        *(envoy.binary(), "--config-yaml", json.dumps(config)),
-        *("--concurrency", "1"),  # one thread is enough for one Python
-        *("--disable-hot-restart", "--log-level", "error"),
-    ]
 
 
 async def _until_listening(process: Process, address: Address) -> None:
@@ -126,10 +128,10 @@ def _remove(address: UnixAddress) -> None:
     Path(address.path).unlink(missing_ok=True)
 
 
-async def _stopped(process: Process, drain_s: float) -> None:
+async def _stopped(process: Process, within_s: float) -> None:
     """The end of the lifeline ends the process, unless it hangs."""
     try:
-        async with asyncio.timeout(drain_s + STOP_MARGIN_S):
+        async with asyncio.timeout(within_s):
             await process.wait()
     except TimeoutError:
         with suppress(ProcessLookupError):

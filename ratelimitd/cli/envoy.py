@@ -1,0 +1,55 @@
+"""`ratelimitd envoy`: the service inside the Envoy that asks it. This process becomes that Envoy."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ratelimitd import settings
+from ratelimitd.app import HOSTED
+from ratelimitd.errors import FrontConfigError, MissingExtraError, SettingsError
+from ratelimitd.settings import EMBEDDED, env_name
+
+
+def envoy(
+    config: Annotated[
+        Path, typer.Option(help="Your Envoy configuration, YAML or JSON.", metavar="FILE", show_default=False)
+    ],
+    *,
+    cluster: Annotated[str, typer.Option(help="The cluster that your ext_authz asks.")] = "ratelimitd",
+    show: Annotated[
+        bool, typer.Option("--print", help="Print the changed configuration instead of running it.")
+    ] = False,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="For Envoy itself, after `--`: for example `-- --concurrency 2`.", metavar="[-- ARGS]"
+        ),
+    ] = None,
+) -> None:
+    """Run your Envoy with the service inside it. Settings come from the environment, as for `serve`."""
+    try:
+        import yaml  # noqa: PLC0415 - of the extra `fast`
+
+        from ratelimitd.transport.fast import envoy as host  # noqa: PLC0415 - the same
+        from ratelimitd.transport.fast.front import with_service  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError(f"this needs {error.name}: pip install 'ratelimitd[fast]'") from error
+    chosen = settings.load(os.environ, flags={})
+    if chosen.redis_url == EMBEDDED:
+        raise SettingsError(
+            f"{env_name('redis_url')}: `embedded` needs a process beside the service, and here it has none"
+        )
+    try:
+        parsed: Any = yaml.safe_load(config.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise FrontConfigError(f"--config {config}: {error}") from error
+    try:
+        changed = with_service(parsed, app=HOSTED, cluster=cluster)
+    except FrontConfigError as error:
+        raise FrontConfigError(f"--config {config}: {error}") from error
+    if show:
+        typer.echo(yaml.safe_dump(changed, sort_keys=False), nl=False)
+        return
+    host.become(changed, environ={**os.environ, **settings.environment(chosen)}, arguments=arguments or [])

