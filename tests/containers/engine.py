@@ -63,14 +63,15 @@ class Container:
 
 @dataclass(frozen=True)
 class Project:
-    """The repository's own compose file, under a project name that nobody else uses."""
+    """The repository's own compose files, under a project name that nobody else uses."""
 
     name: str
+    files: tuple[str, ...] = ("docker-compose.yml",)
 
     async def compose(self, *arguments: str, timeout_s: float = CALL_S) -> str:
         """`docker compose` on this project."""
-        file = str(ROOT / "docker-compose.yml")
-        return await run("docker", "compose", "-p", self.name, "-f", file, *arguments, timeout_s=timeout_s)
+        files = [word for file in self.files for word in ("-f", str(ROOT / file))]
+        return await run("docker", "compose", "-p", self.name, *files, *arguments, timeout_s=timeout_s)
 
     async def containers(self, service: str = "") -> list[Container]:
         """All containers, or those of a service, in the order of their names."""

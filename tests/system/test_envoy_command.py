@@ -65,7 +65,8 @@ async def test_three_pass_and_seven_are_denied(http: httpx.AsyncClient) -> None:
 
     async def limits_are_in_force() -> bool:
         reply = await http.get("/api/ready", headers={"X-User-Id": "probe"})
-        return reply.headers.get("ratelimit-policy", "").startswith('"global";q=10;')
+        policy: str = reply.headers.get("ratelimit-policy", "")
+        return policy.startswith('"global";q=10;')
 
     await eventually(limits_are_in_force, "the limits of the test")
     replies = [await http.get("/api/ready", headers={"X-User-Id": "user1"}) for _ in range(10)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ratelimitd.core.model import Answer, Reply, Request
 from ratelimitd.errors import MalformedRequestError
-from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderValueOption
+from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from ratelimitd.transport.translate import decode, encode
 
@@ -83,3 +83,27 @@ def test_an_answer_sets_code_kind_headers_and_metadata(reply: Reply, status: int
         ("retry-after", "1", HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)
     ]
     assert dict(response.dynamic_metadata.items()) == {"tier": "user", "remaining": 2.0}
+
+
+@given(
+    st.sampled_from(Reply),
+    st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 40_000).map("x".__mul__)), max_size=3),
+    st.dictionaries(st.sampled_from(["x", "y"]), st.text(max_size=300) | st.integers(0, 2**53)),
+)
+def test_an_answer_is_the_message_that_the_library_would_build(
+    reply: Reply, headers: list[tuple[str, str]], metadata: dict[str, str | int]
+) -> None:
+    """It is put together from parts, and no length of them makes it another message."""
+    expected = CheckResponse()
+    expected.status.code = 0 if reply is Reply.OK else 8
+    kind = getattr(expected, reply.value)
+    kind.SetInParent()
+    if reply is not Reply.OK:
+        kind.status.code, kind.body = 429, "body"
+    options = kind.response_headers_to_add if reply is Reply.OK else kind.headers
+    for key, value in headers:
+        options.add(header=HeaderValue(key=key, value=value), append_action=2)
+    expected.dynamic_metadata.SetInParent()
+    expected.dynamic_metadata.update(metadata)
+    answer = Answer(reply, 200 if reply is Reply.OK else 429, tuple(headers), "body", metadata)
+    assert CheckResponse.FromString(encode(answer)) == expected

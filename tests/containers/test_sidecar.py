@@ -1,0 +1,49 @@
+"""The override file: ratelimitd inside Envoy, with the same answers and the same buckets."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+
+from tests.containers.conftest import REPLICAS, UP_S, Front
+from tests.containers.engine import EngineError, Project, run
+from tests.limits import KEY, STILL, limits_json, statuses
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def sidecar(front: Front) -> AsyncIterator[Project]:
+    """The project in this form, and afterwards as it was: both publish the same port."""
+    project = replace(front.project, files=("docker-compose.yml", "docker-compose.sidecar.yml"))
+    up = ("up", "--detach", "--wait")
+    try:
+        await project.compose(*up, "--build", timeout_s=UP_S)
+        yield project
+    finally:
+        await front.project.compose(*up, "--scale", f"ratelimitd={REPLICAS}", timeout_s=UP_S)
+
+
+async def test_one_process_fewer_gives_the_same_answers(front: Front, sidecar: Project) -> None:
+    """Of ten requests three pass; no replica runs beside Envoy, which is not root and can write nothing."""
+    limits = limits_json(**STILL)
+    await sidecar.redis("SET", KEY, limits)
+
+    async def in_force() -> bool:
+        reply = await front.http.get("/api/ping", headers={"X-User-Id": "probe"})
+        return '"user_api";q=3;w=3000000' in reply.headers.get("ratelimit-policy", "")
+
+    await eventually(in_force, "the limits of the test")
+    for key in await sidecar.redis("KEYS", "rate:*"):
+        await sidecar.redis("DEL", key)
+    replies = await front.get("user1", 10)
+    assert statuses(replies) == {200: 3, 429: 7}
+    assert await sidecar.redis("HGET", "rate:user:user1:api:/api/*", "tokens") == ["0"]
+
+    assert [c for c in await sidecar.containers("ratelimitd") if c.state == "running"] == []
+    envoy = await sidecar.container("envoy")
+    assert (await run("docker", "exec", envoy.id, "id", "-u")).strip() == "65532"
+    with pytest.raises(EngineError, match="Read-only file system"):
+        await run("docker", "exec", "--user", "0", envoy.id, "touch", "/written")
