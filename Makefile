@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fix generate lock clean
+.PHONY: help demo test lint fix bench generate lock
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 18
@@ -29,17 +29,17 @@ fix: .venv/ready ## format, and mend what ruff can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+bench: .venv/ready ## measure what a decision costs: bench/README.md (ARGS=--quick tries it in half a minute)
+	@$(BIN)/python -m bench $(ARGS)
+
 generate: .venv/ready ## compile proto/ into ratelimitd/transport/_pb
 	@$(BIN)/python proto/generate.py
 
 lock: $(UV) ## renew requirements/ and backend/requirements.txt from what pyproject.toml and backend/ ask for
-	@$(UV) pip compile $(COMPILE) pyproject.toml -o requirements/runtime.txt
+	@$(UV) pip compile $(COMPILE) pyproject.toml --extra fast -o requirements/runtime.txt
 	@$(UV) pip compile $(COMPILE) --group build -o requirements/build.txt
-	@$(UV) pip compile $(COMPILE) pyproject.toml --extra demo --group dev -o requirements/dev.txt
+	@$(UV) pip compile $(COMPILE) pyproject.toml --extra demo --extra fast --group dev -o requirements/dev.txt
 	@$(UV) pip compile $(COMPILE) backend/requirements.in -o backend/requirements.txt
-
-clean: ## remove what make made
-	@rm -rf .venv .tools dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 .venv/ready: requirements/dev.txt pyproject.toml $(UV)
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv

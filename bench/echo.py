@@ -1,0 +1,26 @@
+"""What both floors answer: bytes as long as an allowed decision's, made once."""
+
+from ratelimitd.core.headers import rate_limit_fields
+from ratelimitd.core.model import MICRO, Answer, Limit, Reply, Tier, TierName
+from ratelimitd.transport.translate import encode
+
+SERVICE, METHOD = "bench.Echo", "Echo"
+PATH = f"/{SERVICE}/{METHOD}"
+
+_TIERS = [Tier(name, name.value, Limit(100, 5.0)) for name in TierName]
+ANSWER = encode(
+    Answer(
+        Reply.OK,
+        200,
+        rate_limit_fields(_TIERS, [99 * MICRO] * len(_TIERS)),
+        "",
+        {
+            "outcome": "allowed",
+            "tier": "user_api",
+            "remaining": 99,
+            "identity": "header",
+            "policy": "0123456789ab",
+        },
+    )
+)
+"""The message, without gRPC's prefix."""

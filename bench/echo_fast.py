@@ -1,0 +1,56 @@
+"""The floor of `fast`: hosted in an Envoy the same way, it reads a message and answers a fixed one."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bench.echo import ANSWER
+from ratelimitd.transport.fast.host import LIFELINE, serve_hosted
+from ratelimitd.transport.fast.wire import Status, frame, status_fields
+from ratelimitd.transport.listen import parse_listen
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+_CONTENT_TYPE = (b"content-type", b"application/grpc")
+_START = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE], "trailers": True}
+_BODY = {"type": "http.response.body", "body": frame(ANSWER)}
+_END = {"type": "http.response.trailers", "headers": status_fields(Status.OK)}
+
+
+async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Answers every call alike."""
+    if scope["type"] == "lifespan":
+        await _live(receive, send)
+        return
+    while (await receive()).get("more_body"):
+        pass
+    await send(_START)
+    await send(_BODY)
+    await send(_END)
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """Ends the process when whoever started it closes the lifeline."""
+    await receive()
+    asyncio.get_running_loop().add_reader(int(os.environ[LIFELINE]), os.kill, os.getpid(), signal.SIGTERM)
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def serve(address: str) -> None:
+    """Answers until SIGTERM."""
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    async with serve_hosted(
+        f"{__package__}.echo_fast:application", parse_listen(address), environ=os.environ, drain_s=0
+    ):
+        await ended.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1]))

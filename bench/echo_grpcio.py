@@ -1,0 +1,30 @@
+"""The floor of `grpcio`: a grpc.aio service that reads a message and answers a fixed one."""
+
+import asyncio
+import signal
+import sys
+
+import grpc
+
+from bench.echo import ANSWER, METHOD, SERVICE
+
+
+async def _echo(_payload: bytes, _context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    return ANSWER
+
+
+async def serve(address: str) -> None:
+    """Answers until SIGTERM."""
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    method = grpc.unary_unary_rpc_method_handler(_echo)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: method}),))
+    server.add_insecure_port(address)
+    await server.start()
+    await ended.wait()
+    await server.stop(0)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1]))

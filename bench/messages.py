@@ -1,0 +1,128 @@
+"""What is sent straight to a service, and what its answers mean. Built with envoy-data-plane."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from envoy_data_plane.envoy.config.core.v3 import Address, HeaderMap, HeaderValue, SocketAddress
+from envoy_data_plane.envoy.extensions.common.ratelimit.v3 import (
+    RateLimitDescriptor,
+    RateLimitDescriptorEntry,
+)
+from envoy_data_plane.envoy.service.auth.v3 import (
+    AttributeContext,
+    AttributeContextHttpRequest,
+    AttributeContextPeer,
+    AttributeContextRequest,
+    CheckRequest,
+)
+from envoy_data_plane.envoy.service.ratelimit.v3 import RateLimitRequest
+
+from bench import echo
+
+USER = b"01234567"
+"""Stands for a user's number in a message."""
+
+HOT = 99_999_999
+"""The number of the one user whose bucket is empty."""
+
+API = "/api/*"
+RLS_DOMAIN = "bench"
+_PREFIX = 5
+_LENGTH_DELIMITED_1, _VARINT_1 = 0x0A, 0x08  # field 1 of a message, of these wire types
+_UNAVAILABLE = 14
+_RLS_OK, _RLS_OVER_LIMIT = 1, 2
+
+
+@dataclass(frozen=True)
+class Method:
+    """A gRPC method under load.
+
+    Between the `pieces` of a message, its prefix included, goes the user's number. `outcome` reads the first
+    bytes of an answer: `allowed`, `denied` or, for anything that was no decision, `failed`.
+    """
+
+    path: str
+    pieces: tuple[bytes, ...]
+    outcome: Callable[[bytes], str]
+
+
+def user_id(number: int) -> str:
+    """A user's name."""
+    return f"u{number:0{len(USER)}}"
+
+
+def _method(path: str, message: bytes, outcome: Callable[[bytes], str]) -> Method:
+    framed = b"\0" + len(message).to_bytes(4) + message
+    return Method(path, tuple(framed.split(USER)), outcome)
+
+
+def check() -> Method:
+    """The CheckRequest that Envoy sends for GET /api/ping with the shipped envoy.yaml: about 220 bytes."""
+    attributes = AttributeContext(
+        source=_peer(55766),
+        destination=_peer(18081),
+        request=AttributeContextRequest(
+            time=datetime(2026, 1, 2, 3, 4, 5, 71447, tzinfo=UTC),
+            http=AttributeContextHttpRequest(
+                id="5746887951094990255",
+                method="GET",
+                path="/api/ping",
+                host="127.0.0.1:18081",
+                scheme="http",
+                protocol="HTTP/1.1",
+                header_map=HeaderMap(
+                    headers=[
+                        HeaderValue(key="x-user-id", raw_value=b"u" + USER),
+                        HeaderValue(key="x-ratelimitd-client-address", raw_value=b"127.0.0.1"),
+                    ]
+                ),
+            ),
+        ),
+        context_extensions={"api": API},
+    )
+    request = bytes(CheckRequest(attributes=attributes))
+    return _method("/envoy.service.auth.v3.Authorization/Check", request, check_outcome)
+
+
+def _peer(port: int) -> AttributeContextPeer:
+    socket_address = SocketAddress(address="127.0.0.1", port_value=port)
+    return AttributeContextPeer(address=Address(socket_address=socket_address))
+
+
+def check_outcome(begin: bytes) -> str:
+    """Of a CheckResponse: only `status.code` decides, and none is 0. UNAVAILABLE is no decision."""
+    compressed, message = begin[:1] != b"\0", begin[_PREFIX:]
+    if compressed:
+        return "failed"
+    if len(message) < 4 or message[0] != _LENGTH_DELIMITED_1 or not message[1] or message[2] != _VARINT_1:  # noqa: PLR2004 - tag, length, tag, code
+        return "allowed"
+    return "failed" if message[3] == _UNAVAILABLE else "denied"
+
+
+def should_rate_limit() -> Method:
+    """The same three buckets as descriptors: (tier, global); (user, ID); (user, ID), (api, /api/*)."""
+    user = RateLimitDescriptorEntry(key="user", value=f"u{USER.decode()}")
+    request = RateLimitRequest(
+        domain=RLS_DOMAIN,
+        descriptors=[
+            RateLimitDescriptor(entries=[RateLimitDescriptorEntry(key="tier", value="global")]),
+            RateLimitDescriptor(entries=[user]),
+            RateLimitDescriptor(entries=[user, RateLimitDescriptorEntry(key="api", value=API)]),
+        ],
+    )
+    path = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+    return _method(path, bytes(request), rls_outcome)
+
+
+def rls_outcome(begin: bytes) -> str:
+    """Of a RateLimitResponse: its `overall_code`."""
+    message = begin[_PREFIX:]
+    if begin[:1] != b"\0" or len(message) < 2 or message[0] != _VARINT_1:  # noqa: PLR2004 - tag, code
+        return "failed"
+    return {_RLS_OK: "allowed", _RLS_OVER_LIMIT: "denied"}.get(message[1], "failed")
+
+
+def echoed() -> Method:
+    """The CheckRequest to an echo. Any message is an answer."""
+    return Method(echo.PATH, check().pieces, lambda begin: "allowed" if begin[_PREFIX:] else "failed")

@@ -1,0 +1,112 @@
+"""The stores: Debian's Redis where it is installed, and the bundled Valkey. Neither writes to disk."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from redis.asyncio import Redis
+
+from bench import messages
+from bench.http2 import LoadError
+from ratelimitd.demo.children import child
+from ratelimitd.errors import StoreError
+from ratelimitd.loopback import LOOPBACK, free_port
+from ratelimitd.policy.seed import SeedPolicy
+from ratelimitd.store.client import open_client, store_errors
+from ratelimitd.store.embedded import embedded_store
+
+REDIS, VALKEY = "redis", "valkey"
+
+POLICY = SeedPolicy(
+    global_capacity=1_000_000_000,
+    global_rate=1000,
+    user_capacity=100_000,
+    user_rate=0.001,
+    user_api_capacity=100_000,
+    user_api_rate=0.001,
+)
+"""Nobody runs out, but who has nothing gets nothing: so one policy serves every kind of work."""
+
+CONFIG_KEY = "rate_limit:config"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store that is up. `name` says product and version."""
+
+    url: str
+    name: str
+    pid: int
+    client: Redis
+
+    async def reset(self) -> None:
+        """Every bucket full, but that of the hot user on its API, which is empty. The policy is in force."""
+        now_s, now_us = await self.client.time()
+        hot = f"rate:user:{messages.user_id(messages.HOT)}:api:{messages.API}"
+        steps = self.client.pipeline(transaction=True)  # nobody sees the store without a policy
+        steps.flushdb()
+        steps.set(CONFIG_KEY, POLICY.model_dump_json())
+        steps.hset(hot, mapping={"tokens": 0, "last": now_s * 1_000_000 + now_us})
+        await steps.execute()
+
+    async def used_bytes(self) -> int:
+        """What the store says that it uses."""
+        return int((await self.client.info("memory"))["used_memory"])
+
+
+def installed() -> list[str]:
+    """The stores that this machine has, the preferred one first."""
+    return [REDIS, VALKEY] if shutil.which("redis-server") else [VALKEY]
+
+
+@asynccontextmanager
+async def running_store(kind: str) -> AsyncIterator[Store]:
+    """A store of its own, empty but for the policy and the hot user's bucket."""
+    async with _redis() if kind == REDIS else embedded_store() as url, open_client(url) as client:
+        with store_errors():
+            server = await client.info("server")
+        product, version = (
+            server.get("server_name", REDIS),
+            server.get("valkey_version", server["redis_version"]),
+        )
+        store = Store(url, f"{product} {version}", int(server["process_id"]), client)
+        await store.reset()
+        yield store
+
+
+@asynccontextmanager
+async def _redis() -> AsyncIterator[str]:
+    program = shutil.which("redis-server")
+    if program is None:
+        raise LoadError("redis-server is missing: apt-get install redis-server, or use --store valkey")
+    port = free_port()
+    with TemporaryDirectory(prefix="ratelimitd-bench-") as folder:
+        options = [
+            "--bind",
+            LOOPBACK,
+            "--port",
+            str(port),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            folder,
+        ]
+        async with child("redis-server", [program, *options], Path(folder) / "log", os.environ) as server:
+            url = f"redis://{LOOPBACK}:{port}/0"
+            async with open_client(url) as client:
+
+                async def answers() -> bool:
+                    try:
+                        with store_errors():
+                            return bool(await client.ping())
+                    except StoreError:
+                        return False
+
+                await server.until(answers)
+            yield url
