@@ -1,6 +1,7 @@
 """The one place that wires everything. The stack closes in reverse, so the store outlives its users."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -13,12 +14,14 @@ from ratelimitd.core.check import Check
 from ratelimitd.errors import ChildError
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.deadline import Deadline
+from ratelimitd.limiter.deny_cache import DenyCache
 from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.policy.redis_policies import RedisPolicies
 from ratelimitd.settings import EMBEDDED, PREFIX, Settings, environment
 from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
+from ratelimitd.store.link import Link
 from ratelimitd.telemetry.logs import configure_logs
 from ratelimitd.transport.listen import Address, Listener, parse_listen
 
@@ -26,6 +29,9 @@ CALL_TIMEOUT_S = 1.0
 """A call may outlast the decisions in it: it may have to connect first, which a decision's deadline would cut
 off again and again where the store is some round trips away."""
 
+
+GC_THRESHOLD = 50_000
+"""Objects, those of some thousand decisions in flight, between two looks of the garbage collector."""
 
 HOSTED = "ratelimitd.hosted:application"
 """What an Envoy loads. A name only: it imports this module, in another process."""
@@ -39,19 +45,34 @@ async def deciding(settings: Settings) -> AsyncIterator[Check]:
     """
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_client(settings.redis_url))
-        policies = await stack.enter_async_context(RedisPolicies(client, settings.config_key).watched())
+        link = await stack.enter_async_context(Link(settings.redis_url))
         timeout_s = settings.store_timeout_ms / 1000
-        calls = Deadline(RedisLimiter(client), max(CALL_TIMEOUT_S, timeout_s))
+        calls = Deadline(RedisLimiter(link), max(CALL_TIMEOUT_S, timeout_s))
         batcher = await stack.enter_async_context(
-            Batcher(calls, max_batch=settings.max_batch, max_in_flight=settings.max_in_flight)
+            Batcher(
+                calls, timeout_s=timeout_s, max_batch=settings.max_batch, max_in_flight=settings.max_in_flight
+            )
         )
+        limiter = DenyCache(OutageLog(batcher))
+        policies = RedisPolicies(client, settings.config_key, on_change=limiter.clear)
+        await stack.enter_async_context(policies.watched())
         yield Check(
             policies=policies,
-            limiter=OutageLog(Deadline(batcher, timeout_s)),
+            limiter=limiter,
             sources=settings.sources(),
             key_prefix=settings.key_prefix,
             on_store_error=settings.on_store_error,
         )
+
+
+def spare_garbage_collection() -> None:
+    """For a process that only decides: what is loaded stays, and a decision leaves no cycles to look for.
+
+    At the default threshold of 700 objects the collector took a tenth of the CPU of a decision.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
 
 
 @asynccontextmanager
@@ -102,6 +123,7 @@ async def serve(settings: Settings) -> None:
     for signum in (signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(signum, interrupt.set)
     async with running(settings) as listener, AsyncExitStack() as stack:
+        spare_garbage_collection()
         log.info(
             "listening", address=str(listener.address), transport=settings.transport, version=__version__
         )

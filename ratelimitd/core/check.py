@@ -2,8 +2,19 @@
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 
-from ratelimitd.core.headers import denied_fields, denying_tier, grpc_fields, rate_limit_fields
+from ratelimitd.core.headers import (
+    Headers,
+    State,
+    denied_fields,
+    denying_tier,
+    grpc_fields,
+    policy_field,
+    rate_limit_fields,
+    states,
+    whole_seconds,
+)
 from ratelimitd.core.identity import Source, identify
 from ratelimitd.core.match import match
 from ratelimitd.core.model import (
@@ -16,6 +27,7 @@ from ratelimitd.core.model import (
     Reply,
     Request,
     TakeRequest,
+    TierName,
 )
 from ratelimitd.core.ports import Limiter, Policies
 from ratelimitd.errors import StoreError
@@ -85,31 +97,51 @@ class Check:
 
 
 def _allowed(policy: PolicySet, identity: Identity, spend: TakeRequest, outcome: Outcome) -> Answer:
-    left, tier = min(zip(outcome.tokens, (tier.name for tier in spend.tiers), strict=True))
+    told = states(spend.tiers, outcome.tokens)
+    # The tier that is nearest to its end; all are known, for all have paid.
+    left, tier = min(zip(outcome.tokens, [tier.name for tier in spend.tiers], strict=True))
     metadata: dict[str, str | int] = {
         "outcome": "allowed",
         "tier": tier,
-        "remaining": left // MICRO,
+        "remaining": left // MICRO,  # type: ignore[operator] # likewise
         "identity": identity.kind,
         "policy": policy.revision,
     }
-    return Answer(Reply.OK, 200, rate_limit_fields(spend.tiers, outcome.tokens), "", metadata)
+    return Answer(Reply.OK, 200, rate_limit_fields(policy_field(spend.tiers), told), "", metadata)
 
 
 def _denied(
     request: Request, policy: PolicySet, identity: Identity, spend: TakeRequest, outcome: Outcome
 ) -> Answer:
     tier, retry_after_us = denying_tier(spend, outcome)
+    return _denial(
+        policy_field(spend.tiers),
+        states(spend.tiers, outcome.tokens),
+        tier,
+        whole_seconds(retry_after_us),
+        grpc_fields(request.headers.get("content-type", ""), RESOURCE_EXHAUSTED),
+        identity.kind,
+        policy.revision,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _denial(  # noqa: PLR0917 - all that the answer depends on
+    policy_text: str,
+    told: tuple[State, ...],
+    tier: TierName,
+    retry_after_s: int,
+    grpc: Headers,
+    identity_kind: str,
+    revision: str,
+) -> Answer:
+    """Who is denied again and again gets the same answer, until a second has passed."""
     metadata: dict[str, str | int] = {
         "outcome": "denied",
         "tier": tier,
         "remaining": 0,
-        "identity": identity.kind,
-        "policy": policy.revision,
+        "identity": identity_kind,
+        "policy": revision,
     }
-    headers = (
-        *rate_limit_fields(spend.tiers, outcome.tokens),
-        *denied_fields(tier, retry_after_us),
-        *grpc_fields(request.headers.get("content-type", ""), RESOURCE_EXHAUSTED),
-    )
+    headers = (*rate_limit_fields(policy_text, told), *denied_fields(tier, retry_after_s), *grpc)
     return Answer(Reply.DENIED, 429, headers, _json_error(DENIED), metadata)

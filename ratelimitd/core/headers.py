@@ -6,6 +6,8 @@ filter for x-envoy-ratelimited, which stops meshes from retrying a limited reque
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from ratelimitd.core.bucket import wait_us
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
@@ -18,34 +20,62 @@ def whole_seconds(us: int) -> int:
     return -(-us // MICRO)
 
 
-def rate_limit_fields(tiers: Sequence[Tier], tokens: Sequence[int]) -> Headers:
-    """Both RateLimit fields, one item per tier. `tokens` are the microtokens left in each."""
-    policies = (f'"{tier.name}";q={tier.limit.capacity};w={_full_in_s(0, tier.limit)}' for tier in tiers)
-    states = (
-        f'"{tier.name}";r={left // MICRO};t={_full_in_s(left, tier.limit)}'
-        for tier, left in zip(tiers, tokens, strict=True)
+class State(NamedTuple):
+    """Where a client stands in a tier, as it is told: whole tokens left, whole seconds until full again."""
+
+    name: TierName
+    remaining: int
+    reset_after_s: int
+
+
+def states(tiers: Sequence[Tier], tokens: Sequence[int | None]) -> tuple[State, ...]:
+    """The state of each tier whose microtokens are known."""
+    return tuple(
+        [
+            State(name, left // MICRO, whole_seconds(wait_us(left, limit.capacity * MICRO, limit)))
+            for (name, _, limit), left in zip(tiers, tokens, strict=True)
+            if left is not None
+        ]
     )
-    return (("ratelimit-policy", ", ".join(policies)), ("ratelimit", ", ".join(states)))
 
 
-def _full_in_s(tokens: int, limit: Limit) -> int:
-    return whole_seconds(wait_us(tokens, limit.capacity_micro, limit))
+def policy_field(tiers: Sequence[Tier]) -> str:
+    """RateLimit-Policy: one item per tier."""
+    return _policy_field(tuple([(name, limit) for name, _, limit in tiers]))
+
+
+@lru_cache(maxsize=1024)
+def _policy_field(limits: Sequence[tuple[TierName, Limit]]) -> str:
+    # There are as many different ones as a policy has routes, and every answer needs one.
+    return ", ".join(
+        f'"{name}";q={limit.capacity};w={whole_seconds(wait_us(0, limit.capacity_micro, limit))}'
+        for name, limit in limits
+    )
+
+
+def rate_limit_fields(policy: str, told: Sequence[State]) -> Headers:
+    """Both RateLimit fields. A tier of which nothing is known stands in RateLimit-Policy alone."""
+    items = [f'"{name}";r={remaining};t={reset_after_s}' for name, remaining, reset_after_s in told]
+    return (("ratelimit-policy", policy), ("ratelimit", ", ".join(items)))
 
 
 def denying_tier(request: TakeRequest, outcome: Outcome) -> tuple[TierName, int]:
-    """The tier that said no and the wait in microseconds until it can pay: the longest, as all must pay."""
-    waits = (
-        (tier.name, wait_us(tokens, request.cost, tier.limit))
-        for tier, tokens in zip(request.tiers, outcome.tokens, strict=True)
-    )
-    return max(waits, key=lambda wait: wait[1])
+    """The tier that said no and the wait in microseconds until it can pay: the longest, as all must pay.
+
+    Tiers of which nothing is known take no part.
+    """
+    longest_us, denying = -1, TierName.GLOBAL
+    for (name, _, limit), tokens in zip(request.tiers, outcome.tokens, strict=True):
+        if tokens is not None and (us := wait_us(tokens, request.cost, limit)) > longest_us:
+            longest_us, denying = us, name
+    return denying, longest_us
 
 
-def denied_fields(tier: TierName, retry_after_us: int) -> Headers:
+def denied_fields(tier: TierName, retry_after_s: int) -> Headers:
     """What a 429 adds to the RateLimit fields."""
     return (
         ("content-type", "application/json"),
-        ("retry-after", str(whole_seconds(retry_after_us))),
+        ("retry-after", str(retry_after_s)),
         ("x-ratelimit-tier", tier),
         ("x-envoy-ratelimited", "true"),
     )

@@ -7,9 +7,8 @@ caller that gives up before its call begins is not part of it, so it costs nobod
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.core.ports import Limiter
@@ -25,10 +24,18 @@ MAX_WAITING = 4096
 """Callers that may wait; beyond that none could be answered in time anyway."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Caller:
+GRACE_TURNS = 3
+"""Turns of the event loop that a deadline waits once it is due.
+
+After a stall of the loop its timers come before what has arrived meanwhile: an answer that is there is read
+in the first turn, its call goes on in the second, and its callers have it before the third.
+"""
+
+
+class _Caller(NamedTuple):
     requests: Sequence[TakeRequest]
     outcomes: asyncio.Future[Sequence[Outcome]]
+    due_s: float
 
 
 class Batcher:
@@ -36,17 +43,27 @@ class Batcher:
 
     Args:
         limiter: gets the calls.
+        timeout_s: how long a caller waits, in its queue and for its call together.
         max_batch: requests in one call, at most.
         max_in_flight: calls at once, at most.
     """
 
     def __init__(
-        self, limiter: Limiter, *, max_batch: int = MAX_BATCH, max_in_flight: int = MAX_IN_FLIGHT
+        self,
+        limiter: Limiter,
+        *,
+        timeout_s: float,
+        max_batch: int = MAX_BATCH,
+        max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
         self._limiter = limiter
+        self._timeout_s = timeout_s
         self._max_batch = max_batch
         self._max_in_flight = max_in_flight
+        self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Caller] = deque()
+        self._unanswered: deque[_Caller] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         self._calls: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -58,15 +75,35 @@ class Batcher:
         """Waits for the calls that are left."""
         while self._calls:
             await asyncio.wait(self._calls)
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """The wrapped limiter's outcomes. Raises StoreError, at once when too many wait."""
+        """The wrapped limiter's outcomes. Raises StoreError when it is late, at once when too many wait."""
         if len(self._waiting) >= MAX_WAITING:
             raise StoreError(f"{MAX_WAITING} decisions are waiting for the store already")
-        caller = _Caller(requests, asyncio.get_running_loop().create_future())
+        caller = _Caller(requests, self._loop.create_future(), self._loop.time() + self._timeout_s)
         self._waiting.append(caller)
+        self._unanswered.append(caller)
+        if self._timer is None:
+            self._timer = self._loop.call_at(caller.due_s, self._expire, GRACE_TURNS)
         self._start_calls()
         return await caller.outcomes
+
+    def _expire(self, turns: int) -> None:
+        """Fails who has waited too long. All may wait equally long, so they stand in order for one timer."""
+        if turns:
+            self._loop.call_soon(self._expire, turns - 1)
+            return
+        now_s = self._loop.time()
+        unanswered = self._unanswered
+        while unanswered and (unanswered[0].outcomes.done() or unanswered[0].due_s <= now_s):
+            outcomes = unanswered.popleft().outcomes
+            if not outcomes.done():
+                outcomes.set_exception(StoreError(f"no answer within {self._timeout_s * 1000:g} ms"))
+        self._timer = None
+        if unanswered:
+            self._timer = self._loop.call_at(unanswered[0].due_s, self._expire, GRACE_TURNS)
 
     def _start_calls(self) -> None:
         if self._waiting and len(self._calls) < self._max_in_flight:
@@ -95,6 +132,8 @@ class Batcher:
             if not caller.outcomes.done():
                 caller.outcomes.set_result(outcomes[at:end])
             at = end
+        while self._unanswered and self._unanswered[0].outcomes.done():
+            self._unanswered.popleft()
 
     def _next_batch(self) -> list[_Caller]:
         callers: list[_Caller] = []

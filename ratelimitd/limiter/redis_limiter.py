@@ -2,9 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from ratelimitd.core.model import Outcome, TakeRequest
@@ -14,11 +13,19 @@ from ratelimitd.shipped import shipped
 from ratelimitd.store.client import store_errors
 
 
+class Commands(Protocol):
+    """What is needed of a connection to the store: a Link has it, and so has every client of redis-py."""
+
+    async def execute_command(self, *arguments: Any) -> Any:
+        """The reply to one command. Raises what `store_errors` knows."""
+        ...
+
+
 class RedisLimiter:
     """The limiter that all replicas share. It has no deadline of its own."""
 
-    def __init__(self, client: Redis) -> None:
-        self._client = client
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
         self._script = shipped("lua/take.lua").read_text()
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
@@ -30,12 +37,12 @@ class RedisLimiter:
         return decode(reply, requests)
 
     async def _run(self, keys: list[str], arguments: list[Argument]) -> object:
-        call: Any = self._client  # its evalsha is typed for strings only
+        execute = self._commands.execute_command
         try:
-            return await call.evalsha(self._sha, len(keys), *keys, *arguments)
+            return await execute("EVALSHA", self._sha, len(keys), *keys, *arguments)
         except NoScriptError:
             # A restart or SCRIPT FLUSH lost it. EVAL runs it and caches it again in the same round trip.
-            return await call.eval(self._script, len(keys), *keys, *arguments)
+            return await execute("EVAL", self._script, len(keys), *keys, *arguments)
 
 
 _port: type[Limiter] = RedisLimiter

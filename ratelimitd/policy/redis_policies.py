@@ -4,7 +4,7 @@ The last good policy stays in force whatever is written after it, and while the 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -33,11 +33,14 @@ class RedisPolicies:
     Args:
         client: the store.
         key: where operators write the policy, as JSON text.
+        on_change: called when a policy came into force, the first or one of another revision; `current()`
+            gives it by then.
     """
 
-    def __init__(self, client: Redis, key: str) -> None:
+    def __init__(self, client: Redis, key: str, on_change: Callable[[], None] = lambda: None) -> None:
         self._client = client
         self._key = key
+        self._on_change = on_change
         self._log = structlog.get_logger("ratelimitd.policy")
         self._current: PolicySet | None = None
         self._refused: str | None = None
@@ -82,6 +85,7 @@ class RedisPolicies:
                 for name, limit in policy.limits.items()
             }
             self._log.info("policy_in_force", revision=policy.revision, **limits)
+            self._on_change()
 
     def _refuse(self, reason: str) -> None:
         self._away = False

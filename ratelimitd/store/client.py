@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -14,8 +16,8 @@ from ratelimitd.errors import StoreError
 SCHEMES = ("redis://", "rediss://", "unix://")
 """What a store's URL may begin with: plain TCP, TLS, a Unix socket."""
 
-MAX_CONNECTIONS = 4
-"""The calls of a batcher, the poll of the policy, and one to spare."""
+MAX_CONNECTIONS = 2
+"""The poll of the policy, and one to spare. Decisions have a link of their own."""
 
 
 def check_url(url: str) -> None:
@@ -23,7 +25,7 @@ def check_url(url: str) -> None:
     if not url.startswith(SCHEMES):
         raise ValueError(f"it must begin with {', '.join(SCHEMES)} or be `embedded`")
     try:
-        ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call] # it is untyped
+        new_connection(url)
     except (ValueError, TypeError, RedisError) as error:
         # Its own text may quote the password.
         raise ValueError(
@@ -32,21 +34,30 @@ def check_url(url: str) -> None:
         ) from error
 
 
-@asynccontextmanager
-async def open_client(url: str) -> AsyncIterator[Redis]:
-    """A client for `url`, closed at the end. It connects when first used, so a store may come later.
+def _options() -> dict[str, Any]:
+    """How every connection is made, unless the URL says otherwise.
 
     The driver must not retry by itself: a call that was cut off may have taken its tokens already.
     """
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=None,
-        client_name="ratelimitd",
-        protocol=2,
-        retry=Retry(NoBackoff(), 0),
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-    )
+    return {
+        "client_name": "ratelimitd",
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+
+
+def new_connection(url: str) -> AbstractConnection:
+    """A connection to `url`, not made yet. Raises ValueError, TypeError or RedisError for a bad URL."""
+    pool = ConnectionPool.from_url(url, **_options())
+    connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call] # it is untyped
+    return connection
+
+
+@asynccontextmanager
+async def open_client(url: str) -> AsyncIterator[Redis]:
+    """A client for `url`, closed at the end. It connects when first used, so a store may come later."""
+    pool = BlockingConnectionPool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=None, **_options())
     async with Redis.from_pool(pool) as client:
         yield client
 

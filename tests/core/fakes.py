@@ -40,6 +40,17 @@ class OracleLimiter:
         return outcomes
 
 
+class FixedLimiter:
+    """One outcome for every request."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        """That outcome, so many times."""
+        return [self._outcome] * len(requests)
+
+
 class BrokenLimiter:
     """A store that is away."""
 

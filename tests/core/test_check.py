@@ -4,9 +4,9 @@ import pytest
 
 from ratelimitd.core.check import Check
 from ratelimitd.core.identity import parse_sources
-from ratelimitd.core.model import MICRO, Answer, OnStoreError, Reply, Request
+from ratelimitd.core.model import MICRO, Answer, OnStoreError, Outcome, Reply, Request
 from ratelimitd.core.ports import Limiter
-from tests.core.fakes import BrokenLimiter, FixedPolicies, OracleLimiter
+from tests.core.fakes import BrokenLimiter, FixedLimiter, FixedPolicies, OracleLimiter
 
 
 def build(limiter: Limiter, on_store_error: OnStoreError = OnStoreError.DENY) -> Check:
@@ -96,6 +96,24 @@ async def test_a_denied_answer_says_who_said_no_and_when_to_come_back() -> None:
         "x-envoy-ratelimited": "true",
     }
     assert answer.metadata["outcome"] == "denied"
+
+
+async def test_a_tier_of_which_nothing_is_known_is_left_out_of_what_is_left() -> None:
+    """Its policy is told all the same, and the wait is that of the longest known tier."""
+    outcome = Outcome(allowed=False, tokens=(None, 750_000, 0))
+    answer = await build(FixedLimiter(outcome))(request())
+    headers = dict(answer.headers)
+    assert headers["ratelimit-policy"] == '"global";q=10;w=10, "user";q=5;w=5, "user_api";q=3;w=3'
+    assert headers["ratelimit"] == '"user";r=0;t=5, "user_api";r=0;t=3'
+    assert (headers["x-ratelimit-tier"], headers["retry-after"]) == ("user_api", "1")
+    assert (answer.http_status, answer.metadata["tier"]) == (429, "user_api")
+
+
+async def test_one_known_tier_is_enough_for_a_denial() -> None:
+    """The widest alone, as when somebody new meets a global bucket that is known to be empty."""
+    outcome = Outcome(allowed=False, tokens=(0, None, None))
+    headers = dict((await build(FixedLimiter(outcome))(request())).headers)
+    assert (headers["ratelimit"], headers["x-ratelimit-tier"]) == ('"global";r=0;t=10', "global")
 
 
 async def test_a_grpc_client_gets_a_grpc_status() -> None:

@@ -1,9 +1,12 @@
 """Who travels with whom, and what one caller's trouble means for the others."""
 
 import asyncio
-from collections.abc import Sequence
+import socket
+import time
+from collections.abc import Callable, Sequence
 
 import pytest
+import uvloop
 
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
 from ratelimitd.errors import StoreError
@@ -56,13 +59,14 @@ def ask(batcher: Batcher, numbers: Sequence[int]) -> list["asyncio.Task[Sequence
 
 def answered(callers: Sequence["asyncio.Task[Sequence[Outcome]]"]) -> list[int]:
     """Each caller's own number, from its own outcome."""
-    return [caller.result()[0].tokens[0] // MICRO for caller in callers]
+    numbers = [caller.result()[0].tokens[0] for caller in callers]
+    return [number // MICRO for number in numbers if number is not None]
 
 
 async def test_one_at_a_time_goes_at_once() -> None:
     """No timer holds a single caller back."""
     limiter = HeldLimiter()
-    async with Batcher(limiter) as batcher:
+    async with Batcher(limiter, timeout_s=30) as batcher:
         callers = ask(batcher, [7])
         await settle()
         assert limiter.batches == [[7]]
@@ -74,7 +78,7 @@ async def test_one_at_a_time_goes_at_once() -> None:
 async def test_those_who_come_while_two_calls_are_in_flight_travel_together() -> None:
     """In order, and each gets its own outcome."""
     limiter = HeldLimiter()
-    async with Batcher(limiter) as batcher:
+    async with Batcher(limiter, timeout_s=30) as batcher:
         callers = ask(batcher, [0])
         await settle()
         callers += ask(batcher, [1, 2])
@@ -93,7 +97,7 @@ async def test_those_who_come_while_two_calls_are_in_flight_travel_together() ->
 async def test_a_batch_has_a_bound() -> None:
     """Whom one call has no room for go with the next."""
     limiter = HeldLimiter()
-    async with Batcher(limiter, max_batch=3, max_in_flight=2) as batcher:
+    async with Batcher(limiter, timeout_s=30, max_batch=3, max_in_flight=2) as batcher:
         callers = ask(batcher, range(7))
         await settle()
         assert limiter.batches == [[0, 1, 2], [3, 4, 5]]
@@ -108,7 +112,7 @@ async def test_a_batch_has_a_bound() -> None:
 async def test_calls_in_flight_have_a_bound() -> None:
     """With one at most, those who come later wait for its answer."""
     limiter = HeldLimiter()
-    async with Batcher(limiter, max_in_flight=1) as batcher:
+    async with Batcher(limiter, timeout_s=30, max_in_flight=1) as batcher:
         callers = ask(batcher, [0])
         await settle()
         callers += ask(batcher, [1, 2])
@@ -124,7 +128,7 @@ async def test_calls_in_flight_have_a_bound() -> None:
 async def test_a_failed_call_fails_only_its_own_callers() -> None:
     """Those of the other call, and those who come later, are answered."""
     limiter = HeldLimiter()
-    async with Batcher(limiter) as batcher:
+    async with Batcher(limiter, timeout_s=30) as batcher:
         failing = ask(batcher, [0])
         await settle()
         fine = ask(batcher, [1])
@@ -143,14 +147,14 @@ async def test_a_failed_call_fails_only_its_own_callers() -> None:
 async def test_a_caller_that_gave_up_is_dropped_from_the_batch_it_waits_for() -> None:
     """By being cancelled, or by its deadline."""
     limiter = HeldLimiter()
-    async with Batcher(limiter) as batcher:
+    async with Batcher(limiter, timeout_s=30) as batcher:
         held = ask(batcher, [0])
         await settle()
         held += ask(batcher, [1])
         await settle()
         cancelled, stays = ask(batcher, [2, 3])
         with pytest.raises(StoreError, match="no answer within 1 ms"):
-            await Deadline(batcher, 0.001).take([request(4)])
+            await Deadline(batcher, 0.001).take([request(4)])  # its own, shorter than the batcher's
         cancelled.cancel()
         await settle()
         limiter.answer_all()
@@ -164,7 +168,7 @@ async def test_a_caller_that_gave_up_is_dropped_from_the_batch_it_waits_for() ->
 async def test_a_caller_that_gave_up_in_flight_changes_nothing_for_the_others() -> None:
     """Its outcome is thrown away."""
     limiter = HeldLimiter()
-    async with Batcher(limiter) as batcher:
+    async with Batcher(limiter, timeout_s=30) as batcher:
         gone, stays = ask(batcher, [0, 1])
         await settle()
         gone.cancel()
@@ -177,7 +181,7 @@ async def test_too_many_waiting_is_an_error_at_once(monkeypatch: pytest.MonkeyPa
     """Waiting longer would help nobody."""
     monkeypatch.setattr(module, "MAX_WAITING", 2)
     limiter = HeldLimiter()
-    async with Batcher(limiter) as batcher:
+    async with Batcher(limiter, timeout_s=30) as batcher:
         callers = []
         for number in range(2):
             callers += ask(batcher, [number])
@@ -196,7 +200,7 @@ async def test_too_many_waiting_is_an_error_at_once(monkeypatch: pytest.MonkeyPa
 async def test_the_end_waits_for_the_calls_that_are_left() -> None:
     """Nobody who was let in goes unanswered."""
     limiter = HeldLimiter()
-    batcher = Batcher(limiter)
+    batcher = Batcher(limiter, timeout_s=30)
     callers = ask(batcher, [0])
     await settle()
     ending = asyncio.create_task(batcher.__aexit__(None, None, None))
@@ -206,3 +210,50 @@ async def test_the_end_waits_for_the_calls_that_are_left() -> None:
     await ending
     await asyncio.wait(callers)
     assert answered(callers) == [0]
+
+
+async def test_who_waits_too_long_is_told_so_and_the_others_wait_on() -> None:
+    """In the queue as in flight; whoever came later has its own time."""
+    limiter = HeldLimiter()
+    async with Batcher(limiter, timeout_s=0.2, max_in_flight=1) as batcher:
+        in_flight = ask(batcher, [0])
+        await settle()
+        queued = ask(batcher, [1])
+        for late in (in_flight, queued):
+            with pytest.raises(StoreError, match="no answer within 200 ms"):
+                await late[0]
+        later = ask(batcher, [2])
+        await settle()
+        assert limiter.batches == [[0]]
+        limiter.answer_all()
+        await settle()
+        assert limiter.batches == [[0], [2]]
+        limiter.answer_all()
+        await asyncio.wait(later)
+    assert answered(later) == [2]
+
+
+@pytest.mark.parametrize("loop_of", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_an_answer_that_is_there_is_not_late(loop_of: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """After a stall of the loop its timers come first; what has arrived meanwhile is read before they count."""
+
+    async def stalled() -> Sequence[Outcome]:
+        here, there = socket.socketpair()
+        here.setblocking(False)  # noqa: FBT003 - the library's way
+        with here, there:
+
+            class Store:
+                async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+                    await asyncio.get_running_loop().sock_recv(here, 1)
+                    return [Outcome(allowed=True, tokens=(MICRO,)) for _ in requests]
+
+            async with Batcher(Store(), timeout_s=0.02) as batcher:
+                (caller,) = ask(batcher, [1])
+                await settle()
+                there.send(b"x")
+                time.sleep(0.04)  # noqa: ASYNC251 - the stall: the deadline passes, and the answer is there
+                return await caller
+
+    with asyncio.Runner(loop_factory=loop_of) as runner:
+        (outcome,) = runner.run(stalled())
+    assert outcome.allowed

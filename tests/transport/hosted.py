@@ -22,6 +22,7 @@ async def _opened() -> AsyncIterator[Service]:
     structlog.configure(processors=[limiter.log])
     yield Service(
         check_over(limiter, OnStoreError(os.environ[ON_STORE_ERROR])),
+        bound_s=60,  # the test's limiter may take as long as it likes
         max_message_bytes=MAX_MESSAGE_BYTES,
         drain_s=float(os.environ[DRAIN_S]),
         lifeline=int(os.environ[LIFELINE]),

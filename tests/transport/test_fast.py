@@ -276,7 +276,7 @@ async def test_a_watch_ends_when_its_caller_is_gone(monkeypatch: pytest.MonkeyPa
         sent.append(event)
 
     application = asgi.GrpcApplication(
-        unary={}, streams={"/Watch": Health([""]).watch}, max_message_bytes=MAX_MESSAGE_BYTES
+        unary={}, streams={"/Watch": Health([""]).watch}, max_message_bytes=MAX_MESSAGE_BYTES, bound_s=1
     )
     scope = {"path": "/Watch", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}
     async with asyncio.timeout(10):

@@ -5,7 +5,7 @@ way. One that streams has a reader beside it, which cancels it when the caller g
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -48,19 +48,32 @@ class _GoneError(Exception):
 
 
 class GrpcApplication:
-    """An ASGI application that serves these methods, by path: `/package.Service/Method`."""
+    """An ASGI application that serves these methods, by path: `/package.Service/Method`.
+
+    Args:
+        unary: methods that take and give one message.
+        streams: the others.
+        max_message_bytes: longer messages are refused.
+        bound_s: no unary method takes longer, by itself. A caller's time-out above it needs no timer.
+    """
 
     def __init__(
-        self, *, unary: Mapping[str, Unary], streams: Mapping[str, Stream], max_message_bytes: int
+        self,
+        *,
+        unary: Mapping[str, Unary],
+        streams: Mapping[str, Stream],
+        max_message_bytes: int,
+        bound_s: float,
     ) -> None:
         self._unary = unary
         self._streams = streams
         self._max_message_bytes = max_message_bytes
+        self._bound_s = bound_s
         self._log = structlog.get_logger("ratelimitd.fast")
         # The host keeps no reference to the task of a call, and asyncio only a weak one: a call that waits
         # for something that only the call itself knows would be collected as garbage.
-        self._in_flight: set[asyncio.Task[None] | None] = set()
-        self._watched: set[asyncio.Task[None] | None] = set()
+        self._in_flight: dict[Receive, Coroutine[None, None, None]] = {}
+        self._streaming: dict[Receive, Coroutine[None, None, None]] = {}
         self._draining = False
         self._idle = asyncio.Event()
 
@@ -70,16 +83,30 @@ class GrpcApplication:
         if self._in_flight:
             await self._idle.wait()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one call."""
-        task = asyncio.current_task()
-        self._in_flight.add(task)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[None, None, None]:
+        """Serves one call, which `receive` stands for."""
+        call = self._in_flight[receive] = self._serve(scope, receive, send)
+        return call
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             unary = self._unary.get(scope["path"])
             if unary is None or self._draining:
                 await self._other(scope, receive, send)
+                return
+            timeout = _check_headers(scope)
+            event = await receive()
+            if event.get("more_body", True):
+                message = await self._message(event, receive)
             else:
-                await self._serve_unary(unary, scope, receive, send)
+                message = only_message(event["body"], self._max_message_bytes)
+            if timeout is None or (within_s := timeout_s(timeout)) >= self._bound_s:
+                answer = await unary(message)
+            else:
+                answer = await _within(within_s, unary(message))
+            await send(_START)
+            await send({"type": "http.response.body", "body": frame(answer)})
+            await send(_OK)
         except _GoneError:
             return
         except CallError as error:
@@ -88,36 +115,20 @@ class GrpcApplication:
             self._log.exception("check_broke")
             await _refuse(send, CallError(Status.INTERNAL, "internal error"))
         finally:
-            self._in_flight.discard(task)
+            self._in_flight.pop(receive, None)
             if self._draining and not self._in_flight:
                 self._idle.set()
 
-    async def _serve_unary(self, method: Unary, scope: Scope, receive: Receive, send: Send) -> None:
-        timeout = _check_headers(scope)
-        if timeout is None:
-            answer = await method(await self._message(receive))
-        else:
-            message = await self._message(receive)
-            try:
-                async with asyncio.timeout(timeout_s(timeout)):
-                    answer = await method(message)
-            except TimeoutError as error:
-                raise CallError(Status.DEADLINE_EXCEEDED, "the caller's time-out has passed") from error
-        await send(_START)
-        await send({"type": "http.response.body", "body": frame(answer)})
-        await send(_OK)
-
-    async def _message(self, receive: Receive) -> bytes:
-        """The only message of the call. One that will be refused is refused before all of it is here."""
+    async def _message(self, event: Event, receive: Receive) -> bytes:
+        """The only message of the call, in pieces. It may be refused before all of them are here."""
         body: bytes = b""
-        while True:
-            event = await receive()
-            if event["type"] == "http.disconnect":
-                raise _GoneError
+        while event["type"] != "http.disconnect":
             body += event["body"]
             if not event["more_body"]:
                 return only_message(body, self._max_message_bytes)
             expected_bytes(body, self._max_message_bytes)
+            event = await receive()
+        raise _GoneError
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is no call of a unary method that may be taken."""
@@ -128,13 +139,11 @@ class GrpcApplication:
         if stream is None:
             raise CallError(Status.UNIMPLEMENTED, f"there is no method {scope['path']} here")
         # A stream ends when its caller likes: nobody waits for it.
-        task = asyncio.current_task()
-        self._in_flight.discard(task)
-        self._watched.add(task)
+        self._streaming[receive] = self._in_flight.pop(receive)
         try:
             await self._serve_stream(stream, receive, send)
         finally:
-            self._watched.discard(task)
+            del self._streaming[receive]
 
     async def _serve_stream(self, method: Stream, receive: Receive, send: Send) -> None:
         inbox: asyncio.Queue[bytes | CallError | None] = asyncio.Queue(1)
@@ -196,6 +205,14 @@ async def _answer(messages: AsyncIterator[bytes], send: Send) -> None:
         await send(_START)
     await send(_NO_BODY)
     await send(_OK)
+
+
+async def _within(seconds: float, answer: Awaitable[bytes]) -> bytes:
+    try:
+        async with asyncio.timeout(seconds):
+            return await answer
+    except TimeoutError as error:
+        raise CallError(Status.DEADLINE_EXCEEDED, "the caller's time-out has passed") from error
 
 
 def _check_headers(scope: Scope) -> bytes | None:

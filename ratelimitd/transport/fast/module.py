@@ -7,7 +7,7 @@ now on. Its end says: drain and stop. It ends too when that process dies, howeve
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 
@@ -23,10 +23,12 @@ from ratelimitd.transport.translate import SERVICE, decode, encode
 class Service:
     """What the module serves.
 
+    `bound_s` is how long a check takes at most.
     `lifeline` is the reading end of the pipe, None when nobody holds the other end.
     """
 
     check: Callable[[Request], Awaitable[Answer]]
+    bound_s: float
     max_message_bytes: int
     drain_s: float
     lifeline: int | None
@@ -35,18 +37,19 @@ class Service:
 class Module:
     """The ASGI application. `opened` gives the service, from the start of its process to the end."""
 
+    _asgi_single_callable = True  # asgiref's hint that a plain function returns the coroutine: this is ASGI 3
+
     def __init__(self, opened: Callable[[], AbstractAsyncContextManager[Service]]) -> None:
         self._opened = opened
         self._health = health.Health(("", SERVICE))
         self._grpc: GrpcApplication | None = None
         self._stopping: asyncio.Task[None] | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[None, None, None]:
         """Serves one call, or the lifespan of the process."""
         if self._grpc is None:
-            await self._live(receive, send)
-        else:
-            await self._grpc(scope, receive, send)
+            return self._live(receive, send)
+        return self._grpc(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         async with AsyncExitStack() as stack:
@@ -75,6 +78,7 @@ class Module:
                 f"/{reflection.SERVICE}/ServerReflectionInfo": reflection.Reflection(services).info,
             },
             max_message_bytes=service.max_message_bytes,
+            bound_s=service.bound_s,
         )
 
     def _watch(self, lifeline: int, drain_s: float) -> None:

@@ -5,6 +5,7 @@ Source: gRPC's PROTOCOL-HTTP2.md, for prefix, time-out and message; its statusco
 
 import re
 from enum import IntEnum
+from functools import lru_cache
 from urllib.parse import quote
 
 PREFIX_BYTES = 5
@@ -74,6 +75,7 @@ def truncated() -> CallError:
     return CallError(Status.INTERNAL, "the request ended before its message did")
 
 
+@lru_cache(maxsize=64)  # a caller's calls all have the same
 def timeout_s(value: bytes) -> float:
     """The seconds in a grpc-timeout header. Raises CallError for what is none."""
     match = _TIMEOUT.fullmatch(value)
