@@ -1,12 +1,13 @@
 """The seed's limits, how to see which ones a replica has in force, and how to count answers."""
 
+import itertools
 import json
-import math
 from collections.abc import Iterable
 
 import grpc
 import httpx
 
+from ratelimitd.policy.seed import parse, policy_set
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from ratelimitd.transport.translate import SERVICE
 from tests.waiting import eventually
@@ -29,23 +30,30 @@ def limits_json(**changes: object) -> str:
     return json.dumps({key: value for key, value in (SEED | changes).items() if value is not None})
 
 
+_COUNT = itertools.count(1)
+
+
+def new_limits_json(**changes: float) -> str:
+    """The seed's JSON with changes, and another refill of the global bucket each time, by a billionth.
+
+    So it is a new policy even where the limits are those of the test before, and replicas forget the denials
+    that they remember: a bucket that a test deletes is one that they may deny for another second.
+    """
+    rate = (SEED | changes)["global_rate"] * (1 + next(_COUNT) * 1e-9)
+    return limits_json(**(changes | {"global_rate": rate}))
+
+
 async def until_in_force(limits: str, replicas: Iterable[str]) -> None:
     """Every replica answers with these limits. Costs the user `probe` a token or more."""
-    wanted = json.loads(limits)
-    expected = ", ".join(_policy_item(tier, wanted) for tier in ("global", "user", "user_api"))
+    expected = policy_set(parse(limits)).revision
 
     async def in_force() -> bool:
-        return all([await _policy_field(replica) == expected for replica in replicas])
+        return all([await _revision(replica) == expected for replica in replicas])
 
     await eventually(in_force, f"limits {limits} on every replica")
 
 
-def _policy_item(tier: str, limits: dict[str, float]) -> str:
-    capacity, rate = limits[f"{tier}_capacity"], limits[f"{tier}_rate"]
-    return f'"{tier}";q={capacity};w={math.ceil(round(capacity / rate, 6))}'
-
-
-async def _policy_field(target: str) -> str:
+async def _revision(target: str) -> str:
     request = CheckRequest()
     request.attributes.request.http.headers["x-user-id"] = "probe"
     async with grpc.aio.insecure_channel(target) as channel:
@@ -55,8 +63,8 @@ async def _policy_field(target: str) -> str:
             response_deserializer=CheckResponse.FromString,
         )
         answer = await call(request, timeout=5)
-    options = [*answer.ok_response.response_headers_to_add, *answer.denied_response.headers]
-    return next((o.header.value for o in options if o.header.key == "ratelimit-policy"), "")
+    revision: str = answer.dynamic_metadata.fields["policy"].string_value
+    return revision
 
 
 def statuses(replies: list[httpx.Response]) -> dict[int, int]:

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests.containers.engine import CALL_S, Container, EngineError, Project, run, why_no_engine
-from tests.limits import KEY, limits_json, until_in_force
+from tests.limits import KEY, new_limits_json, until_in_force
 from tests.programs import unavailable
 from tests.waiting import eventually
 
@@ -31,7 +31,7 @@ class Front:
 
     async def set_limits(self, **changes: float) -> None:
         """The seed's limits with changes, in force on every replica, and every bucket full."""
-        limits = limits_json(**changes)
+        limits = new_limits_json(**changes)
         await self._reset(limits)
         await until_in_force(limits, [target(replica) for replica in await self.replicas()])
         await self._reset(limits)

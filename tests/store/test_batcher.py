@@ -235,7 +235,7 @@ async def test_who_waits_too_long_is_told_so_and_the_others_wait_on() -> None:
 
 @pytest.mark.parametrize("loop_of", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_an_answer_that_is_there_is_not_late(loop_of: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """After a stall of the loop its timers come first; what has arrived meanwhile is read before they count."""
+    """After a stall of the loop its timers come first; what has arrived meanwhile is read first."""
 
     async def stalled() -> Sequence[Outcome]:
         here, there = socket.socketpair()

@@ -2,7 +2,9 @@
 
 import asyncio
 import inspect
+import socket
 import ssl
+import struct
 import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -77,6 +79,7 @@ class Server:
         self.greeting = b"+OK\r\n"
         self.heard: list[bytes] = []
         self.lost = 0
+        self.writer: asyncio.StreamWriter | None = None
         self._calls: asyncio.Queue[tuple[bytes, asyncio.StreamWriter]] = asyncio.Queue()
         self._talks: set[asyncio.Task[None]] = set()
 
@@ -93,6 +96,7 @@ class Server:
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         self.connections += 1
+        self.writer = writer
         talk = asyncio.get_running_loop().create_task(self._talk(reader, writer))
         self._talks.add(talk)
 
@@ -353,6 +357,33 @@ async def test_a_store_that_says_more_than_it_was_asked_is_not_used(tmp_path: Pa
         server.greeting = b"+OK\r\n+OK\r\n"
         with pytest.raises(NotConnectedError, match="said more than it was asked"):
             await link.execute_command("GET", 1)
+
+
+@on_both_loops
+async def test_a_connection_that_is_reset_before_it_is_taken_over_is_not_used() -> None:
+    """Nobody would be told of its loss any more, and the first call would wait for nothing."""
+    server = Server()
+    async with await asyncio.start_server(server.accept, "localhost", 0) as listening:
+        link = Link(f"redis://localhost:{listening.sockets[0].getsockname()[1]}", now_s=Clock())
+        connection: Any = link._connection
+        connect = connection.connect
+
+        async def lost() -> bool:
+            return bool(connection._writer.transport.is_closing())
+
+        async def connect_and_lose() -> None:
+            await connect()
+            assert server.writer
+            linger = struct.pack("ii", 1, 0)
+            server.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            server.writer.transport.abort()
+            await eventually(lost, "the reset arrives")
+
+        connection.connect = connect_and_lose
+        async with link:
+            with pytest.raises(NotConnectedError, match="the store left"):
+                await link.execute_command("GET", 1)
+    await server.ended()
 
 
 @on_both_loops

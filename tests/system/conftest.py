@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from ratelimitd.demo.stack import Stack, running_stack
 from ratelimitd.store.client import open_client
-from tests.limits import KEY, limits_json, until_in_force
+from tests.limits import KEY, new_limits_json, until_in_force
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,13 @@ class Front:
 
     async def set_limits(self, **changes: float) -> None:
         """The seed's limits with changes, in force on every replica, and every bucket full."""
-        limits = limits_json(**changes)
+        limits = new_limits_json(**changes)
+        await self._fill()  # before, too: a replica that has the new limits must not meet an empty bucket
         await self.store.set(KEY, limits)
         await until_in_force(limits, [str(replica) for replica in self.stack.replicas])
+        await self._fill()
+
+    async def _fill(self) -> None:
         for key in await self.store.keys("rate:*"):
             await self.store.delete(key)
 
