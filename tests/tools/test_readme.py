@@ -19,12 +19,15 @@ COMMANDS = [
 BY_CI = {"make test", "make lint"}
 """Run by `.ci/run` itself."""
 
+SIDECAR = "-f docker-compose.yml -f docker-compose.sidecar.yml"
+
 IN_THE_BACKGROUND = {
     "make demo": "make demo ARGS=--once",
     "docker compose up --build": "docker compose up --build --detach --wait",
     "docker compose up --build --scale ratelimitd=3": (
         "docker compose up --build --scale ratelimitd=3 --detach --wait"
     ),
+    f"docker compose {SIDECAR} up --build": f"docker compose {SIDECAR} up --build --detach --wait",
 }
 """Commands that stay in a terminal until Ctrl-C, and how a test ends them."""
 

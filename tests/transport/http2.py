@@ -30,7 +30,13 @@ class Reply:
 
 
 async def exchange(
-    address: TcpAddress, chunks: Sequence[bytes], *, end: bool = True, path: str = CHECK, **headers: str
+    address: TcpAddress,
+    chunks: Sequence[bytes],
+    *,
+    end: bool = True,
+    path: str = CHECK,
+    timeout_s: float = 10,
+    **headers: str,
 ) -> Reply:
     """Sends each chunk as a frame of its own; with `end` false the request stays open."""
     reader, writer = await asyncio.open_connection(address.host, address.port)
@@ -47,7 +53,7 @@ async def exchange(
         connection.end_stream(1)
     writer.write(connection.data_to_send())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(timeout_s):
             return await _reply(connection, reader, writer)
     finally:
         writer.close()

@@ -28,7 +28,7 @@ from ratelimitd.transport.fast.wire import (
 )
 from ratelimitd.transport.listen import TcpAddress, UnixAddress
 from tests.core.fakes import OracleLimiter
-from tests.transport.conftest import Serve
+from tests.transport.conftest import Serve, serve_in_process
 from tests.transport.http2 import exchange
 from tests.transport.service import MAX_MESSAGE_BYTES
 from tests.transport.test_conformance import HeldLimiter, check_request
@@ -126,6 +126,19 @@ async def test_mistakes_on_the_wire_are_answered(serve_in_envoy: Serve) -> None:
         assert (await exchange(address, [MESSAGE], grpc_timeout="soon")).status == 13
         assert (await exchange(address, [MESSAGE], path="/%F0%9F%98%80")).status == 12
         assert (await exchange(address, [MESSAGE])).status == 0
+
+
+async def test_what_grpcio_makes_of_the_same_mistakes() -> None:
+    """The true differences, as docs/architecture.md lists them. Only well-formed calls ever come from Envoy."""
+    async with serve_in_process(OracleLimiter()) as listener:
+        address = listener.address
+        assert isinstance(address, TcpAddress)
+        assert (await exchange(address, [b"\1" + MESSAGE[1:]])).status == 13
+        assert (await exchange(address, [MESSAGE, MESSAGE])).status == 0
+        assert (await exchange(address, [MESSAGE], content_type="application/json")).status == 0
+        for cut in ([MESSAGE[:-1]], []):
+            with pytest.raises(TimeoutError):
+                await exchange(address, cut, timeout_s=0.2)
 
 
 async def test_an_over_large_message_is_refused_by_its_prefix(serve_in_envoy: Serve) -> None:
