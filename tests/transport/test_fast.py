@@ -129,7 +129,7 @@ async def test_mistakes_on_the_wire_are_answered(serve_in_envoy: Serve) -> None:
 
 
 async def test_what_grpcio_makes_of_the_same_mistakes() -> None:
-    """The true differences, as docs/architecture.md lists them. Only well-formed calls ever come from Envoy."""
+    """The true differences, as docs/architecture.md lists them. From Envoy come only well-formed calls."""
     async with serve_in_process(OracleLimiter()) as listener:
         address = listener.address
         assert isinstance(address, TcpAddress)
