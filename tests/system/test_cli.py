@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator, Mapping
@@ -23,6 +24,7 @@ from ratelimitd.loopback import free_port
 from ratelimitd.settings import Settings
 from tests.waiting import WAIT_S, eventually
 
+ROOT = Path(__file__).parents[2]
 BOTH = pytest.mark.parametrize("transport", ["grpcio", "fast"])
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
@@ -235,6 +237,21 @@ async def test_on_sigterm_health_turns_before_the_end(transport: str) -> None:
         assert process.returncode is None
         process.send_signal(signal.SIGINT)
         assert (await end_of(process))[0] == 0
+
+
+@pytest.mark.parametrize("arguments", ["serve --transport fast", "envoy --config envoy/envoy.yaml"])
+def test_without_its_library_a_sentence_says_what_to_install(arguments: str) -> None:
+    """No traceback, and before anything is started."""
+    program = "import sys; sys.modules['pyvoy'] = None; from ratelimitd.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    sentence = "ratelimitd: this needs pyvoy: pip install 'ratelimitd[fast]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 
 async def test_the_service_ends_with_its_host(tmp_path: Path) -> None:
