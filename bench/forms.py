@@ -19,9 +19,9 @@ from bench.front import HOT_PATH, backend_config, front_config
 from bench.messages import Method
 from ratelimitd.demo.children import Child, child
 from ratelimitd.demo.stack import ADDRESS_HEADER
+from ratelimitd.envoy_binary import envoy_binary
 from ratelimitd.loopback import LOOPBACK, free_port
 from ratelimitd.settings import PREFIX
-from ratelimitd.transport.fast.envoy import binary
 from ratelimitd.transport.listen import TcpAddress
 
 GRPCIO, FAST, INSIDE, YOURS = "grpcio", "fast", "in the front Envoy", "yours"
@@ -183,7 +183,7 @@ async def inside(store_url: str, forward: TcpAddress, folder: Path) -> AsyncIter
 
 
 def _envoy(config: Path) -> list[str]:
-    return [binary(), "-c", str(config), "--disable-hot-restart", "--log-level", "error"]
+    return [envoy_binary(), "-c", str(config), "--disable-hot-restart", "--log-level", "error"]
 
 
 def other(address: TcpAddress, *, rls: bool, service: int | None, store: int | None) -> Form:

@@ -18,7 +18,7 @@ from ratelimitd.limiter.deny_cache import DenyCache
 from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.policy.redis_policies import RedisPolicies
-from ratelimitd.settings import EMBEDDED, PREFIX, Settings, environment
+from ratelimitd.settings import EMBEDDED, Settings, environment
 from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.store.link import Link
@@ -28,7 +28,6 @@ from ratelimitd.transport.listen import Address, Listener, parse_listen
 CALL_TIMEOUT_S = 1.0
 """A call may outlast the decisions in it: it may have to connect first, which a decision's deadline would cut
 off again and again where the store is some round trips away."""
-
 
 GC_THRESHOLD = 50_000
 """Objects, those of some thousand decisions in flight, between two looks of the garbage collector."""
@@ -56,6 +55,7 @@ async def deciding(settings: Settings) -> AsyncIterator[Check]:
         limiter = DenyCache(OutageLog(batcher))
         policies = RedisPolicies(client, settings.config_key, on_change=limiter.clear)
         await stack.enter_async_context(policies.watched())
+        _spare_garbage_collection()
         yield Check(
             policies=policies,
             limiter=limiter,
@@ -65,7 +65,7 @@ async def deciding(settings: Settings) -> AsyncIterator[Check]:
         )
 
 
-def spare_garbage_collection() -> None:
+def _spare_garbage_collection() -> None:
     """For a process that only decides: what is loaded stays, and a decision leaves no cycles to look for.
 
     At the default threshold of 700 objects the collector took a tenth of the CPU of a decision.
@@ -107,8 +107,7 @@ async def _in_this_process(settings: Settings, address: Address) -> AsyncIterato
 async def _hosted(settings: Settings, address: Address) -> AsyncIterator[Listener]:
     from ratelimitd.transport.fast.host import serve_hosted  # noqa: PLC0415 - its library is an extra
 
-    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    environ = others | environment(settings)
+    environ = os.environ | environment(settings)
     async with serve_hosted(HOSTED, address, environ=environ, drain_s=settings.drain_s) as listener:
         yield listener
 
@@ -123,7 +122,6 @@ async def serve(settings: Settings) -> None:
     for signum in (signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(signum, interrupt.set)
     async with running(settings) as listener, AsyncExitStack() as stack:
-        spare_garbage_collection()
         log.info(
             "listening", address=str(listener.address), transport=settings.transport, version=__version__
         )

@@ -4,7 +4,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from ratelimitd.app import deciding, spare_garbage_collection
+from ratelimitd.app import deciding
 from ratelimitd.settings import load
 from ratelimitd.telemetry.logs import configure_logs
 from ratelimitd.transport.fast.host import LIFELINE
@@ -17,7 +17,6 @@ async def _opened() -> AsyncIterator[Service]:
     configure_logs(settings.log_level)
     lifeline = os.environ.get(LIFELINE)
     async with deciding(settings) as check:
-        spare_garbage_collection()
         yield Service(
             check,
             bound_s=settings.store_timeout_ms / 1000,

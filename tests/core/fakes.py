@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 
 from ratelimitd.core.bucket import Bucket, take
-from ratelimitd.core.model import Limit, Outcome, PolicySet, TakeRequest, TierName
+from ratelimitd.core.check import Check
+from ratelimitd.core.identity import parse_sources
+from ratelimitd.core.model import Limit, OnStoreError, Outcome, PolicySet, TakeRequest, TierName
+from ratelimitd.core.ports import Limiter
 from ratelimitd.errors import StoreError
 
 SEED_POLICY = PolicySet(
@@ -57,3 +60,14 @@ class BrokenLimiter:
     async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Always raises."""
         raise StoreError(f"away, {len(requests)} undecided")
+
+
+def check_over(limiter: Limiter, on_store_error: OnStoreError = OnStoreError.DENY) -> Check:
+    """A Check with the seed's limits over this limiter."""
+    return Check(
+        policies=FixedPolicies(),
+        limiter=limiter,
+        sources=parse_sources("header:x-user-id,address", None),
+        key_prefix="rate",
+        on_store_error=on_store_error,
+    )

@@ -3,21 +3,8 @@
 import pytest
 
 from ratelimitd.core.check import Check
-from ratelimitd.core.identity import parse_sources
 from ratelimitd.core.model import MICRO, Answer, OnStoreError, Outcome, Reply, Request
-from ratelimitd.core.ports import Limiter
-from tests.core.fakes import BrokenLimiter, FixedLimiter, FixedPolicies, OracleLimiter
-
-
-def build(limiter: Limiter, on_store_error: OnStoreError = OnStoreError.DENY) -> Check:
-    """A Check with the seed's limits."""
-    return Check(
-        policies=FixedPolicies(),
-        limiter=limiter,
-        sources=parse_sources("header:x-user-id,address", None),
-        key_prefix="rate",
-        on_store_error=on_store_error,
-    )
+from tests.core.fakes import BrokenLimiter, FixedLimiter, OracleLimiter, check_over
 
 
 def request(user: str = "user1", api: str | None = "/api/*", content_type: str = "") -> Request:
@@ -39,7 +26,7 @@ def allowed(answers: list[Answer]) -> int:
 async def test_ten_requests_with_the_seed_limits() -> None:
     """Three pass, seven are denied, and each bucket lost exactly three tokens. After 2 s two more pass."""
     limiter = OracleLimiter()
-    check = build(limiter)
+    check = check_over(limiter)
     assert allowed(await ask(check, "user1", 10)) == 3
     tokens = {key: bucket.tokens for key, bucket in limiter.buckets.items()}
     assert tokens == {
@@ -54,7 +41,7 @@ async def test_ten_requests_with_the_seed_limits() -> None:
 async def test_the_global_bucket_bounds_all_users_and_the_denied_keep_their_tokens() -> None:
     """Five users ask for fifteen; ten pass; the last users' own buckets were not charged."""
     limiter = OracleLimiter()
-    check = build(limiter)
+    check = check_over(limiter)
     answers = {user: await ask(check, user, 3) for user in ("u1", "u2", "u3", "u4", "u5")}
     assert [allowed(got) for got in answers.values()] == [3, 3, 3, 1, 0]
     assert "rate:user:u5" not in limiter.buckets
@@ -63,7 +50,7 @@ async def test_the_global_bucket_bounds_all_users_and_the_denied_keep_their_toke
 
 async def test_an_allowed_answer_tells_where_the_client_stands() -> None:
     """Both RateLimit fields, one item per tier, and what the access log needs."""
-    answer = await build(OracleLimiter())(request())
+    answer = await check_over(OracleLimiter())(request())
     assert (answer.reply, answer.http_status, answer.body) == (Reply.OK, 200, "")
     assert dict(answer.headers) == {
         "ratelimit-policy": '"global";q=10;w=10, "user";q=5;w=5, "user_api";q=3;w=3',
@@ -81,7 +68,7 @@ async def test_an_allowed_answer_tells_where_the_client_stands() -> None:
 async def test_a_denied_answer_says_who_said_no_and_when_to_come_back() -> None:
     """429, the fixed body, and every header of a denial."""
     limiter = OracleLimiter()
-    check = build(limiter)
+    check = check_over(limiter)
     await ask(check, "user1", 3)
     limiter.now_us += 250_000
     answer = await check(request())
@@ -101,7 +88,7 @@ async def test_a_denied_answer_says_who_said_no_and_when_to_come_back() -> None:
 async def test_a_tier_of_which_nothing_is_known_is_left_out_of_what_is_left() -> None:
     """Its policy is told all the same, and the wait is that of the longest known tier."""
     outcome = Outcome(allowed=False, tokens=(None, 750_000, 0))
-    answer = await build(FixedLimiter(outcome))(request())
+    answer = await check_over(FixedLimiter(outcome))(request())
     headers = dict(answer.headers)
     assert headers["ratelimit-policy"] == '"global";q=10;w=10, "user";q=5;w=5, "user_api";q=3;w=3'
     assert headers["ratelimit"] == '"user";r=0;t=5, "user_api";r=0;t=3'
@@ -112,17 +99,17 @@ async def test_a_tier_of_which_nothing_is_known_is_left_out_of_what_is_left() ->
 async def test_one_known_tier_is_enough_for_a_denial() -> None:
     """The widest alone, as when somebody new meets a global bucket that is known to be empty."""
     outcome = Outcome(allowed=False, tokens=(0, None, None))
-    headers = dict((await build(FixedLimiter(outcome))(request())).headers)
+    headers = dict((await check_over(FixedLimiter(outcome))(request())).headers)
     assert (headers["ratelimit"], headers["x-ratelimit-tier"]) == ('"global";r=0;t=10', "global")
 
 
 async def test_a_grpc_client_gets_a_grpc_status() -> None:
     """8 when denied, 14 when undecided; a browser gets neither."""
-    check = build(OracleLimiter())
+    check = check_over(OracleLimiter())
     await ask(check, "user1", 3)
     denied = dict((await check(request(content_type="application/grpc+proto"))).headers)
     assert denied["grpc-status"] == "8"
-    undecided = dict((await build(BrokenLimiter())(request(content_type="application/grpc"))).headers)
+    undecided = dict((await check_over(BrokenLimiter())(request(content_type="application/grpc"))).headers)
     assert undecided["grpc-status"] == "14"
     assert "grpc-status" not in dict((await check(request(content_type="application/json"))).headers)
 
@@ -131,7 +118,7 @@ async def test_a_grpc_client_gets_a_grpc_status() -> None:
 async def test_a_route_without_a_pattern_shares_one_bucket(api: str | None) -> None:
     """A raw path never becomes a key."""
     limiter = OracleLimiter()
-    await build(limiter)(request(api=api))
+    await check_over(limiter)(request(api=api))
     assert "rate:user:user1:api:*" in limiter.buckets
 
 
@@ -147,7 +134,7 @@ async def test_a_store_that_is_away_is_answered_as_set(
     setting: OnStoreError, reply: Reply, status: int
 ) -> None:
     """Never a 429, whatever the setting."""
-    answer = await build(BrokenLimiter(), setting)(request())
+    answer = await check_over(BrokenLimiter(), setting)(request())
     assert (answer.reply, answer.http_status) == (reply, status)
     assert answer.metadata == {"outcome": "undecided", "identity": "header"}
     assert answer.body == ("" if reply is Reply.OK else '{"error":"rate limiter unavailable"}')

@@ -14,9 +14,9 @@ from ratelimitd.core.ports import Limiter
 from ratelimitd.transport.fast.host import serve_hosted
 from ratelimitd.transport.grpcio import serve_grpcio
 from ratelimitd.transport.listen import Address, Listener, TcpAddress, UnixAddress
-from tests.core.fakes import OracleLimiter
+from tests.core.fakes import OracleLimiter, check_over
 from tests.transport import hosted, remote
-from tests.transport.service import MAX_MESSAGE_BYTES, check_over
+from tests.transport.service import MAX_MESSAGE_BYTES
 
 DRAIN_S = 5.0
 ANY_PORT = TcpAddress("127.0.0.1", 0)

