@@ -32,7 +32,7 @@ RUN ratelimitd --version
 
 # A number, so that Kubernetes can see it is not root. It owns no file: the root file system may be read-only.
 USER 65532:65532
-EXPOSE 50051
+EXPOSE 50051 9090
 
 # A gRPC health check. The first one comes after a whole interval, so a long one delays what waits for it; each
 # one starts Python, a quarter of a second of a slow CPU, so a short one disturbs what it watches.

@@ -36,9 +36,9 @@ generate: .venv/ready ## compile proto/ into ratelimitd/transport/_pb
 	@$(BIN)/python proto/generate.py
 
 lock: $(UV) ## renew requirements/ and backend/requirements.txt from what pyproject.toml and backend/ ask for
-	@$(UV) pip compile $(COMPILE) pyproject.toml --extra fast -o requirements/runtime.txt
+	@$(UV) pip compile $(COMPILE) pyproject.toml --extra admin --extra fast -o requirements/runtime.txt
 	@$(UV) pip compile $(COMPILE) --group build -o requirements/build.txt
-	@$(UV) pip compile $(COMPILE) pyproject.toml --extra demo --extra fast --group dev -o requirements/dev.txt
+	@$(UV) pip compile $(COMPILE) pyproject.toml --extra admin --extra demo --extra fast --group dev -o requirements/dev.txt
 	@$(UV) pip compile $(COMPILE) backend/requirements.in -o backend/requirements.txt
 
 .venv/ready: requirements/dev.txt pyproject.toml $(UV)

@@ -49,8 +49,9 @@ async def run(options: Options) -> None:
         tell("memory of the stores")
         table, more = await memory.store_table(installed(), options.users)
         put(table)
-        put(micro.micro_table(times=options.pace.times, seconds=min(options.pace.seconds, 0.3)))
-        put(goals_table([*goals, *more]))
+        steps, most = micro.micro_table(times=options.pace.times, seconds=min(options.pace.seconds, 0.3))
+        put(steps)
+        put(goals_table([*goals, *more, *most]))
 
 
 def _machine(store: Store) -> str:

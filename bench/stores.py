@@ -15,7 +15,7 @@ from bench.http2 import LoadError
 from ratelimitd.demo.children import child
 from ratelimitd.errors import StoreError
 from ratelimitd.loopback import LOOPBACK, free_port
-from ratelimitd.policy.seed import SeedPolicy
+from ratelimitd.policy.document import SeedPolicy
 from ratelimitd.store.client import open_client, store_errors
 from ratelimitd.store.embedded import embedded_store
 

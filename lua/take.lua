@@ -1,5 +1,8 @@
 --[[ Takes each decision's cost from all of its tiers, or from none. The clock is this server's TIME.
 
+Tiers in shadow cannot deny. When the others could pay, the cost is taken from all of those in shadow, or from
+none of those.
+
 Decisions are made in order; each sees what the ones before it took. Amounts are whole microtokens, instants
 whole microseconds: a double holds both exactly up to 2^53, so they are printed with %.0f, never as 1e+15.
 The arithmetic is that of ratelimitd/core/bucket.py, to the bit.
@@ -8,10 +11,12 @@ KEYS  1..n  one hash per bucket, all different:
               tokens  tokens left, in decimal, to the millionth
               last    when they were counted, in us since the epoch
 ARGV  1     number of limits; then per limit: capacity (tokens), refill_rate (tokens per s)
-      then per decision: cost (microtokens), number of tiers; then per tier: index in KEYS, index of limit
-RETURN      per decision: allowed 0|1; then per tier: microtokens left
-INVARIANT   0 <= tokens <= capacity; a denial writes nothing; last never goes back; a key expires only once
-            its bucket is full again
+      then per decision: cost (microtokens; a negative one is only looked for: nothing is taken), number of
+            tiers, number of tiers in shadow; then per tier, those in shadow last: index in KEYS, index of limit
+RETURN      per decision: 0 denied, 1 allowed, 2 allowed though its shadow says no; then per tier, in the same
+            order: microtokens left
+INVARIANT   0 <= tokens <= capacity; a denial writes nothing, and neither does a cost of 0; last never goes
+            back; a key expires only once its bucket is full again
 COMPLEXITY  O(keys + tiers of all decisions), whatever the number of users or the history
 ]]
 local MICRO = 1000000
@@ -45,27 +50,39 @@ for key = 1, #KEYS do
 end
 
 local reply = {}
-while at <= #ARGV do
-  local cost, tiers = argument(), argument()
-  local keys, limits, left, allowed = {}, {}, {}, 1
+
+-- Takes `cost` from the next tiers, all or none, unless `wanted` is false; appends what is left of each.
+local function take(tiers, needed, cost, wanted)
+  local keys, limits, left, allowed = {}, {}, {}, true
   for tier = 1, tiers do
     local key, limit = argument(), argument()
     local level = capacity[limit]
     if tokens[key] then
       level = min(level, tokens[key] + floor(max(0, now - last[key]) * refill_rate[limit]))
     end
-    if level < cost then allowed = 0 end
+    if level < needed then allowed = false end
     keys[tier], limits[tier], left[tier] = key, limit, level
   end
-  reply[#reply + 1] = allowed
   for tier = 1, tiers do
-    local level = left[tier] - allowed * cost
-    if allowed == 1 then
+    local level = left[tier]
+    if wanted and allowed and cost > 0 then
       local key = keys[tier]
+      level = level - cost
       tokens[key], last[key], limit_of[key] = level, max(now, last[key] or now), limits[tier]
     end
     reply[#reply + 1] = level
   end
+  return allowed
+end
+
+while at <= #ARGV do
+  local cost, tiers, in_shadow = argument(), argument(), argument()
+  local needed = math.abs(cost)
+  local verdict = #reply + 1
+  reply[verdict] = 0
+  local allowed = take(tiers, needed, cost, true)
+  local allowed_in_shadow = take(in_shadow, needed, cost, allowed)
+  if allowed then reply[verdict] = allowed_in_shadow and 1 or 2 end
 end
 
 -- Whole tokens are printed as 2, others as 1.500000: six digits lose nothing.

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -18,6 +19,7 @@ from ratelimitd.limiter.deny_cache import DenyCache
 from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.policy.redis_policies import RedisPolicies
+from ratelimitd.policy.replicas import Replica
 from ratelimitd.settings import EMBEDDED, Settings, environment
 from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
@@ -53,7 +55,13 @@ async def deciding(settings: Settings) -> AsyncIterator[Check]:
             )
         )
         limiter = DenyCache(OutageLog(batcher))
-        policies = RedisPolicies(client, settings.config_key, on_change=limiter.clear)
+        policies = RedisPolicies(
+            client,
+            settings.config_key,
+            _replica(settings),
+            on_change=limiter.clear,
+            on_reset=limiter.clear,
+        )
         await stack.enter_async_context(policies.watched())
         _spare_garbage_collection()
         yield Check(
@@ -62,7 +70,22 @@ async def deciding(settings: Settings) -> AsyncIterator[Check]:
             sources=settings.sources(),
             key_prefix=settings.key_prefix,
             on_store_error=settings.on_store_error,
+            on_shadow_denial=policies.shadow_denied,
         )
+
+
+def _replica(settings: Settings) -> Replica:
+    """What this process tells of itself, before it runs any policy."""
+    return Replica(
+        id=f"{socket.gethostname()}:{os.getpid()}",
+        version=__version__,
+        transport=settings.transport,
+        number=0,
+        revision="",
+        refused=None,
+        started_us=0,
+        seen_us=0,
+    )
 
 
 def _spare_garbage_collection() -> None:

@@ -1,5 +1,7 @@
 """Every way ratelimitd can fail to do its work. A denial is no error: it is an answer."""
 
+from typing import NamedTuple
+
 
 class RatelimitdError(Exception):
     """The root: its text is a sentence that a person can act on."""
@@ -9,8 +11,42 @@ class StoreError(RatelimitdError):
     """The store gave no usable answer within the deadline: the request could not be decided."""
 
 
+class Problem(NamedTuple):
+    """One thing that is wrong with a policy: where, and why. An empty path is the whole text."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" if self.path else self.reason
+
+
 class PolicyError(RatelimitdError):
-    """A policy was refused: the text names what was wrong and what would be right."""
+    """A policy was refused: each problem names what was wrong and what would be right."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class ConflictError(RatelimitdError):
+    """Somebody else changed the policy first: nothing was written."""
+
+
+class UnknownRevisionError(RatelimitdError):
+    """There is no such revision, or it is no longer kept."""
+
+
+class QuestionError(RatelimitdError):
+    """What was asked about cannot be: the text says which part, and what would be right."""
+
+
+class WaitError(RatelimitdError):
+    """Not every replica runs a revision yet; it is in force where it can be."""
+
+
+class AskError(RatelimitdError):
+    """A running service gave no answer to a Check that it was asked."""
 
 
 class SettingsError(RatelimitdError):

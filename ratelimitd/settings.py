@@ -21,6 +21,9 @@ PREFIX = "RATELIMITD_"
 _SERVICE_LINK = re.compile(PREFIX + r"(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_(TCP|UDP).*)?)")
 """What Kubernetes sets in every pod beside a Service that is named ratelimitd: no settings, no mistakes."""
 
+SECRET = {"redis_url", "admin_key", "admin_read_key"}
+"""Settings whose value is never shown: a URL may hold a password."""
+
 EMBEDDED = "embedded"
 """As a store's URL: start the bundled Valkey as a child process."""
 
@@ -95,7 +98,23 @@ class Settings(BaseModel):
         "info", description="Lowest level that is logged: debug, info, warning or error."
     )
 
-    @field_validator("listen")
+    admin_listen: str = Field(
+        "127.0.0.1:9090", description="Where `ratelimitd admin` answers HTTP: HOST:PORT or [IPV6]:PORT."
+    )
+    admin_key: str = Field(
+        "",
+        repr=False,
+        description="The key that may change limits, or two with a space between, to rotate them. "
+        "Without any key only /healthz, /readyz and /metrics answer.",
+    )
+    admin_key_file: str = Field("", description="A file that holds such keys, one a line.")
+    admin_read_key: str = Field("", repr=False, description="The key that may only look, or two.")
+    admin_read_key_file: str = Field("", description="A file that holds such keys, one a line.")
+    admin_check_target: str = Field(
+        "127.0.0.1:50051", description="The service that the admin service's own check asks: HOST:PORT."
+    )
+
+    @field_validator("listen", "admin_listen", "admin_check_target")
     @classmethod
     def _listen_is_an_address(cls, value: str) -> str:
         parse_listen(value)
@@ -120,6 +139,12 @@ class Settings(BaseModel):
     def _identity_has_known_sources(cls, value: str) -> str:
         parse_sources(value, None)
         return value
+
+    @property
+    def identity_header(self) -> str | None:
+        """The first header that identifies, or None."""
+        parts = [part.strip().lower().partition(":") for part in self.identity.split(",")]
+        return next((name for kind, _, name in parts if kind == "header"), None)
 
     def sources(self) -> tuple[Source, ...]:
         """The identity sources, in order."""
@@ -166,5 +191,5 @@ def _nearest(variable: str) -> str:
 
 def _problem(given: Mapping[str, str], *, loc: tuple[str | int, ...], msg: str, **_: object) -> str:
     name = str(loc[0])
-    shown = "" if name == "redis_url" else f" is {given[name]!r}"  # a URL may hold a password
+    shown = "" if name in SECRET else f" is {given[name]!r}"
     return f"{env_name(name)}{shown}: {must(msg)}"

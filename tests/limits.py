@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import grpc
 import httpx
 
-from ratelimitd.policy.seed import parse, policy_set
+from ratelimitd.policy.text import revision_of
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from ratelimitd.transport.translate import SERVICE
 from tests.waiting import eventually
@@ -45,7 +45,7 @@ def new_limits_json(**changes: float) -> str:
 
 async def until_in_force(limits: str, replicas: Iterable[str]) -> None:
     """Every replica answers with these limits. Costs the user `probe` a token or more."""
-    expected = policy_set(parse(limits)).revision
+    expected = revision_of(limits)
 
     async def in_force() -> bool:
         return all([await _revision(replica) == expected for replica in replicas])

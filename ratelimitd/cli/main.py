@@ -1,4 +1,4 @@
-"""The command line: parses, calls, and turns every error of ours into one sentence and exit status 1."""
+"""The command line: parses, calls, and turns every error of ours into a sentence and an exit status."""
 
 import sys
 from typing import Annotated
@@ -6,11 +6,25 @@ from typing import Annotated
 import typer
 
 from ratelimitd import __version__
+from ratelimitd.cli import bucket, policy
+from ratelimitd.cli.admin import admin
+from ratelimitd.cli.check import check
 from ratelimitd.cli.demo import demo
 from ratelimitd.cli.envoy import envoy
+from ratelimitd.cli.exits import Exit, told
+from ratelimitd.cli.explain import explain
 from ratelimitd.cli.health import health
 from ratelimitd.cli.serve import serve
-from ratelimitd.errors import RatelimitdError
+from ratelimitd.cli.tables import printable
+from ratelimitd.errors import ConflictError, PolicyError, QuestionError, RatelimitdError, WaitError
+
+EXITS: dict[type[RatelimitdError], Exit] = {
+    QuestionError: Exit.USAGE,
+    PolicyError: Exit.INVALID,
+    ConflictError: Exit.CONFLICT,
+    WaitError: Exit.BEHIND,
+}
+"""How a command ends that met such an error. After every other one of ours it has failed."""
 
 app = typer.Typer(
     name="ratelimitd",
@@ -44,14 +58,25 @@ def _root(
 
     In your Envoy:   ratelimitd envoy --config envoy.yaml
 
-    Limits are JSON in Redis at rate_limit:config and change without a restart: see the README.
+    Change limits:   ratelimitd policy apply limits.yaml --wait
+
+    Ask why:         ratelimitd explain --user USER --path /api/ping
+
+    In a browser:    ratelimitd admin
+
+    Limits are a text in Redis at rate_limit:config and change without a restart: see the README.
     """
 
 
-app.command()(serve)
-app.command()(envoy)
-app.command()(health)
-app.command()(demo)
+app.command(epilog=told())(serve)
+app.command(epilog=told())(envoy)
+app.command(epilog=told())(admin)
+app.command(epilog=told())(health)
+app.command(epilog=told())(demo)
+app.add_typer(policy.app)
+app.command(epilog=told(Exit.DENIED))(explain)
+app.add_typer(bucket.app)
+app.command(epilog=told(Exit.DENIED))(check)
 
 
 def main() -> None:
@@ -59,6 +84,7 @@ def main() -> None:
     try:
         app()
     except RatelimitdError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"ratelimitd: {line}", err=True)
-        sys.exit(1)
+        problems = error.problems if isinstance(error, PolicyError) else str(error).splitlines()
+        for problem in problems:
+            typer.echo(f"ratelimitd: {printable(str(problem))}", err=True)
+        sys.exit(EXITS.get(type(error), Exit.FAILED))

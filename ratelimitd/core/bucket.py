@@ -7,10 +7,10 @@ never gives one away. The refill is one IEEE 754 double multiplication, as in Lu
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ratelimitd.core.model import Limit, Outcome, TakeRequest
+from ratelimitd.core.model import Limit, Outcome, TakeRequest, Tier
 
 EXPIRY_MARGIN_US = 1_000_000
 """How long a bucket outlives the instant at which it is full again."""
@@ -36,12 +36,22 @@ def refill(bucket: Bucket | None, limit: Limit, now_us: int) -> Bucket:
 def take(
     buckets: Mapping[str, Bucket], request: TakeRequest, now_us: int
 ) -> tuple[Outcome, dict[str, Bucket]]:
-    """The outcome, and the buckets to write: every tier's when allowed, none when denied."""
-    full = {tier.key: refill(buckets.get(tier.key), tier.limit, now_us) for tier in request.tiers}
-    if any(bucket.tokens < request.cost for bucket in full.values()):
-        return Outcome(False, tuple(bucket.tokens for bucket in full.values())), {}  # noqa: FBT003 - the field is the name
-    spent = {key: Bucket(bucket.tokens - request.cost, bucket.last) for key, bucket in full.items()}
-    return Outcome(True, tuple(bucket.tokens for bucket in spent.values())), spent  # noqa: FBT003 - likewise
+    """The outcome, and the buckets to write: none when the request is denied or takes nothing."""
+    outcome, spent = _take(buckets, request.tiers, request, now_us)
+    if outcome.allowed and request.shadow:
+        shadow, spent_in_shadow = _take(buckets, request.shadow, request, now_us)
+        return outcome._replace(shadow=shadow), spent | spent_in_shadow
+    return outcome, spent
+
+
+def _take(
+    buckets: Mapping[str, Bucket], tiers: Sequence[Tier], request: TakeRequest, now_us: int
+) -> tuple[Outcome, dict[str, Bucket]]:
+    full = {tier.key: refill(buckets.get(tier.key), tier.limit, now_us) for tier in tiers}
+    allowed = all(bucket.tokens >= request.cost for bucket in full.values())
+    taken = request.cost if allowed and not request.look else 0
+    left = {key: Bucket(bucket.tokens - taken, bucket.last) for key, bucket in full.items()}
+    return Outcome(allowed, tuple(bucket.tokens for bucket in left.values())), left if taken else {}
 
 
 def wait_us(tokens: int, needed: int, limit: Limit) -> int:

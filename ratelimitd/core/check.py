@@ -1,7 +1,7 @@
 """The decision, from a request to an answer. A store that cannot decide never turns into a 429."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 
 from ratelimitd.core.headers import (
@@ -16,28 +16,32 @@ from ratelimitd.core.headers import (
     whole_seconds,
 )
 from ratelimitd.core.identity import Source, identify
-from ratelimitd.core.match import match
+from ratelimitd.core.match import DRY_RUN_CONTEXT, Match, denying_shadow, match
 from ratelimitd.core.model import (
     MICRO,
     Answer,
     Identity,
     OnStoreError,
     Outcome,
-    PolicySet,
     Reply,
     Request,
     TakeRequest,
     TierName,
 )
+from ratelimitd.core.policy import PolicySet
 from ratelimitd.core.ports import Limiter, Policies
 from ratelimitd.errors import StoreError
 
 DENIED = "rate limit exceeded"
+BLOCKED = "blocked"
 UNDECIDED = "rate limiter unavailable"
 
 # google.rpc.Code, as a gRPC client reads them
+PERMISSION_DENIED = 7
 RESOURCE_EXHAUSTED = 8
 UNAVAILABLE = 14
+
+_STRICTEST_FIRST = (OnStoreError.DENY, OnStoreError.ENVOY, OnStoreError.ALLOW)
 
 
 def _json_error(message: str) -> str:
@@ -52,7 +56,9 @@ class Check:
         limiter: where tokens are taken.
         sources: who a request may be charged to, tried in order.
         key_prefix: what every bucket's key begins with.
-        on_store_error: the answer when `policies` or `limiter` raises StoreError.
+        on_store_error: the answer when `policies` or `limiter` raises StoreError and the policy names none.
+        on_shadow_denial: is told what is in shadow, by its name in the policy's text, when it would have
+            denied a request.
     """
 
     def __init__(
@@ -63,57 +69,95 @@ class Check:
         sources: Sequence[Source],
         key_prefix: str,
         on_store_error: OnStoreError,
+        on_shadow_denial: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._policies = policies
         self._limiter = limiter
         self._sources = sources
         self._key_prefix = key_prefix
         self._on_store_error = on_store_error
+        self._on_shadow_denial = on_shadow_denial
 
     async def __call__(self, request: Request) -> Answer:
         """The answer for one request; it raises nothing of its own making."""
         identity = identify(self._sources, request)
         try:
             policy = self._policies.current()
-            spend = match(policy, request, identity, self._key_prefix)
+        except StoreError:
+            return self._undecided(request, identity, (self._on_store_error,))
+        matched = match(policy, request, identity, self._key_prefix)
+        spend = matched.spend
+        if not (spend.tiers or spend.shadow):
+            return _unlimited(request, policy, identity, matched)
+        if request.context.get(DRY_RUN_CONTEXT) == "true":
+            spend = spend._replace(look=True)
+        try:
             (outcome,) = await self._limiter.take([spend])
         except StoreError:
-            return self._undecided(request, identity)
-        if outcome.allowed:
-            return _allowed(policy, identity, spend, outcome)
-        return _denied(request, policy, identity, spend, outcome)
+            answers = [answer or self._on_store_error for answer in matched.on_store_error]
+            return self._undecided(request, identity, answers)
+        if not outcome.allowed:
+            return _denied(request, policy, identity, spend, outcome)
+        shadow = denying_shadow(policy, matched, outcome)
+        if shadow is not None and not spend.look:
+            self._on_shadow_denial(shadow)
+        return _allowed(policy, identity, spend, outcome, shadow)
 
-    def _undecided(self, request: Request, identity: Identity) -> Answer:
+    def _undecided(self, request: Request, identity: Identity, answers: Collection[OnStoreError]) -> Answer:
+        """The strictest of the answers; nothing that can deny took part when there are none."""
+        answer = next((answer for answer in _STRICTEST_FIRST if answer in answers), OnStoreError.ALLOW)
         metadata = {"outcome": "undecided", "identity": identity.kind}
-        if self._on_store_error is OnStoreError.ALLOW:
+        if answer is OnStoreError.ALLOW:
             return Answer(Reply.OK, 200, (), "", metadata)
         headers = (
             ("content-type", "application/json"),
             ("retry-after", "1"),
             *grpc_fields(request.headers.get("content-type", ""), UNAVAILABLE),
         )
-        reply = Reply.ERROR if self._on_store_error is OnStoreError.ENVOY else Reply.DENIED
+        reply = Reply.ERROR if answer is OnStoreError.ENVOY else Reply.DENIED
         return Answer(reply, 503, headers, _json_error(UNDECIDED), metadata)
 
 
-def _allowed(policy: PolicySet, identity: Identity, spend: TakeRequest, outcome: Outcome) -> Answer:
-    told = states(spend.tiers, outcome.tokens)
-    # The tier that is nearest to its end; all are known, for all have paid.
-    left, tier = min(zip(outcome.tokens, [tier.name for tier in spend.tiers], strict=True))
+def _unlimited(request: Request, policy: PolicySet, identity: Identity, matched: Match) -> Answer:
+    """The answer where no bucket takes part: blocked, exempt, or all tiers are off."""
+    metadata = {"outcome": matched.unlimited, "identity": identity.kind, "policy": policy.revision}
+    if not matched.blocked:
+        return Answer(Reply.OK, 200, (), "", metadata)
+    headers = (
+        ("content-type", "application/json"),
+        *grpc_fields(request.headers.get("content-type", ""), PERMISSION_DENIED),
+    )
+    return Answer(Reply.DENIED, 403, headers, _json_error(BLOCKED), metadata)
+
+
+def _allowed(
+    policy: PolicySet,
+    identity: Identity,
+    spend: TakeRequest,
+    outcome: Outcome,
+    shadow: str | None = None,
+) -> Answer:
     metadata: dict[str, str | int] = {
         "outcome": "allowed",
-        "tier": tier,
-        "remaining": left // MICRO,  # type: ignore[operator] # likewise
         "identity": identity.kind,
         "policy": policy.revision,
     }
+    if shadow is not None:
+        metadata["shadow"] = shadow
+    if not spend.tiers:
+        return Answer(Reply.OK, 200, (), "", metadata)
+    # The tier that is nearest to its end; all are known, for all have paid.
+    left, tier = min(zip(outcome.tokens, [tier.name for tier in spend.tiers], strict=True))
+    metadata["tier"] = tier
+    metadata["remaining"] = left // MICRO  # type: ignore[operator] # likewise
+    told = states(spend.tiers, outcome.tokens)
     return Answer(Reply.OK, 200, rate_limit_fields(policy_field(spend.tiers), told), "", metadata)
 
 
 def _denied(
     request: Request, policy: PolicySet, identity: Identity, spend: TakeRequest, outcome: Outcome
 ) -> Answer:
-    tier, retry_after_us = denying_tier(spend, outcome)
+    tier, retry_after_us = denying_tier(spend.tiers, spend.cost, outcome.tokens)
     return _denial(
         policy_field(spend.tiers),
         states(spend.tiers, outcome.tokens),

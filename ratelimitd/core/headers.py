@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ratelimitd.core.bucket import wait_us
-from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
+from ratelimitd.core.model import MICRO, Limit, Tier, TierName
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -59,14 +59,14 @@ def rate_limit_fields(policy: str, told: Sequence[State]) -> Headers:
     return (("ratelimit-policy", policy), ("ratelimit", ", ".join(items)))
 
 
-def denying_tier(request: TakeRequest, outcome: Outcome) -> tuple[TierName, int]:
+def denying_tier(tiers: Sequence[Tier], cost: int, tokens: Sequence[int | None]) -> tuple[TierName, int]:
     """The tier that said no and the wait in microseconds until it can pay: the longest, as all must pay.
 
     Tiers of which nothing is known take no part.
     """
     longest_us, denying = -1, TierName.GLOBAL
-    for (name, _, limit), tokens in zip(request.tiers, outcome.tokens, strict=True):
-        if tokens is not None and (us := wait_us(tokens, request.cost, limit)) > longest_us:
+    for (name, _, limit), left in zip(tiers, tokens, strict=True):
+        if left is not None and (us := wait_us(left, cost, limit)) > longest_us:
             longest_us, denying = us, name
     return denying, longest_us
 

@@ -20,7 +20,7 @@ class Request(NamedTuple):
     """An HTTP request as Envoy describes it.
 
     `path` has no query; header names are lower-case; duplicates of a header are joined with a comma; bytes
-    that are not UTF-8 are surrogate escapes (PEP 383). `api` is the route pattern that the operator attached.
+    that are not UTF-8 are surrogate escapes (PEP 383). `context` is what the operator attached to the route.
     """
 
     method: str
@@ -28,7 +28,7 @@ class Request(NamedTuple):
     host: str
     headers: Mapping[str, str]
     peer_address: str
-    api: str | None
+    context: Mapping[str, str]
 
 
 class Identity(NamedTuple):
@@ -58,17 +58,6 @@ class Limit(NamedTuple):
         return self.capacity * MICRO
 
 
-@dataclass(frozen=True, slots=True)
-class PolicySet:
-    """The limits in force. `revision` names this content: equal limits have equal revisions everywhere."""
-
-    revision: str
-    limits: Mapping[TierName, Limit]
-
-    def __hash__(self) -> int:
-        return hash(self.revision)
-
-
 class Tier(NamedTuple):
     """One bucket that a request spends from: its name, its key in the store and its limit."""
 
@@ -78,21 +67,29 @@ class Tier(NamedTuple):
 
 
 class TakeRequest(NamedTuple):
-    """Take `cost` microtokens from every tier, or from none. Keys within one request differ."""
+    """Take `cost` microtokens from every tier, or from none. Keys within one request differ.
+
+    `shadow` are tiers that cannot deny. When the others could pay, the cost is taken from all of these, or
+    from none of these. With `look` nothing is taken: the outcome is the real one, with the tokens before it.
+    """
 
     tiers: tuple[Tier, ...]
     cost: int = MICRO
+    shadow: tuple[Tier, ...] = ()
+    look: bool = False
 
 
 class Outcome(NamedTuple):
     """What a TakeRequest got. `tokens` are the microtokens left, tier by tier in the request's order.
 
     None is a tier of which nothing is known. An allowed outcome knows all of them, a denied one at least the
-    tier that said no.
+    tier that said no. `shadow` is the outcome of the tiers in shadow; None when there are none, and when the
+    request was denied without them.
     """
 
     allowed: bool
     tokens: tuple[int | None, ...]
+    shadow: "Outcome | None" = None
 
 
 class OnStoreError(StrEnum):

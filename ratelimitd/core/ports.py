@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from ratelimitd.core.model import Outcome, PolicySet, TakeRequest
+from ratelimitd.core.model import Outcome, TakeRequest
+from ratelimitd.core.policy import PolicySet
 
 
 class Limiter(Protocol):

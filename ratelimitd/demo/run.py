@@ -1,9 +1,11 @@
 """The demo from start to Ctrl-C. Nothing is left running, and nothing on disk.
 
-In a store of yours it charges the buckets of user1, user2 and everybody, and leaves them to expire.
+In a store of yours it charges the buckets of user1, user2 and everybody, and leaves them to expire. Its limits
+become a revision there, if you have none.
 """
 
 import asyncio
+import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -44,16 +46,17 @@ async def run_demo(*, port: int, redis_url: str | None, once: bool) -> None:
 
 
 async def _demo(console: Console, *, port: int, redis_url: str | None, once: bool) -> None:
-    console.print("Starting a store, two ratelimitd, a backend and Envoy ...")
+    console.print("Starting a store, two ratelimitd, an admin service, a backend and Envoy ...")
     async with AsyncExitStack() as stack:
         url = redis_url or str(await stack.enter_async_context(embedded_store()))
         store = await stack.enter_async_context(open_client(url))
         await stack.enter_async_context(_example_limits(store))
-        system = await stack.enter_async_context(running_stack(url, front_port=port))
+        key = secrets.token_hex(16)
+        system = await stack.enter_async_context(running_stack(url, front_port=port, admin_key=key))
         with store_errors():
             await show(system, store, console)
         if not once:
-            console.print(how_to_go_on(system, url), markup=False, highlight=False)
+            console.print(how_to_go_on(system, url, key), markup=False, highlight=False)
             console.print("\nCtrl-C stops everything.")
             raise ChildError(f"{await first_to_end(system)} ended by itself")
 

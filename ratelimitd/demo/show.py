@@ -62,8 +62,8 @@ def _text(value: bytes | str | None) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def how_to_go_on(stack: Stack, store_url: str) -> str:
-    """Lines to paste into another terminal."""
+def how_to_go_on(stack: Stack, store_url: str, admin_key: str) -> str:
+    """Lines to paste into another terminal, and where to look with a browser."""
     unix = store_url.partition("unix://")[2].partition("?")[0]
     redis_cli = shlex.join(["redis-cli", "-s", unix] if unix else ["redis-cli", "-u", store_url])
     check = "envoy.service.auth.v3.Authorization/Check"
@@ -74,5 +74,8 @@ def how_to_go_on(stack: Stack, store_url: str) -> str:
             f"  grpcurl -plaintext -d '{_CHECK_REQUEST}' {stack.replicas[0]} {check}",
             f"  {redis_cli} HGETALL 'rate:user:user1:api:{API}'",
             f"  {redis_cli} SET {CONFIG_KEY} '{EXAMPLE_LIMITS}'",
+            f"  curl -H 'X-Admin-Key: {admin_key}' http://{stack.panel}/admin/api/v1/status",
+            "",
+            f"See and change limits: http://{stack.panel}/admin (key: {admin_key})",
         )
     )

@@ -28,18 +28,27 @@ ADDRESS_HEADER = "x-ratelimitd-client-address"
 
 @dataclass(frozen=True)
 class Stack:
-    """Where everything answers, the processes, and the folder of their logs, one `NAME.log` each."""
+    """Where everything answers, the processes, and the folder of their logs, one `NAME.log` each.
+
+    `admin` is Envoy's own interface, `panel` our admin service, None where it was not asked for.
+    """
 
     replicas: tuple[TcpAddress, ...]
     front: TcpAddress
     admin: TcpAddress
+    panel: TcpAddress | None
     children: tuple[Child, ...]
     logs: Path
 
 
 @asynccontextmanager
 async def running_stack(
-    store_url: str, *, front_port: int = 0, replicas: int = 2, flags: Sequence[str] = ()
+    store_url: str,
+    *,
+    front_port: int = 0,
+    replicas: int = 2,
+    flags: Sequence[str] = (),
+    admin_key: str = "",
 ) -> AsyncIterator[Stack]:
     """The system, ready for requests.
 
@@ -48,6 +57,7 @@ async def running_stack(
         front_port: where Envoy listens on loopback; 0 picks a free port.
         replicas: how many ratelimitd processes.
         flags: more flags for `ratelimitd serve`.
+        admin_key: a key for the admin service; without one it is not started.
 
     Raises ListenError when `front_port` is taken, and ChildError when a part does not start.
     """
@@ -55,21 +65,28 @@ async def running_stack(
     ensure_free(front)
     backend, admin = TcpAddress(LOOPBACK, free_port()), TcpAddress(LOOPBACK, free_port())
     services = tuple(TcpAddress(LOOPBACK, free_port()) for _ in range(replicas))
+    panel = TcpAddress(LOOPBACK, free_port()) if admin_key else None
     async with AsyncExitStack() as stack:
         # Settings of the caller's own are not for these; and a password in a URL is not for `ps` to show.
         env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        env |= {env_name("redis_url"): store_url}
+        env |= {env_name("redis_url"): store_url, env_name("address_header"): ADDRESS_HEADER}
         logs = Path(stack.enter_context(TemporaryDirectory(prefix="ratelimitd-demo-")))
         children: list[Child] = []
 
-        async def start(name: str, command: Sequence[str]) -> Child:
-            children.append(await stack.enter_async_context(child(name, command, logs / f"{name}.log", env)))
+        async def start(name: str, command: Sequence[str], **more: str) -> Child:
+            process = child(name, command, logs / f"{name}.log", env | more)
+            children.append(await stack.enter_async_context(process))
             return children[-1]
 
         behind = [(await start("backend", _backend_command(backend)), partial(_http_ok, backend, "/health"))]
         for number, service in enumerate(services, start=1):
             command = [*_SERVE, "--listen", str(service), *flags]
             behind.append((await start(f"ratelimitd-{number}", command), partial(_grpc_serving, service)))
+        if panel is not None:
+            command = [*_RATELIMITD, "admin", "--admin-listen", str(panel)]
+            command += ["--admin-check-target", str(services[0])]
+            admin_service = await start("admin", command, **{env_name("admin_key"): admin_key})
+            behind.append((admin_service, partial(_http_ok, panel, "/readyz")))
         await asyncio.gather(*(one.until(ready) for one, ready in behind))
 
         # Only now: a replica that is not up when Envoy first looks has to wait for its next health check.
@@ -79,7 +96,7 @@ async def running_stack(
         )
         envoy = await start("envoy", envoy_command(config))
         await envoy.until(partial(_http_ok, admin, "/ready"))
-        yield Stack(services, front, admin, tuple(children), logs)
+        yield Stack(services, front, admin, panel, tuple(children), logs)
 
 
 async def first_to_end(stack: Stack) -> str:
@@ -93,10 +110,8 @@ async def first_to_end(stack: Stack) -> str:
             task.cancel()
 
 
-_SERVE = [
-    *(sys.executable, "-P", "-m", "ratelimitd", "serve"),
-    *("--address-header", ADDRESS_HEADER, "--leave-s", "0"),  # Envoy has ended before they do
-]
+_RATELIMITD = [sys.executable, "-P", "-m", "ratelimitd"]
+_SERVE = [*_RATELIMITD, "serve", "--leave-s", "0"]  # Envoy has ended before they do
 
 
 def _backend_command(address: TcpAddress) -> list[str]:

@@ -1,24 +1,30 @@
-"""Reads the policy from Redis at the start and every second, off the path of requests.
+"""Keeps the newest valid policy in force: told of a change at once, and looking for one every second.
 
-The last good policy stays in force whatever is written after it, and while the store is away.
+The last good policy stays whatever is written after it, while the store is away, and across a restart: it is
+the newest revision. What somebody wrote past the revisions, with redis-cli, is made one if it is valid.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
-from ratelimitd.core.model import PolicySet
+from ratelimitd.core.policy import PolicySet
 from ratelimitd.core.ports import Policies
-from ratelimitd.errors import PolicyError, StoreError
-from ratelimitd.policy.seed import DEFAULT, parse, policy_set
+from ratelimitd.errors import ConflictError, PolicyError, StoreError, UnknownRevisionError
+from ratelimitd.policy.compile import policy_set
+from ratelimitd.policy.replicas import Replica, Replicas
+from ratelimitd.policy.revisions import RESET, Look, Revisions
+from ratelimitd.policy.text import DEFAULT_TEXT, parse, revision_of
 from ratelimitd.store.client import store_errors
 
 POLL_INTERVAL_S = 1.0
-"""A change is in force everywhere within this time and a round trip."""
+"""What no message told is in force everywhere within this time and a round trip."""
 
 FIRST_POLL_INTERVAL_S = 0.1
 """While none was read yet nothing can be decided, so the store is asked more often."""
@@ -26,25 +32,47 @@ FIRST_POLL_INTERVAL_S = 0.1
 READ_TIMEOUT_S = 1.0
 """A poll may take longer than a decision: nobody waits for it."""
 
+CANCEL_AGAIN_S = 0.05
+"""How long a task may take to end before it is cancelled again."""
+
+NEVER = -1
+"""The number of a look that was not had yet."""
+
 
 class RedisPolicies:
-    """The policy at `key`.
+    """The policy at `key`, for one replica.
 
     Args:
         client: the store.
-        key: where operators write the policy, as JSON text.
+        key: where the policy's text stands.
+        replica: what this replica tells of itself beside the revision that it runs.
         on_change: called when a policy came into force, the first or one of another revision; `current()`
             gives it by then.
+        on_reset: called when buckets were reset by a person.
     """
 
-    def __init__(self, client: Redis, key: str, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        key: str,
+        replica: Replica,
+        *,
+        on_change: Callable[[], None] = lambda: None,
+        on_reset: Callable[[], None] = lambda: None,
+    ) -> None:
         self._client = client
         self._key = key
+        self._revisions = Revisions(client, key)
+        self._replicas = Replicas(client, key)
+        self._replica = replica
         self._on_change = on_change
+        self._on_reset = on_reset
         self._log = structlog.get_logger("ratelimitd.policy")
         self._current: PolicySet | None = None
-        self._refused: str | None = None
-        self._away = False
+        self._seen: tuple[str, int] = ("", NEVER)
+        self._failing: set[str] = set()
+        self._shadow: Counter[str] = Counter()
+        self._told = asyncio.Event()
 
     def current(self) -> PolicySet:
         """The policy in force. Raises StoreError until the store could be read once."""
@@ -52,68 +80,164 @@ class RedisPolicies:
             raise StoreError("no policy could be read from the store yet")
         return self._current
 
+    def shadow_denied(self, name: str) -> None:
+        """Counts a request that what is in shadow would have denied. The next poll publishes the counts."""
+        self._shadow[name] += 1
+
     async def poll(self) -> None:
-        """Reads the policy once and puts it in force if it is good; logs what changed, and only that."""
-        try:
-            self._accept(await self._read())
-        except PolicyError as error:
-            self._refuse(str(error))
-        except StoreError as error:
-            if not self._away:
-                self._log.warning("policy_unread", key=self._key, reason=str(error))
-            self._away = True
-        else:
-            self._refused = None
-
-    async def _read(self) -> PolicySet:
-        with store_errors():
-            try:
+        """Looks once, puts a good policy in force and tells what this replica runs; logs changes only."""
+        with self._failing_quietly("policy_unread"):
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                look = await self._revisions.look()
+            if (look.sha1, look.head) != self._seen:
+                await self._read(look)
+                self._seen = (look.sha1, look.head)
+            # What is in force must not hang on what only people want to know.
+            with self._failing_quietly("replica_untold"):
                 async with asyncio.timeout(READ_TIMEOUT_S):
-                    text = await self._client.get(self._key)
-            except ResponseError as error:
-                if str(error).startswith("WRONGTYPE"):
-                    raise PolicyError("it must be a string of JSON; the key holds another type") from error
-                raise
-        return policy_set(DEFAULT if text is None else parse(text))
+                    await self._record(look)
+                    await self._publish(look.now_us)
 
-    def _accept(self, policy: PolicySet) -> None:
-        self._away = False
-        if self._current is None or policy.revision != self._current.revision:
-            self._current = policy
-            limits = {
-                name.value: f"{limit.capacity} at {limit.refill_rate:g}/s"
-                for name, limit in policy.limits.items()
-            }
-            self._log.info("policy_in_force", revision=policy.revision, **limits)
-            self._on_change()
+    @contextmanager
+    def _failing_quietly(self, event: str) -> Iterator[None]:
+        """One line when the store begins to fail, however long that lasts."""
+        try:
+            yield
+        except (StoreError, TimeoutError) as error:
+            if event not in self._failing:
+                self._log.warning(event, key=self._key, reason=str(error) or "no answer in time")
+            self._failing.add(event)
+        else:
+            self._failing.discard(event)
 
-    def _refuse(self, reason: str) -> None:
-        self._away = False
-        if self._current is None:
-            self._accept(policy_set(DEFAULT))
-        if reason != self._refused:
-            self._refused = reason
+    async def _read(self, look: Look) -> None:
+        try:
+            policy = await asyncio.to_thread(_compiled, look.text())
+        except PolicyError as error:
+            await self._refuse(look, str(error))
+            return
+        self._accept(policy, look.head)
+        self._replica = replace(self._replica, refused=None)
+
+    async def _record(self, look: Look) -> None:
+        """Makes a revision of what is in force here and was written past them."""
+        if not look.foreign or self._replica.refused is not None:
+            return
+        try:
+            adopted = await self._revisions.adopt(look)
+        except ConflictError:  # it was changed again: the next look sees how
+            return
+        self._replica = replace(self._replica, number=adopted.number)
+        self._log.info("policy_recorded", number=adopted.number, author=adopted.author)
+
+    def _accept(self, policy: PolicySet, number: int) -> None:
+        self._replica = replace(self._replica, number=number, revision=policy.revision)
+        if self._current is not None and policy.revision == self._current.revision:
+            return
+        self._current = policy
+        limits = {
+            name.value: f"{rule.limit.capacity} at {rule.limit.refill_rate:g}/s"
+            for name, rule in policy.tiers.items()
+        }
+        self._log.info("policy_in_force", revision=policy.revision, number=number, **limits)
+        self._on_change()
+
+    async def _refuse(self, look: Look, reason: str) -> None:
+        """A bad text changes nothing: the newest revision is in force."""
+        if self._current is None or look.head != self._replica.number:
+            self._accept(*await self._newest())
+        if reason != self._replica.refused:
             self._log.error("policy_refused", key=self._key, reason=reason, in_force=self.current().revision)
+        self._replica = replace(self._replica, refused=reason)
+
+    async def _newest(self) -> tuple[PolicySet, int]:
+        """The newest revision and its number; the defaults where it is lost or cannot be read here."""
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                head = await self._revisions.head()
+            return _compiled(head.text), head.number
+        except (UnknownRevisionError, PolicyError) as error:
+            self._log.error("revision_unread", reason=str(error))
+            return _compiled(DEFAULT_TEXT), 0
+
+    async def _publish(self, now_us: int) -> None:
+        started_us = self._replica.started_us or now_us
+        self._replica = replace(self._replica, started_us=started_us, seen_us=now_us)
+        await self._replicas.publish(self._replica)
+        if self._shadow:
+            counts, self._shadow = self._shadow, Counter()
+            try:
+                await self._replicas.add_shadow(self._replica.number, counts)
+            except StoreError:
+                self._shadow.update(counts)
+                raise
+
+    async def _listen(self) -> None:
+        """Wakes the poll when the store tells of a change."""
+        while True:
+            try:
+                with store_errors():
+                    async with self._client.pubsub() as pubsub:
+                        await pubsub.subscribe(self._revisions.channel)
+                        async for message in pubsub.listen():
+                            self._hear(message)
+            except StoreError:
+                pass  # the poll logs that the store is away
+            except Exception:  # noqa: BLE001 - a defect must not make every change a second late for ever
+                self._log.exception("policy_listen_broke")
+            await asyncio.sleep(POLL_INTERVAL_S)
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if message["type"] == "message" and message["data"] == RESET:
+            self._on_reset()
+        else:  # a change, or that this is subscribed, before which one may have been missed
+            self._told.set()
+
+    async def _poll_forever(self) -> None:
+        while True:
+            interval_s = POLL_INTERVAL_S if self._current else FIRST_POLL_INTERVAL_S
+            try:
+                async with asyncio.timeout(interval_s):
+                    await self._told.wait()
+            except TimeoutError:
+                pass
+            self._told.clear()
+            try:
+                await self.poll()
+            except Exception:  # noqa: BLE001 - a defect must not freeze the limits for ever
+                self._log.exception("policy_poll_broke")
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator["RedisPolicies"]:
-        """Polls until the end of the block; the first poll is done when it begins."""
-
-        async def poll_forever() -> None:
-            while True:
-                await asyncio.sleep(POLL_INTERVAL_S if self._current else FIRST_POLL_INTERVAL_S)
-                try:
-                    await self.poll()
-                except Exception:  # noqa: BLE001 - a defect must not freeze the limits for ever
-                    self._log.exception("policy_poll_broke")
-
+        """Follows the store until the end of the block; the first poll is done when it begins."""
         await self.poll()
-        task = asyncio.create_task(poll_forever())
+        tasks = [asyncio.create_task(self._poll_forever()), asyncio.create_task(self._listen())]
         try:
             yield self
         finally:
+            await _cancel(tasks)
+            await self._leave()
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                await self._replicas.leave(self._replica.id)
+        except (StoreError, TimeoutError):
+            pass  # it is not seen any more all the same
+
+
+def _compiled(text: bytes | str) -> PolicySet:
+    """Takes a quarter of a second for the longest texts, so a thread does it, while decisions go on."""
+    return policy_set(parse(text), revision_of(text))
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancels until it is heard: redis-py uses asyncio.wait_for, which may swallow it before Python 3.12."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
 _port: type[Policies] = RedisPolicies

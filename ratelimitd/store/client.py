@@ -16,8 +16,8 @@ from ratelimitd.errors import StoreError
 SCHEMES = ("redis://", "rediss://", "unix://")
 """What a store's URL may begin with: plain TCP, TLS, a Unix socket."""
 
-MAX_CONNECTIONS = 2
-"""The poll of the policy, and one to spare. Decisions have a link of their own."""
+MAX_CONNECTIONS = 4
+"""The poll of the policy, the wait for a message, and two to spare. Decisions have a link of their own."""
 
 
 def check_url(url: str) -> None:

@@ -20,10 +20,7 @@ SERVICE = "envoy.service.auth.v3.Authorization"
 """The gRPC service whose method Check this is."""
 
 # google.rpc.Code by the HTTP status of the refusal
-_CODES = {429: 8, 503: 14}
-
-API_EXTENSION = "api"
-"""The key in an Envoy route's context_extensions that holds the route's pattern."""
+_CODES = {403: 7, 429: 8, 503: 14}
 
 
 def decode(payload: bytes) -> Request:
@@ -42,7 +39,7 @@ def decode(payload: bytes) -> Request:
         host=http.host,
         headers=_raw_headers(http.header_map) if http.HasField("header_map") else http.headers,
         peer_address=attributes.source.address.socket_address.address,
-        api=attributes.context_extensions.get(API_EXTENSION),
+        context=attributes.context_extensions,
     )
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import secrets
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 CALL_S = 60.0
+ADMIN_KEY = secrets.token_hex(16)
+"""What an operator would put into the environment of `docker compose up`."""
 
 
 class EngineError(Exception):
@@ -32,6 +36,7 @@ async def run(*command: str, timeout_s: float = CALL_S) -> str:
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
+        env=os.environ | {"RATELIMITD_ADMIN_KEY": ADMIN_KEY},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -9,18 +9,19 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_only_envoys_front_is_published_beyond_loopback(front: Front) -> None:
-    """The replicas are on loopback, each at a port of its own; Redis, the backend and the admin nowhere."""
+    """Replicas and the admin service are on loopback, each at a port of its own; Redis and others nowhere."""
     containers = await front.project.containers()
     open_to_all = {
         (c.service, published) for c in containers for at, published, _ in c.ports if at != "127.0.0.1"
     }
     assert open_to_all == {("envoy", 8081)}
     on_loopback = [(c.service, port) for c in containers for at, port, _ in c.ports if at == "127.0.0.1"]
-    assert len(set(on_loopback)) == REPLICAS
-    assert {service for service, _ in on_loopback} == {"ratelimitd"}
+    assert len(set(on_loopback)) == REPLICAS + 1
+    assert {service for service, _ in on_loopback} == {"ratelimitd", "admin"}
+    assert ("admin", 9090) in on_loopback
 
 
-@pytest.mark.parametrize("service", ["redis", "ratelimitd", "backend", "envoy"])
+@pytest.mark.parametrize("service", ["redis", "ratelimitd", "admin", "backend", "envoy"])
 async def test_no_container_runs_as_root_or_can_become_more(front: Front, service: str) -> None:
     """A fixed user, no capability, no new privilege, and a root file system that cannot be written."""
     for container in await front.project.containers(service):

@@ -1,17 +1,22 @@
 """Ports in memory, short enough to trust by reading."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ratelimitd.core.bucket import Bucket, take
 from ratelimitd.core.check import Check
 from ratelimitd.core.identity import parse_sources
-from ratelimitd.core.model import Limit, OnStoreError, Outcome, PolicySet, TakeRequest, TierName
+from ratelimitd.core.model import Limit, OnStoreError, Outcome, TakeRequest, TierName
+from ratelimitd.core.policy import PolicySet, TierRule
 from ratelimitd.core.ports import Limiter
 from ratelimitd.errors import StoreError
 
 SEED_POLICY = PolicySet(
     "seed",
-    {TierName.GLOBAL: Limit(10, 1.0), TierName.USER: Limit(5, 1.0), TierName.USER_API: Limit(3, 1.0)},
+    {
+        TierName.GLOBAL: TierRule(Limit(10, 1.0)),
+        TierName.USER: TierRule(Limit(5, 1.0)),
+        TierName.USER_API: TierRule(Limit(3, 1.0)),
+    },
 )
 
 
@@ -62,12 +67,18 @@ class BrokenLimiter:
         raise StoreError(f"away, {len(requests)} undecided")
 
 
-def check_over(limiter: Limiter, on_store_error: OnStoreError = OnStoreError.DENY) -> Check:
+def check_over(
+    limiter: Limiter,
+    on_store_error: OnStoreError = OnStoreError.DENY,
+    policy: PolicySet = SEED_POLICY,
+    on_shadow_denial: Callable[[str], None] = lambda _name: None,
+) -> Check:
     """A Check with the seed's limits over this limiter."""
     return Check(
-        policies=FixedPolicies(),
+        policies=FixedPolicies(policy),
         limiter=limiter,
         sources=parse_sources("header:x-user-id,address", None),
         key_prefix="rate",
         on_store_error=on_store_error,
+        on_shadow_denial=on_shadow_denial,
     )

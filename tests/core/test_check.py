@@ -10,7 +10,8 @@ from tests.core.fakes import BrokenLimiter, FixedLimiter, OracleLimiter, check_o
 def request(user: str = "user1", api: str | None = "/api/*", content_type: str = "") -> Request:
     """A request of that user."""
     headers = {"x-user-id": user, "content-type": content_type}
-    return Request("GET", "/api/ping", "host", headers, "203.0.113.9", api)
+    context = {} if api is None else {"api": api}
+    return Request("GET", "/api/ping", "host", headers, "203.0.113.9", context)
 
 
 async def ask(check: Check, user: str, times: int) -> list[Answer]:

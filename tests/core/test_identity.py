@@ -16,7 +16,7 @@ TRUSTED = "x-ratelimitd-client-address"
 def request(peer: str = ADDRESS, **headers: str) -> Request:
     """A request with these headers; an underscore in a name stands for a dash."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Request("GET", "/api/ping", "host", named, peer, None)
+    return Request("GET", "/api/ping", "host", named, peer, {})
 
 
 @pytest.fixture

@@ -32,18 +32,27 @@ end}
 """
 
 KEYS = ("a", "b", "c", "d")
-COSTS = st.one_of(st.just(MICRO), st.integers(1, 5 * MICRO))
+COSTS = st.one_of(st.just(MICRO), st.just(0), st.integers(1, 5 * MICRO))
 LIMITS = st.one_of(
     st.builds(Limit, st.integers(1, 10), st.sampled_from([0.1, 0.5, 1.0, 2.0, 3.7])),
     st.builds(Limit, st.integers(1, 1_000_000_000), st.floats(0.000001, 1_000_000_000)),
 )
+
+
+def tiers(keys: list[str], limits: list[Limit]) -> tuple[Tier, ...]:
+    """So many tiers as there are keys."""
+    return tuple(Tier(TierName.USER, key, limit) for key, limit in zip(keys, limits, strict=False))
+
+
 REQUESTS = st.builds(
-    lambda keys, limits, cost: TakeRequest(
-        tuple(Tier(TierName.USER, key, limit) for key, limit in zip(keys, limits, strict=False)), cost
+    lambda keys, limits, cost, in_shadow, look: TakeRequest(
+        tiers(keys[in_shadow:], limits[in_shadow:]), cost, tiers(keys[:in_shadow], limits), look
     ),
-    st.lists(st.sampled_from(KEYS), min_size=1, max_size=3, unique=True),
-    st.lists(LIMITS, min_size=3, max_size=3),
+    st.lists(st.sampled_from(KEYS), min_size=1, max_size=4, unique=True),
+    st.lists(LIMITS, min_size=4, max_size=4),
     COSTS,
+    st.integers(0, 2),
+    st.booleans(),
 )
 GAPS_US = st.one_of(st.integers(-3 * MICRO, 3 * MICRO), st.integers(0, 10**12))
 STEPS = st.lists(st.tuples(GAPS_US, st.lists(REQUESTS, min_size=1, max_size=4)), min_size=1, max_size=8)
@@ -74,7 +83,7 @@ class Model:
         """The oracle's outcome."""
         outcome, changed = take(self.buckets, request, now_us)
         self.buckets |= changed
-        for tier in request.tiers:
+        for tier in (*request.tiers, *request.shadow):
             if tier.key in changed:
                 self.written[tier.key] = (now_us, expiry_ms(changed[tier.key], tier.limit, now_us))
         return outcome
@@ -181,6 +190,64 @@ def test_the_real_clock_is_the_servers_and_the_real_expiry_is_exact(server: Any)
     assert 0 <= int(fields_of(server, "a")["last"]) - (seconds * MICRO + micros) < 60 * MICRO
     set_at_ms = int(fields_of(server, "a")["last"]) // 1000
     assert abs(server.pexpiretime("a") - set_at_ms - 11_000) <= 2
+
+
+USER = Tier(TierName.USER, "a", Limit(3, 0.001))
+TRIED = Tier(TierName.USER_API, "b", Limit(1, 0.001))
+
+
+def test_a_tier_in_shadow_counts_and_denies_nobody(server: Any) -> None:
+    """Its denial is told and spends nothing of it; the tiers that can deny pay as ever."""
+    server.flushall()
+    request = TakeRequest((USER,), shadow=(TRIED,))
+    outcomes = run(server, [request] * 4, NOW)
+    assert [outcome.allowed for outcome in outcomes] == [True, True, True, False]
+    assert [outcome.shadow for outcome in outcomes] == [
+        Outcome(allowed=True, tokens=(0,)),
+        *[Outcome(allowed=False, tokens=(0,))] * 2,
+        None,
+    ]
+    assert stored(server) == {"a": Bucket(0, NOW), "b": Bucket(0, NOW)}
+
+
+def test_a_denied_request_takes_nothing_from_a_shadow(server: Any) -> None:
+    """With the shadow enforced it would have been denied too, and a denial spends nothing."""
+    server.flushall()
+    run(server, [TakeRequest((USER,), 3 * MICRO)], NOW)
+    (denied,) = run(server, [TakeRequest((USER,), shadow=(TRIED,))], NOW)
+    assert denied == Outcome(False, (0,))  # noqa: FBT003 - the field is the name
+    assert "b" not in stored(server)
+
+
+def test_a_look_takes_nothing_and_a_cost_of_0_neither(server: Any) -> None:
+    """A look is denied where the request would be; what costs nothing is never denied. No byte is written."""
+    server.flushall()
+    look = TakeRequest((USER,), 2 * MICRO, shadow=(TRIED,), look=True)
+    assert run(server, [look] * 2, NOW) == [Outcome(True, (3 * MICRO,), Outcome(False, (MICRO,)))] * 2  # noqa: FBT003 - the field is the name
+    assert stored(server) == {}
+    run(server, [TakeRequest((USER,), 2 * MICRO)], NOW)
+    before = stored(server)
+    assert [outcome.allowed for outcome in run(server, [look, look._replace(cost=0, look=False)], NOW)] == [
+        False,
+        True,
+    ]
+    assert stored(server) == before
+
+
+def test_a_changed_limit_refills_nothing(server: Any) -> None:
+    """More capacity gives no tokens, less takes those above it; a bucket under a new name starts full."""
+    server.flushall()
+    run(server, [TakeRequest((USER,), 2 * MICRO)], NOW)
+
+    def left(key: str, limit: Limit) -> int | None:
+        look = TakeRequest((Tier(TierName.USER, key, limit),), look=True)
+        return run(server, [look], NOW)[0].tokens[0]
+
+    assert left("a", Limit(100, 0.001)) == MICRO
+    assert left("a", Limit(1, 0.001)) == MICRO
+    run(server, [TakeRequest((Tier(TierName.USER, "c", Limit(9, 0.001)),))], NOW)
+    assert left("c", Limit(5, 0.001)) == 5 * MICRO
+    assert left("renamed", Limit(100, 0.001)) == 100 * MICRO
 
 
 @pytest.mark.parametrize("path", sorted(shipped("lua").glob("*.lua")), ids=lambda path: path.name)

@@ -172,7 +172,7 @@ def test_users_are_many_unless_one_is_hot(tmp_path: Path) -> None:
     requests = [decode(text[5:]) for text in islice(texts(calls), 6)]
     users = [request.headers["x-user-id"] for request in requests]
     assert users == ["u99999999", "u00000000", "u99999999", "u00000001", "u99999999", "u00000000"]
-    assert {request.api for request in requests} == {"/api/*"}
+    assert {request.context["api"] for request in requests} == {"/api/*"}
 
 
 @pytest.mark.parametrize(

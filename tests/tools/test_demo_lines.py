@@ -1,5 +1,6 @@
 """The lines that the demo prints work as printed."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -26,18 +27,19 @@ def printed() -> Iterator[list[str]]:
             lines.append(line.strip())
             if line.startswith("Ctrl-C"):
                 break
-        yield lines[lines.index("Try it:") + 1 : -2]
+        yield lines[lines.index("Try it:") + 1 : -4]
         demo.send_signal(signal.SIGINT)
 
 
 def test_each_printed_line_works(printed: list[str]) -> None:
-    """Curl, grpcurl, and redis-cli to look and to change."""
-    assert [line.split()[0] for line in printed] == ["curl", "grpcurl", "redis-cli", "redis-cli"]
+    """Curl, grpcurl, redis-cli to look and to change, and the admin service."""
+    assert [line.split()[0] for line in printed] == ["curl", "grpcurl", "redis-cli", "redis-cli", "curl"]
     outputs = []
     for line in printed:
         done = shell(line)
         assert done.returncode == 0, (line, done.stderr)
-        assert EXPECTED[line.split()[0]] in done.stdout
+        assert EXPECTED[line.split()[0]] in done.stdout or "/admin/" in line
         outputs.append(done.stdout)
     assert outputs[2].split()[0::2] == ["tokens", "last"]
     assert outputs[3] == "OK\n"
+    assert len(json.loads(outputs[4])["replicas"]) == 2

@@ -28,7 +28,7 @@ def test_a_request_is_read_whole() -> None:
     message.attributes.request.http.headers["x-user-id"] = "user1"
     message.attributes.context_extensions["api"] = "/api/*"
     assert decode(message.SerializeToString()) == Request(
-        "GET", "/api/ping", "example.com", {"x-user-id": "user1"}, "203.0.113.9", "/api/*"
+        "GET", "/api/ping", "example.com", {"x-user-id": "user1"}, "203.0.113.9", {"api": "/api/*"}
     )
 
 

@@ -1,0 +1,1 @@
+"""HTTP for operators: an API, a panel, and what monitoring asks. It takes no part in a decision."""

@@ -1,0 +1,108 @@
+"""The admin service as one application: probes and metrics for everybody, all else for who has a key.
+
+No check of the Host header stands against DNS rebinding. A page that rebinds its name to this address has no
+key to send, and the browser does not send it the session's cookie, which belongs to another name; what is
+left to it is what everybody may ask.
+"""
+
+from contextlib import suppress
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import Receive, Scope, Send
+
+from ratelimitd.admin.api import ROOT, admin_api
+from ratelimitd.admin.bounds import BoundedBody, BrowserRules
+from ratelimitd.admin.failures import HANDLERS, NoTraceback, failure
+from ratelimitd.admin.guard import PAUSE_S, Guard, Guarded
+from ratelimitd.admin.in_time import in_time
+from ratelimitd.admin.keys import Keys
+from ratelimitd.admin.metrics import CONTENT_TYPE, Metrics
+from ratelimitd.admin.panel import panel_routes
+from ratelimitd.admin.requests_api import Check
+from ratelimitd.admin.seed_config import seed_config
+from ratelimitd.control.control import Control
+from ratelimitd.errors import ConflictError, PolicyError, UnknownRevisionError
+from ratelimitd.settings import Settings, env_name
+
+SESSION_S = 8 * 3600
+"""A working day."""
+
+
+def admin_app(
+    control: Control, keys: Keys, settings: Settings, check: Check, *, pause_s: float = PAUSE_S
+) -> Starlette:
+    """The application.
+
+    Args:
+        control: what is shown and changed.
+        keys: who may. Without any, only probes and metrics answer.
+        settings: those of the service.
+        check: asks a running service.
+        pause_s: how late a wrong key is answered.
+    """
+    guard = Guard(keys, pause_s)
+    routes = _open(control, guard)
+    routes += _behind_keys(control, keys, settings, check, guard) if keys else [Mount("", app=_no_key)]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(BrowserRules), Middleware(NoTraceback), Middleware(BoundedBody)],
+        exception_handlers=HANDLERS,
+    )
+
+
+def _open(control: Control, guard: Guard) -> list[BaseRoute]:
+    metrics = Metrics(control, guard)
+
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(_request: Request) -> Response:
+        with suppress(
+            PolicyError, UnknownRevisionError, ConflictError
+        ):  # what the store holds is another matter
+            await in_time(control.current())
+        return JSONResponse({"status": "ok"})
+
+    async def scrape(_request: Request) -> Response:
+        return Response(await metrics.scrape(), headers={"content-type": CONTENT_TYPE})
+
+    return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", scrape)]
+
+
+def _behind_keys(
+    control: Control, keys: Keys, settings: Settings, check: Check, guard: Guard
+) -> list[BaseRoute]:
+    api = admin_api(control, settings, check)
+
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(api.openapi())
+
+    session = Middleware(
+        SessionMiddleware,
+        secret_key=keys.session_secret(),
+        session_cookie="ratelimitd_session",
+        max_age=SESSION_S,
+        path="/admin",
+        same_site="strict",
+        https_only=False,  # it listens on loopback, without TLS
+    )
+    return [
+        Route("/admin/config", seed_config(control, guard), methods=["GET", "POST"]),
+        Route(f"{ROOT}/openapi.json", openapi),
+        Mount(ROOT, app=Guarded(api, guard)),
+        # Last: it takes every path that is left.
+        Mount("", routes=panel_routes(control, keys, settings, guard.hold), middleware=[session]),
+    ]
+
+
+async def _no_key(scope: Scope, receive: Receive, send: Send) -> None:
+    sentence = (
+        f"no admin key is set: give {env_name('admin_key')} or {env_name('admin_key_file')}, then restart"
+    )
+    await failure(HTTPStatus.NOT_FOUND, sentence)(scope, receive, send)

@@ -1,0 +1,179 @@
+"""Policies and their revisions over HTTP. Nobody replaces one that he has not seen: If-Match names it."""
+
+import re
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request, Response
+
+from ratelimitd.admin.bodies import MAX_NUMBER, DiffBody, HistoryQuery, PolicyBody, RollbackBody, TextBody
+from ratelimitd.admin.failures import failing
+from ratelimitd.admin.guard import may_change
+from ratelimitd.admin.in_time import in_time
+from ratelimitd.control.control import Control
+from ratelimitd.control.shapes import (
+    AppliedShape,
+    CurrentShape,
+    DiffShape,
+    HistoryShape,
+    ReadingShape,
+    RevisionShape,
+    RevisionTextShape,
+)
+from ratelimitd.errors import ConflictError, StoreError
+from ratelimitd.policy.revisions import Revision
+from ratelimitd.policy.schema import schema
+
+_ETAG = {"ETag": {"description": "The policy that is in force.", "schema": {"type": "string"}}}
+TAGGED: dict[int | str, dict[str, Any]] = {200: {"headers": _ETAG}}
+"""The answers that tell an entity tag, as OpenAPI declares them."""
+
+_TAG = re.compile(r'(?:W/)?"[^"]*"|\*')
+"""One in If-Match or If-None-Match (RFC 9110 section 8.8.3), in which `*` is any."""
+
+router = APIRouter(prefix="/v1")
+
+
+async def _control(request: Request) -> Control:
+    control: Control = request.app.state.control
+    return control
+
+
+Controlled = Annotated[Control, Depends(_control)]
+IfMatch = Annotated[str | None, Header(include_in_schema=False)]
+"""Its absence is told with 428, not as a bad parameter; so OpenAPI learns by hand that it is required."""
+
+REPLACING: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "If-Match",
+            "in": "header",
+            "required": True,
+            "schema": {"type": "string"},
+            "description": "The ETag of the policy that is replaced; * is whichever is the newest.",
+        }
+    ]
+}
+
+
+def etag(revision: Revision) -> str:
+    """The policy's entity tag: the revision's number, and the name of its content."""
+    return f'"{revision.number}-{revision.sha256[:12]}"'
+
+
+async def _expected(control: Control, if_match: str | None) -> int | None:
+    """The number of the newest revision, which If-Match names; None when any may be replaced.
+
+    Raises HTTPException (428) and ConflictError.
+    """
+    if if_match is None:
+        raise HTTPException(
+            HTTPStatus.PRECONDITION_REQUIRED,
+            "the header If-Match must name the policy that is replaced: its ETag, or * for whichever it is",
+        )
+    known = _TAG.findall(if_match)
+    if "*" in known:
+        return None
+    newest = (await in_time(control.current())).revision
+    if etag(newest) not in known:
+        raise ConflictError(
+            f"the newest policy is {etag(newest)}, revision {newest.number} by {newest.author}, and If-Match "
+            "names another; look at it (policy/diff), then send the change with its ETag"
+        )
+    return newest.number
+
+
+@router.get(
+    "/policy",
+    response_model=CurrentShape,
+    responses=TAGGED
+    | failing(422)
+    | {304: {"headers": _ETAG, "description": "It is the one in If-None-Match."}},
+)
+async def policy(
+    control: Controlled, response: Response, if_none_match: Annotated[str | None, Header()] = None
+) -> CurrentShape | Response:
+    """The policy in force, which is the newest accepted one."""
+    current = await in_time(control.current())
+    tag = etag(current.revision)
+    known = [known.removeprefix("W/") for known in _TAG.findall(if_none_match or "")]
+    if tag in known or "*" in known:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers={"etag": tag})
+    response.headers["etag"] = tag
+    return CurrentShape.of(current)
+
+
+@router.put(
+    "/policy",
+    dependencies=[Depends(may_change)],
+    openapi_extra=REPLACING,
+    responses=TAGGED | failing(400, 403, 412, 422, 428, 504),
+)
+async def put_policy(
+    control: Controlled, body: PolicyBody, response: Response, if_match: IfMatch = None
+) -> AppliedShape:
+    """Makes a policy the one in force."""
+    expected = await _expected(control, if_match)
+    applied = await in_time(control.apply(body.text, author=body.author, note=body.note, expected=expected))
+    if body.wait_s:
+        await _everywhere(control, applied.revision, body.wait_s)
+    response.headers["etag"] = etag(applied.revision)
+    return AppliedShape.of(applied)
+
+
+async def _everywhere(control: Control, revision: Revision, wait_s: float) -> None:
+    """Returns once every replica runs it. Raises WaitError, and StoreError that says what was done before."""
+    try:
+        await control.wait(revision.number, wait_s)
+    except StoreError as error:
+        raise StoreError(
+            f"revision {revision.number} is accepted; whether it runs is unknown: {error}"
+        ) from error
+
+
+@router.post("/policy/validate", responses=failing(400, 422))
+async def validate(control: Controlled, body: TextBody) -> ReadingShape:
+    """What is wrong with a policy, and what its author may have missed. Nothing is changed."""
+    return ReadingShape.of(control.read(body.text))
+
+
+@router.post("/policy/diff", responses=failing(400, 404, 422))
+async def diff(control: Controlled, body: DiffBody) -> DiffShape:
+    """What a policy would change, as a unified diff of both in normal form. Nothing is changed."""
+    return DiffShape.of(await in_time(control.diff(body.text, body.against)))
+
+
+@router.get("/policy/schema")
+async def policy_schema() -> dict[str, Any]:
+    """The JSON Schema of policies."""
+    return schema()
+
+
+@router.post(
+    "/policy/rollback",
+    dependencies=[Depends(may_change)],
+    openapi_extra=REPLACING,
+    responses=TAGGED | failing(400, 403, 404, 412, 422, 428),
+)
+async def rollback(
+    control: Controlled, body: RollbackBody, response: Response, if_match: IfMatch = None
+) -> RevisionShape:
+    """Makes the text of an earlier revision the one in force, as a new revision."""
+    expected = await _expected(control, if_match)
+    revision = await in_time(control.rollback(body.to, author=body.author, note=body.note, expected=expected))
+    response.headers["etag"] = etag(revision)
+    return RevisionShape.of(revision)
+
+
+@router.get("/revisions", responses=failing(422))
+async def revisions(control: Controlled, page: Annotated[HistoryQuery, Query()]) -> HistoryShape:
+    """The newest revisions, newest first."""
+    return HistoryShape.of(await in_time(control.history(page.limit)))
+
+
+@router.get("/revisions/{number}", responses=failing(404, 422))
+async def revision(
+    control: Controlled, number: Annotated[int, Path(ge=0, le=MAX_NUMBER)]
+) -> RevisionTextShape:
+    """One revision, with its text."""
+    return RevisionTextShape.of(await in_time(control.revision(number)))

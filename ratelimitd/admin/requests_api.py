@@ -1,0 +1,61 @@
+"""Requests and buckets over HTTP: what a request gets and why, what somebody has left, who runs what."""
+
+from http import HTTPStatus
+from typing import Annotated, Protocol
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
+
+from ratelimitd.admin.bodies import CheckBody, QuestionBody, WhoQuery
+from ratelimitd.admin.failures import failing
+from ratelimitd.admin.guard import may_change
+from ratelimitd.admin.in_time import WALK_S, in_time
+from ratelimitd.admin.keys import Role
+from ratelimitd.admin.policy_api import Controlled
+from ratelimitd.control.shapes import AskedShape, BucketsShape, ExplanationShape, ResetShape, StatusShape
+from ratelimitd.core.model import Request as Question
+from ratelimitd.transport.ask import Asked
+
+
+class Check(Protocol):
+    """One real Check: `ratelimitd.transport.ask.ask`."""
+
+    async def __call__(self, target: str, question: Question, *, dry_run: bool) -> Asked:
+        """What the service at `target` answers. Raises AskError."""
+
+
+router = APIRouter(prefix="/v1")
+Somebody = Annotated[WhoQuery, Query()]
+
+
+@router.get("/status")
+async def status(control: Controlled) -> StatusShape:
+    """The newest policy, which replica runs which, and what would have been denied in shadow."""
+    return StatusShape.of(await in_time(control.status()))
+
+
+@router.post("/explain", responses=failing(400, 422))
+async def explain(control: Controlled, body: QuestionBody) -> ExplanationShape:
+    """What a request would get now, and why. It spends nothing."""
+    return ExplanationShape.of(await in_time(control.explain(body.question())))
+
+
+@router.get("/buckets", responses=failing(422))
+async def buckets(control: Controlled, who: Somebody) -> BucketsShape:
+    """The buckets of a user or of an address. It walks through the whole store."""
+    return BucketsShape.of(await in_time(control.buckets(who.who()), WALK_S))
+
+
+@router.delete("/buckets", dependencies=[Depends(may_change)], responses=failing(403, 422))
+async def reset(control: Controlled, who: Somebody) -> ResetShape:
+    """Makes every bucket of a user or of an address a full one. It walks through the whole store."""
+    return ResetShape.of(await in_time(control.reset(who.who()), WALK_S))
+
+
+@router.post("/check", responses=failing(400, 403, 422, 502))
+async def check(request: Request, body: CheckBody) -> AskedShape:
+    """What a running service answers to one real Check. It spends, unless it is a dry run."""
+    if not body.dry_run and request.state.role < Role.WRITE:
+        raise HTTPException(HTTPStatus.FORBIDDEN, "this key may only look: dry_run must be true")
+    state = request.app.state
+    question = body.question().request(state.settings)
+    return AskedShape.of(await state.check(state.settings.admin_check_target, question, dry_run=body.dry_run))

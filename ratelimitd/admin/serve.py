@@ -1,0 +1,56 @@
+"""Runs the admin service until a signal. Nothing else depends on it: limits hold without it."""
+
+from contextlib import AsyncExitStack
+
+import structlog
+import uvicorn
+
+from ratelimitd import __version__
+from ratelimitd.admin.app import admin_app
+from ratelimitd.admin.keys import load_keys
+from ratelimitd.control.control import Control
+from ratelimitd.errors import SettingsError
+from ratelimitd.settings import EMBEDDED, Settings, env_name
+from ratelimitd.store.client import open_client
+from ratelimitd.telemetry.logs import configure_logs
+from ratelimitd.transport.ask import ask
+from ratelimitd.transport.listen import TcpAddress, ensure_free, parse_listen
+
+DRAIN_S = 5
+"""How long requests in flight may take to finish after SIGTERM."""
+
+
+async def serve_admin(settings: Settings) -> None:
+    """Serves until SIGTERM or Ctrl-C. Raises SettingsError and ListenError."""
+    configure_logs(settings.log_level)
+    log = structlog.get_logger("ratelimitd.admin")
+    address = parse_listen(settings.admin_listen)
+    if not isinstance(address, TcpAddress):
+        raise SettingsError(f"{env_name('admin_listen')} is {settings.admin_listen!r}: must be HOST:PORT")
+    if settings.redis_url == EMBEDDED:
+        raise SettingsError(
+            f"{env_name('redis_url')}: `embedded` is one service's own store; name one that both reach"
+        )
+    keys = load_keys(settings)
+    ensure_free(address)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(open_client(settings.redis_url))
+        app = admin_app(Control(client, settings), keys, settings, ask)
+        config = uvicorn.Config(
+            app,
+            host=address.host,
+            port=address.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,  # nobody's word on an address but the connection's
+            timeout_graceful_shutdown=DRAIN_S,
+            lifespan="off",
+        )
+        if not keys:
+            log.warning("admin_without_key", answers="/healthz, /readyz and /metrics only")
+        log.info("admin_listening", address=str(address), version=__version__)
+        server = uvicorn.Server(config)
+        await server.serve()
+    log.info("admin_stopped")

@@ -1,0 +1,243 @@
+"""The control of limits: every change is validated, is a revision, and is told to all replicas.
+
+Nothing here takes a token. What is decided is read from the store at the call, so any number of these may
+work side by side.
+"""
+
+import asyncio
+import difflib
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from ratelimitd.control.question import Question, Who, identity_of
+from ratelimitd.core.bucket import refill
+from ratelimitd.core.explain import Explanation, explain, keys_of
+from ratelimitd.core.match import limit_for
+from ratelimitd.core.model import Identity, Limit, TierName
+from ratelimitd.core.policy import PolicySet
+from ratelimitd.errors import ConflictError, PolicyError, Problem, WaitError
+from ratelimitd.limiter.buckets import Buckets
+from ratelimitd.policy.advice import advice
+from ratelimitd.policy.compile import policy_set
+from ratelimitd.policy.replicas import Replica, Replicas
+from ratelimitd.policy.revisions import Look, Revision, Revisions
+from ratelimitd.policy.text import normal_text, parse, revision_of
+from ratelimitd.settings import Settings
+
+ATTEMPTS = 3
+"""How often a change that expects no number is tried when others change the policy at the same time."""
+
+LOOK_AGAIN_S = 0.05
+"""Between two looks at the replicas while somebody waits for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The newest accepted policy. `refused` says why the text in the store is another, and not in force."""
+
+    revision: Revision
+    refused: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a text is worth. Without problems it is a policy; `advice` is what its author may have missed."""
+
+    problems: tuple[Problem, ...]
+    advice: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A revision that was accepted, and what its author may have missed."""
+
+    revision: Revision
+    advice: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What runs where. `shadow` counts, by name in the policy's text, what would have been denied."""
+
+    revision: Revision
+    refused: tuple[Problem, ...]
+    replicas: list[Replica]
+    shadow: dict[str, int]
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class BucketState:
+    """One bucket of somebody, as it is now.
+
+    Args:
+        key: in the store.
+        tier: `user` or `user_api`.
+        api: the name of the API's bucket, or None.
+        shadow: it is one that cannot deny.
+        limit: the one that holds without regard to headers and context; None when the tier is off.
+        tokens: microtokens now, with this limit; as counted at `last_us` when there is none.
+        last_us: when they were counted, in us since the epoch by the store's clock.
+    """
+
+    key: str
+    tier: TierName
+    api: str | None
+    shadow: bool
+    limit: Limit | None
+    tokens: int
+    last_us: int
+
+
+class Control:
+    """Everything that an operator can do, over one store. Every method that asks it may raise StoreError.
+
+    Args:
+        client: the store.
+        settings: those of the service: its keys, and how it identifies.
+    """
+
+    def __init__(self, client: Redis, settings: Settings) -> None:
+        self._settings = settings
+        self._revisions = Revisions(client, settings.config_key)
+        self._replicas = Replicas(client, settings.config_key)
+        self._buckets = Buckets(client, settings.key_prefix)
+
+    async def current(self) -> Current:
+        """The newest accepted policy. A good one written past the revisions is recorded first."""
+        current, _ = await self._current()
+        return current
+
+    async def _current(self) -> tuple[Current, Look]:
+        while True:
+            look = await self._revisions.look()
+            if not look.foreign:
+                return Current(await self._revisions.head(), ()), look
+            try:
+                parse(look.text())
+            except PolicyError as error:
+                return Current(await self._revisions.head(), error.problems), look
+            with suppress(ConflictError):  # it was changed again meanwhile
+                await self._revisions.adopt(look)
+
+    def read(self, text: str) -> Reading:
+        """What is wrong with a text, and what its author may have missed."""
+        try:
+            return Reading((), advice(parse(text)))
+        except PolicyError as error:
+            return Reading(error.problems, ())
+
+    async def apply(self, text: str, *, author: str, note: str, expected: int | None) -> Applied:
+        """Makes a text the policy in force.
+
+        Raises PolicyError, and ConflictError when the newest revision is not `expected`. With None whatever
+        is the newest is replaced.
+        """
+        advised = advice(parse(text))
+        for attempt in range(ATTEMPTS):
+            _, look = await self._current()
+            number = look.head if expected is None else expected
+            try:
+                revision = await self._revisions.commit(
+                    text, author=author, note=note, expected=number, over=look.sha1
+                )
+            except ConflictError:
+                if expected is not None or attempt == ATTEMPTS - 1:
+                    raise
+            else:
+                return Applied(revision, advised)
+        raise AssertionError  # pragma: no cover - the loop returns or raises
+
+    async def diff(self, text: str, against: int | None = None) -> str:
+        """A unified diff from a revision, the newest when None, to `text`, both in normal form.
+
+        It is empty when they mean the same. Raises PolicyError and UnknownRevisionError.
+        """
+        new = normal_text(parse(text)).splitlines(keepends=True)
+        old = (await self.current()).revision if against is None else await self.revision(against)
+        before = normal_text(parse(old.text)).splitlines(keepends=True)
+        return "".join(difflib.unified_diff(before, new, f"revision {old.number}", "new"))
+
+    async def history(self, limit: int = 20) -> list[Revision]:
+        """The newest revisions, newest first."""
+        await self.current()
+        return await self._revisions.history(limit)
+
+    async def revision(self, number: int) -> Revision:
+        """One revision. Raises UnknownRevisionError."""
+        return await self._revisions.get(number)
+
+    async def rollback(self, to: int, *, author: str, note: str, expected: int | None) -> Revision:
+        """Makes the text of an earlier revision a new one. Raises UnknownRevisionError and ConflictError."""
+        text = (await self.revision(to)).text
+        applied = await self.apply(text, author=author, note=note or f"rollback to {to}", expected=expected)
+        return applied.revision
+
+    async def status(self) -> Status:
+        """The newest policy, and which replica runs which."""
+        current, look = await self._current()
+        return Status(
+            revision=current.revision,
+            refused=current.refused,
+            replicas=await self._replicas.live(look.now_us),
+            shadow=await self._replicas.shadow(current.revision.number),
+            now_us=look.now_us,
+        )
+
+    async def wait(self, number: int, timeout_s: float) -> Status:
+        """The status, once every live replica runs this revision or a newer one. Raises WaitError."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            status = await self.status()
+            behind = [replica.id for replica in status.replicas if replica.number < number]
+            if not behind:
+                return status
+            if time.monotonic() >= deadline_s:
+                raise WaitError(
+                    f"after {timeout_s:g} s revision {number} does not run yet on {', '.join(behind)}"
+                )
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def explain(self, question: Question) -> Explanation:
+        """What such a request would get now, and why. Raises QuestionError."""
+        request = question.request(self._settings)
+        identity = identity_of(request, self._settings)
+        policy = await self._policy()
+        keys = keys_of(policy, request, identity, self._settings.key_prefix)
+        stored = await self._buckets.read(keys)
+        return explain(policy, request, identity, self._settings.key_prefix, stored.buckets, stored.now_us)
+
+    async def buckets(self, who: Who) -> list[BucketState]:
+        """The buckets that somebody has: those that are not full. Raises QuestionError."""
+        identity = who.identity()
+        policy = await self._policy()
+        keys = await self._buckets.keys_of(identity.key)
+        stored = await self._buckets.read(keys)
+        states = []
+        for key, bucket in stored.buckets.items():
+            tier, api, shadow = self._named(key, identity)
+            limit = limit_for(policy, tier, identity, api)
+            now = bucket if limit is None else refill(bucket, limit, stored.now_us)
+            states.append(BucketState(key, tier, api, shadow, limit, now.tokens, bucket.last))
+        return states
+
+    async def reset(self, who: Who) -> list[str]:
+        """Makes every bucket of somebody a full one. The keys that were deleted. Raises QuestionError."""
+        keys = await self._buckets.keys_of(who.identity().key)
+        await self._buckets.delete(keys)
+        await self._revisions.announce_reset()
+        return keys
+
+    async def _policy(self) -> PolicySet:
+        text = (await self.current()).revision.text
+        return policy_set(parse(text), revision_of(text))
+
+    def _named(self, key: str, identity: Identity) -> tuple[TierName, str | None, bool]:
+        """Which bucket of an identity a key is: its tier, its API, and whether it is in shadow."""
+        rest = key.removeprefix(f"{self._settings.key_prefix}:")
+        shadow = rest.startswith("shadow:")
+        _, found, api = rest.partition(f"user:{identity.key}:api:")
+        return (TierName.USER_API, api, shadow) if found else (TierName.USER, None, shadow)

@@ -1,0 +1,139 @@
+"""What would be decided about a request, and why. It spends nothing: the oracle's word on real buckets."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ratelimitd.core.bucket import Bucket, refill, take, wait_us
+from ratelimitd.core.headers import denying_tier
+from ratelimitd.core.match import Match, denying_shadow, match
+from ratelimitd.core.model import MICRO, Identity, Limit, Request, Tier, TierName
+from ratelimitd.core.policy import PolicySet
+
+
+class TierState(NamedTuple):
+    """A tier of a request as it stands now.
+
+    Args:
+        name: which.
+        key: its bucket in the store.
+        limit: the limit that holds for this request.
+        shadow: it cannot deny.
+        tokens: microtokens in the bucket now.
+        enough: it could pay.
+        retry_after_us: until it can pay, if nobody spends meanwhile; 0 when it can.
+        reset_after_us: until it is full, likewise.
+    """
+
+    name: TierName
+    key: str
+    limit: Limit
+    shadow: bool
+    tokens: int
+    enough: bool
+    retry_after_us: int
+    reset_after_us: int
+
+
+class Explanation(NamedTuple):
+    """What a request would get.
+
+    Args:
+        identity: who would be charged.
+        route: the route that matches, by its name in the policy's text, or None.
+        override: the override that holds, likewise.
+        cost: in microtokens, from each tier.
+        outcome: `allowed`, `denied`, `blocked` or `exempt`.
+        reason: why, as a sentence.
+        denied_by: the tier that says no, or None.
+        shadow: what is in shadow and would have denied, by its name in the policy's text, or None.
+        tiers: those that can deny, then those in shadow.
+        retry_after_us: until it would be allowed, if nobody spends meanwhile; None unless denied.
+        more: how many such requests at once would be allowed; None when no bucket bounds them.
+    """
+
+    identity: Identity
+    route: str | None
+    override: str | None
+    cost: int
+    outcome: str
+    reason: str
+    denied_by: TierName | None
+    shadow: str | None
+    tiers: tuple[TierState, ...]
+    retry_after_us: int | None
+    more: int | None
+
+
+def keys_of(policy: PolicySet, request: Request, identity: Identity, key_prefix: str) -> tuple[str, ...]:
+    """The buckets that `explain` wants to know."""
+    spend = match(policy, request, identity, key_prefix).spend
+    return tuple(tier.key for tier in (*spend.tiers, *spend.shadow))
+
+
+def explain(  # noqa: PLR0917 - what a decision depends on
+    policy: PolicySet,
+    request: Request,
+    identity: Identity,
+    key_prefix: str,
+    buckets: Mapping[str, Bucket],
+    now_us: int,
+) -> Explanation:
+    """The explanation, from the buckets as the store holds them; one that is absent is full."""
+    matched = match(policy, request, identity, key_prefix)
+    spend = matched.spend
+    outcome, _ = take(buckets, spend._replace(look=True), now_us)
+    tiers = [
+        *(_state(tier, spend.cost, buckets, now_us, shadow=False) for tier in spend.tiers),
+        *(_state(tier, spend.cost, buckets, now_us, shadow=True) for tier in spend.shadow),
+    ]
+    denied_by, retry_after_us = None, None
+    if not outcome.allowed:
+        denied_by, retry_after_us = denying_tier(spend.tiers, spend.cost, outcome.tokens)
+    shadow = denying_shadow(policy, matched, outcome) if outcome.allowed else None
+    left = [state.tokens for state in tiers if not state.shadow]
+    return Explanation(
+        identity=identity,
+        route=None if matched.route is None else matched.route.name,
+        override=None if matched.override is None else matched.override.name,
+        cost=spend.cost,
+        outcome=matched.unlimited if outcome.allowed else "denied",
+        reason=_reason(matched, tiers, denied_by, shadow),
+        denied_by=denied_by,
+        shadow=shadow,
+        tiers=tuple(tiers),
+        retry_after_us=retry_after_us,
+        more=min(left) // spend.cost if left and spend.cost else None,
+    )
+
+
+def _state(tier: Tier, cost: int, buckets: Mapping[str, Bucket], now_us: int, *, shadow: bool) -> TierState:
+    tokens = refill(buckets.get(tier.key), tier.limit, now_us).tokens
+    return TierState(
+        name=tier.name,
+        key=tier.key,
+        limit=tier.limit,
+        shadow=shadow,
+        tokens=tokens,
+        enough=tokens >= cost,
+        retry_after_us=wait_us(tokens, cost, tier.limit),
+        reset_after_us=wait_us(tokens, tier.limit.capacity_micro, tier.limit),
+    )
+
+
+def _reason(
+    matched: Match, tiers: Sequence[TierState], denied_by: TierName | None, shadow: str | None
+) -> str:
+    if matched.blocked and matched.override is not None:
+        return f"{matched.override.name} blocks it"
+    if matched.exempt_by is not None:
+        return f"{matched.exempt_by} exempts it"
+    if not tiers:
+        return "no tier is on"
+    cost = f"{matched.spend.cost / MICRO:g}"
+    for state in tiers:
+        if state.name == denied_by and not state.shadow:
+            held = state.tokens // 1000 / 1000  # rounded down, as nobody is denied who could pay
+            return f"{state.name} holds {held:.3f} tokens and the request costs {cost}"
+    if shadow is not None:
+        return f"every tier that can deny can pay {cost}; {shadow} is in shadow and would deny"
+    return f"every tier can pay {cost}"

@@ -1,0 +1,101 @@
+"""A policy as people write it -> a policy as a decision uses it. A rule's name is its path in the text."""
+
+from collections.abc import Mapping
+
+from ratelimitd.core.identity import plain_key
+from ratelimitd.core.model import Limit, OnStoreError
+from ratelimitd.core.policy import Override, PolicySet, Route, TierRule
+from ratelimitd.core.routes import RouteTable
+from ratelimitd.policy.document import (
+    LimitEntry,
+    OverrideEntry,
+    PolicyDocument,
+    RouteEntry,
+    SeedPolicy,
+    TierEntry,
+    full_form,
+)
+from ratelimitd.policy.fields import key_of_address
+
+
+def policy_set(policy: SeedPolicy | PolicyDocument, revision: str) -> PolicySet:
+    """The policy as the core uses it. `revision` is the name of its text, as revision_of() gives it."""
+    full = full_form(policy)
+    overrides = full.overrides
+    by_identity = {
+        plain_key(user): _override(f"overrides.users.{user}", one) for user, one in overrides.users.items()
+    } | {
+        key_of_address(address) or address: _override(f"overrides.addresses.{address}", one)
+        for address, one in overrides.addresses.items()
+    }
+    return PolicySet(
+        revision=revision,
+        tiers={name: _tier(tier) for name, tier in full.tiers.items() if tier is not None},
+        routes=RouteTable(_route(at, route) for at, route in enumerate(full.routes)) if full.routes else None,
+        by_identity=by_identity,
+        by_header=_by_value("overrides.headers", overrides.headers),
+        by_context=_by_value("overrides.context", overrides.context),
+        shadow=full.shadow,
+    )
+
+
+def flat_form(policy: SeedPolicy | PolicyDocument) -> SeedPolicy | None:
+    """The limits of the three tiers, whatever else the policy says. None when a tier is off."""
+    if isinstance(policy, SeedPolicy):
+        return policy
+    numbers: dict[str, int | float] = {}
+    for name, tier in policy.tiers.items():
+        if tier is None:
+            return None
+        numbers |= {f"{name}_capacity": tier.capacity, f"{name}_rate": tier.tokens_per_s}
+    return SeedPolicy.model_validate(numbers)
+
+
+def _limit(entry: LimitEntry) -> Limit:
+    return Limit(entry.capacity, entry.tokens_per_s)
+
+
+def _maybe_limit(entry: LimitEntry | None) -> Limit | None:
+    return None if entry is None else _limit(entry)
+
+
+def _answer(text: str | None) -> OnStoreError | None:
+    return None if text is None else OnStoreError(text)
+
+
+def _tier(entry: TierEntry) -> TierRule:
+    return TierRule(_limit(entry), entry.shadow, _answer(entry.on_store_error))
+
+
+def _route(at: int, entry: RouteEntry) -> Route:
+    return Route(
+        name=f"routes[{at}]",
+        pattern=entry.path,
+        methods=None if entry.methods is None else frozenset(entry.methods),
+        api=entry.path if entry.api is None else entry.api,
+        cost=entry.cost,
+        user_api=_maybe_limit(entry.user_api),
+        exempt=entry.exempt,
+        shadow=entry.shadow,
+        on_store_error=_answer(entry.on_store_error),
+    )
+
+
+def _override(name: str, entry: OverrideEntry) -> Override:
+    return Override(
+        name=name,
+        user=_maybe_limit(entry.user),
+        user_api=_maybe_limit(entry.user_api),
+        exempt=entry.exempt,
+        blocked=entry.blocked,
+        shadow=entry.shadow,
+    )
+
+
+def _by_value(
+    path: str, overrides: Mapping[str, Mapping[str, OverrideEntry]]
+) -> dict[str, dict[str, Override]]:
+    return {
+        name: {value: _override(f"{path}.{name}.{value}", one) for value, one in values.items()}
+        for name, values in overrides.items()
+    }

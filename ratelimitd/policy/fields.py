@@ -1,0 +1,133 @@
+"""The texts and numbers of a policy: each is bounded, and each refusal says what would be right.
+
+A text that could never match a request is refused too, such as a user with a comma: it is a mistake, and
+silence would hide it.
+"""
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from ratelimitd.core.identity import HEADER_NAME, address_key
+from ratelimitd.core.routes import pattern_segments
+
+MAX_CHARACTERS = 256
+MAX_TOKENS = 1_000_000_000
+MIN_RATE = 0.000001
+
+UNIT_S = {"s": 1, "min": 60, "h": 3600, "day": 86400}
+"""Seconds in each unit of a rate."""
+
+_RATE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)/(s|min|h|day)")
+_METHOD = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
+
+
+def per_second(rate: str) -> float:
+    """Tokens per second of a text such as `100/min`. Raises ValueError with a sentence."""
+    found = _RATE.fullmatch(rate)
+    if found is None:
+        raise ValueError("must be a number, a slash and s, min, h or day, such as 100/min")
+    return float(found[1]) / UNIT_S[found[2]]
+
+
+def key_of_address(text: str) -> str | None:
+    """The identity's key of an address or of an IPv6 network of /64, or None when the text is neither."""
+    if text != text.strip():
+        return None
+    key = address_key(text.removesuffix("/64"))
+    # An address of IPv4 has no /64, not even when it is written as one of IPv6.
+    return None if text.endswith("/64") and "%2F64" not in (key or "") else key
+
+
+def _rate(rate: str) -> str:
+    if not MIN_RATE <= per_second(rate) <= MAX_TOKENS:
+        raise ValueError(f"must be from {MIN_RATE:f} to {MAX_TOKENS} tokens a second")
+    return rate
+
+
+def _pattern(pattern: str) -> str:
+    pattern_segments(pattern)
+    return pattern
+
+
+def _no_blanks(text: str) -> str:
+    if _BLANK.search(text):
+        raise ValueError("must have neither spaces nor control characters")
+    return text
+
+
+def _no_control(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError("must have no control characters")
+    return text
+
+
+def _value(text: str) -> str:
+    if text != text.strip(" "):
+        raise ValueError("must have no spaces around it: they are cut off from what a request says")
+    return _no_control(text)
+
+
+def _user_id(text: str) -> str:
+    if "," in text:
+        raise ValueError("must have no comma: a header with one names nobody")
+    return _value(text)
+
+
+def _address(text: str) -> str:
+    if key_of_address(text) is None:
+        raise ValueError("must be an IPv4 address, an IPv6 address, or an IPv6 network of /64")
+    return text
+
+
+def _header_name(text: str) -> str:
+    if not HEADER_NAME.fullmatch(text):
+        raise ValueError("must be the name of a header, in lower case")
+    return text
+
+
+def _method(text: str) -> str:
+    if not _METHOD.fullmatch(text):
+        raise ValueError("must be a method in upper case, such as GET")
+    return text
+
+
+def _given(value: Any) -> Any:
+    if value is None:
+        raise ValueError("must have a value, or be left out")
+    return value
+
+
+T = TypeVar("T")
+Maybe = Annotated[T | None, BeforeValidator(_given)]
+"""May be left out, but not be null: `cost:` with nothing after it is a mistake."""
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
+
+Capacity = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+"""Tokens. The upper end keeps microtokens within the 2^53 that Lua counts exactly."""
+
+Cost = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+
+Rate = Annotated[float, Field(ge=MIN_RATE, le=MAX_TOKENS, allow_inf_nan=False)]
+"""Tokens per second. The lower end is one token in twelve days."""
+
+RateText = Annotated[
+    str, AfterValidator(_rate), Field(max_length=32, json_schema_extra={"pattern": f"^{_RATE.pattern}$"})
+]
+Pattern = Annotated[Text, AfterValidator(_pattern), Field(json_schema_extra={"pattern": "^/"})]
+Api = Annotated[Text, AfterValidator(_no_blanks)]
+Method = Annotated[
+    Text, AfterValidator(_method), Field(json_schema_extra={"pattern": f"^{_METHOD.pattern}$"})
+]
+UserId = Annotated[Text, AfterValidator(_user_id)]
+Address = Annotated[Text, AfterValidator(_address)]
+HeaderName = Annotated[Text, AfterValidator(_header_name)]
+ContextKey = Annotated[Text, AfterValidator(_no_control)]
+Value = Annotated[Text, AfterValidator(_value)]
+"""Of a header or of a context."""
+
+StoreAnswer = Literal["deny", "allow", "envoy"]

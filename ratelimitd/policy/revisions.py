@@ -1,0 +1,244 @@
+"""Every accepted policy is a numbered revision in Redis. Of two changes made at once, one wins, one is told.
+
+The text in force stands at the key C, where redis-cli can read and write it. Beside it, `{C}:revisions` keeps
+the last hundred; its layout and the compare-and-set are in `lua/policy_commit.lua`. What somebody writes at C
+past this module is foreign until it is adopted. No text is parsed here: callers know which ones are valid.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import TypeAdapter, ValidationError
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from ratelimitd.errors import ConflictError, PolicyError, Problem, StoreError, UnknownRevisionError
+from ratelimitd.policy.text import DEFAULT_TEXT
+from ratelimitd.shipped import shipped
+from ratelimitd.store.client import store_errors
+
+KEPT = 100
+"""Revisions kept; the script removes older ones."""
+
+EXTERNAL = "external"
+"""The author of what was written or deleted past ratelimitd."""
+
+RESET = b"reset"
+"""The message that tells replicas of a reset of buckets."""
+
+WRONG_TYPE = "WRONGTYPE"
+"""Stands for the SHA-1 of a key that is no string; Redis begins its error with the same word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """An accepted policy: when (us since the epoch, the store's clock), by whom, why, and the whole text.
+
+    `sha256` is the hex digest of the text. Number 0 is the defaults, which nobody accepted.
+    """
+
+    number: int
+    sha256: str
+    at_us: int
+    author: str
+    note: str
+    text: str
+
+
+_REVISION = TypeAdapter(Revision)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What stood at C at one instant of the store's clock, and what was recorded of it.
+
+    `value` is None for no key and for one of another type; `sha1` is then "" or WRONG_TYPE, else the hex
+    digest of the value. `head` is the newest revision's number, 0 before the first; `stored` is the `sha1`
+    that it left.
+    """
+
+    value: bytes | None
+    wrong_type: bool
+    sha1: str
+    head: int
+    stored: str
+    now_us: int
+
+    @property
+    def foreign(self) -> bool:
+        """Whether C was written or deleted past ratelimitd, and nobody adopted that yet."""
+        return self.sha1 != self.stored
+
+    def text(self) -> bytes | str:
+        """What is to be read as the policy: the defaults without a key. PolicyError for another type."""
+        if self.wrong_type:
+            raise PolicyError(Problem("", "must be a string; the key holds another type"))
+        return DEFAULT_TEXT if self.value is None else self.value
+
+
+class Revisions:
+    """The revisions of the policy at `config_key`. Every method raises StoreError when the store fails.
+
+    None has a deadline of its own.
+    """
+
+    def __init__(self, client: Redis, config_key: str) -> None:
+        self.channel = f"{{{config_key}}}:changes"
+        """Told the number of each new revision, and `reset` when buckets were."""
+        self._client = client
+        self._config_key = config_key
+        self._key = f"{{{config_key}}}:revisions"
+        self._script = client.register_script(shipped("lua/policy_commit.lua").read_text())
+
+    async def look(self) -> Look:
+        """What stands at C, in one round trip."""
+        with store_errors():
+            # A transaction: a commit between the two reads would look like a foreign write.
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.get(self._config_key)
+            pipeline.hmget(self._key, "head", "stored")
+            pipeline.time()
+            value, kept, now = await pipeline.execute(raise_on_error=False)
+            wrong_type = isinstance(value, ResponseError) and str(value).startswith(WRONG_TYPE)
+            for reply in (None if wrong_type else value, kept, now):
+                if isinstance(reply, Exception):
+                    raise reply
+        return Look(
+            value=None if wrong_type else value,
+            wrong_type=wrong_type,
+            sha1=WRONG_TYPE if wrong_type else sha1_of(value),
+            head=self._number(kept[0]),
+            stored=(kept[1] or b"").decode(errors="replace"),
+            now_us=now[0] * 1_000_000 + now[1],
+        )
+
+    async def head(self) -> Revision:
+        """The newest revision; number 0 with the defaults when there is none."""
+        return await self.get(await self._head())
+
+    async def get(self, number: int) -> Revision:
+        """The revision of that number; 0 is the defaults. Raises UnknownRevisionError."""
+        if number == 0:
+            return _DEFAULTS
+        with store_errors():
+            revision = _decoded(await self._client.hget(self._key, str(number)))
+        if revision is None:
+            newest = await self._head()
+            kept = f"kept are {max(1, newest - KEPT + 1)} to {newest}" if newest else "none was accepted yet"
+            raise UnknownRevisionError(f"there is no revision {number}: {kept} (policy history)")
+        return revision
+
+    async def history(self, limit: int = 20) -> list[Revision]:
+        """The newest `limit` revisions that are kept, newest first."""
+        head = await self._head()
+        numbers = range(head, max(0, head - min(limit, KEPT)), -1)
+        if not numbers:
+            return []
+        with store_errors():
+            raws = await self._client.hmget(self._key, [str(number) for number in numbers])
+        return [revision for raw in raws if (revision := _decoded(raw)) is not None]
+
+    async def commit(self, text: str, *, author: str, note: str, expected: int, over: str) -> Revision:
+        """Writes `text` at C as a new revision, if `expected` is the newest one and C still as it was seen.
+
+        Args:
+            text: a valid policy; it is kept byte for byte. UTF-8 must be able to hold it (else ValueError).
+            author: who accepts it.
+            note: why.
+            expected: the number of the newest revision that the author knows.
+            over: `Look.sha1` of what may be overwritten. A foreign value is then lost, so adopt a valid one
+                first.
+
+        Raises ConflictError, and has then written nothing.
+        """
+        return await self._record(expected, over, author, note, text, text)
+
+    async def adopt(self, look: Look) -> Revision:
+        """Records the foreign text, or the deletion, that `look` found; gives the newest revision after that.
+
+        Of several replicas one records it, and all get the same. The text must be UTF-8 (else ValueError:
+        other bytes are no policy). Raises ConflictError when C was changed since `look`.
+        """
+        if look.wrong_type:
+            raise ValueError("a key that is no string has no text to adopt")
+        text, note = DEFAULT_TEXT, "the key was deleted"
+        if look.value is not None:
+            text, note = look.value.decode(), f"written to {self._config_key} directly"
+        return await self._record(None, look.sha1, EXTERNAL, note, text)
+
+    async def announce_reset(self) -> None:
+        """Tells every replica that buckets were reset, so that it forgets the denials it remembers."""
+        with store_errors():
+            await self._client.publish(self.channel, RESET)
+
+    async def _head(self) -> int:
+        with store_errors():
+            return self._number(await self._client.hget(self._key, "head"))
+
+    def _number(self, raw: bytes | str | None) -> int:
+        try:
+            return int(raw or 0)
+        except ValueError as error:
+            raise StoreError(
+                f"the field head of {self._key} must be a whole number, got {raw!r:.60}"
+            ) from error
+
+    async def _record(
+        self, expected: int | None, over: str, author: str, note: str, text: str, *written: str
+    ) -> Revision:
+        content = {
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "author": _utf8(author),
+            "note": _utf8(note),
+            "text": text,
+        }
+        rest = json.dumps(content, ensure_ascii=False, separators=(",", ":")).removeprefix("{")
+        with store_errors():
+            done, newest, raw = await self._script(
+                [self._config_key, self._key],
+                ["" if expected is None else expected, over, self.channel, rest, *written],
+            )
+        revision = _decoded(raw)
+        if not done:
+            raise ConflictError(self._conflict(expected, newest, revision))
+        return await self.get(newest) if revision is None else revision
+
+    def _conflict(self, expected: int | None, newest: int, revision: Revision | None) -> str:
+        if expected is None:
+            return f"{self._config_key} was changed again since it was looked at; look again"
+        who, when = f"revision {newest}", ""
+        if revision is not None:
+            instant = datetime.fromtimestamp(revision.at_us // 1_000_000, UTC)
+            who, when = f"{who} by {revision.author}", f", at {instant:%Y-%m-%dT%H:%M:%SZ}"
+        if newest > expected:
+            what = f"{who} was accepted meanwhile{when}"
+        elif newest == expected:
+            what = f"{self._config_key} was changed directly since you looked, on top of {who}{when}"
+        else:
+            what = f"revision {expected} is gone, the newest is {who}{when}"
+        return f"{what}; look at it (policy diff), then apply again"
+
+
+_DEFAULTS = Revision(
+    0, hashlib.sha256(DEFAULT_TEXT.encode()).hexdigest(), 0, "", "the defaults", DEFAULT_TEXT
+)
+
+
+def sha1_of(value: bytes | None) -> str:
+    """What `Look.sha1` is for a value, or for no key: a fingerprint that scripts can make too."""
+    return "" if value is None else hashlib.sha1(value, usedforsecurity=False).hexdigest()
+
+
+def _decoded(raw: bytes | str | None) -> Revision | None:
+    """None for what is not kept, and for what somebody's hand damaged."""
+    try:
+        return _REVISION.validate_json(raw, strict=True) if raw else None
+    except ValidationError:
+        return None
+
+
+def _utf8(text: str) -> str:
+    """A shell's argument may hold bytes that are no UTF-8; a revision may not, for everybody prints it."""
+    return text.encode(errors="replace").decode()

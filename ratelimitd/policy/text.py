@@ -1,0 +1,49 @@
+"""The text of a policy, JSON or YAML, flat or full: read in one way by everybody who reads one.
+
+Whatever the text is, it is a policy or a PolicyError: every other error here is a defect.
+"""
+
+import hashlib
+
+from ratelimitd.errors import PolicyError, Problem
+from ratelimitd.policy.document import PolicyDocument, SeedPolicy
+from ratelimitd.policy.normal import normal_text
+from ratelimitd.policy.plain import plain_data
+from ratelimitd.policy.problems import bounded, validated
+
+__all__ = ["DEFAULT_TEXT", "MAX_BYTES", "PolicyDocument", "SeedPolicy", "normal_text", "parse", "revision_of"]
+
+MAX_BYTES = 1 << 20
+"""A longer text is refused unread."""
+
+DEFAULT_TEXT = (
+    '{"global_capacity": 500, "global_rate": 50, "user_capacity": 100, "user_rate": 5,'
+    ' "user_api_capacity": 20, "user_api_rate": 2}'
+)
+"""What is in force while the store holds no policy."""
+
+
+def revision_of(text: bytes | str) -> str:
+    """The name of a text's content: the first 12 hex digits of its SHA-256."""
+    content = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def parse(text: bytes | str) -> SeedPolicy | PolicyDocument:
+    """The policy in `text`. Raises PolicyError that names everything wrong with it at once."""
+    try:
+        data = plain_data(_decoded(text))
+    except PolicyError as error:
+        raise PolicyError(*bounded(error.problems)) from error.__cause__
+    return validated(data)
+
+
+def _decoded(text: bytes | str) -> str:
+    # Half of a surrogate pair is not refused here but below, as bytes that are no UTF-8.
+    content = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+    if len(content) > MAX_BYTES:
+        raise PolicyError(Problem("", f"must have at most {MAX_BYTES} bytes, got {len(content)}"))
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PolicyError(Problem("", "must be text in UTF-8")) from error

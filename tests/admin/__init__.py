@@ -1,0 +1,1 @@
+"""The admin service: over HTTP, without a socket, on a real store."""

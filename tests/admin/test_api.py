@@ -1,0 +1,350 @@
+"""The API: what it tells, what it changes, and that nobody changes what he has not seen."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from ratelimitd.control.control import Control
+from ratelimitd.core.model import Request
+from ratelimitd.errors import AskError
+from ratelimitd.policy.replicas import Replicas
+from ratelimitd.policy.text import DEFAULT_TEXT, revision_of
+from tests.admin.conftest import READ_KEY, WRITE_KEY, Service, run_replica
+from tests.limits import KEY, limits_json
+
+V1 = "/admin/api/v1"
+ANY = {"if-match": "*"}
+FULL = """
+tiers:
+  global: {capacity: 500, refill_rate: 50}
+  user: {capacity: 5, rate: 60/min}
+  user_api: off
+routes:
+  - {path: /api/search, cost: 3}
+overrides:
+  users:
+    mallory: {blocked: true}
+    vip: {exempt: true}
+"""
+
+
+async def put(client: httpx.AsyncClient, text: str, match: str = "*", **more: object) -> httpx.Response:
+    """Puts a policy in force."""
+    return await client.put(f"{V1}/policy", json={"text": text, **more}, headers={"if-match": match})
+
+
+async def explained(client: httpx.AsyncClient, **question: object) -> Mapping[str, Any]:
+    """What a request would get."""
+    answer = await client.post(f"{V1}/explain", json=question)
+    assert answer.status_code == 200, answer.text
+    found: Mapping[str, Any] = answer.json()
+    return found
+
+
+async def test_before_anybody_changed_anything_the_defaults_are_revision_0(reader: httpx.AsyncClient) -> None:
+    """Its tag can be used for the first change."""
+    answer = await reader.get(f"{V1}/policy")
+    assert answer.status_code == 200
+    assert answer.headers["etag"] == f'"0-{revision_of(DEFAULT_TEXT)}"'
+    revision = answer.json()["revision"]
+    assert (revision["number"], revision["text"], revision["at"]) == (0, DEFAULT_TEXT, None)
+
+
+async def test_a_change_is_a_revision_with_its_author_note_and_time(writer: httpx.AsyncClient) -> None:
+    """The answer tells it, its tag is that of the policy, and the history shows it."""
+    before = await writer.get(f"{V1}/policy")
+    answer = await put(writer, limits_json(), before.headers["etag"], author="alice", note="tighter")
+    assert answer.status_code == 200
+    revision = answer.json()["revision"]
+    assert (revision["number"], revision["author"], revision["note"]) == (1, "alice", "tighter")
+    assert revision["at"].endswith("Z")
+    after = await writer.get(f"{V1}/policy")
+    assert after.headers["etag"] == answer.headers["etag"] == f'"1-{revision_of(limits_json())}"'
+    assert after.json()["revision"] == revision | {"text": limits_json()}
+    assert (await writer.get(f"{V1}/revisions")).json() == {"revisions": [revision]}
+    assert (await writer.get(f"{V1}/revisions/1")).json()["text"] == limits_json()
+
+
+async def test_the_author_is_admin_when_nobody_says(writer: httpx.AsyncClient) -> None:
+    """The key alone names nobody."""
+    assert (await put(writer, limits_json())).json()["revision"]["author"] == "admin"
+
+
+async def test_a_policy_that_is_known_already_is_not_sent_again(writer: httpx.AsyncClient) -> None:
+    """304 for its tag, also as a weak one or in a list; another tag gets the policy."""
+    tag = (await writer.get(f"{V1}/policy")).headers["etag"]
+    for known in (tag, f"W/{tag}", f'"9-ffffffffffff", {tag}', "*"):
+        answer = await writer.get(f"{V1}/policy", headers={"if-none-match": known})
+        assert (answer.status_code, answer.headers["etag"], answer.content) == (304, tag, b"")
+    await put(writer, limits_json())
+    answer = await writer.get(f"{V1}/policy", headers={"if-none-match": tag})
+    assert answer.status_code == 200
+
+
+async def test_a_change_must_say_what_it_replaces(writer: httpx.AsyncClient) -> None:
+    """428 for a policy and for a rollback, and nothing is changed."""
+    for answer in (
+        await writer.put(f"{V1}/policy", json={"text": limits_json()}),
+        await writer.post(f"{V1}/policy/rollback", json={"to": 0}),
+    ):
+        assert answer.status_code == 428
+        assert "If-Match" in answer.json()["error"]
+    assert (await writer.get(f"{V1}/revisions")).json() == {"revisions": []}
+
+
+@pytest.mark.parametrize("known", ['"0-ffffffffffff"', 'W/"1-{sha}"', "nonsense", ""])
+async def test_a_tag_that_is_not_the_newest_ones_changes_nothing(
+    writer: httpx.AsyncClient, known: str
+) -> None:
+    """412 names the newest. A weak tag is none here: If-Match compares strongly (RFC 9110 section 13.1.1)."""
+    await put(writer, limits_json(), author="bob")
+    answer = await put(writer, limits_json(user_capacity=9), known.format(sha=revision_of(limits_json())))
+    assert answer.status_code == 412
+    assert "revision 1 by bob" in answer.json()["error"]
+    assert (await writer.get(f"{V1}/policy")).json()["revision"]["number"] == 1
+
+
+async def test_of_two_who_change_the_same_policy_one_is_told(writer: httpx.AsyncClient) -> None:
+    """One 200 and one 412, and one revision."""
+    tag = (await writer.get(f"{V1}/policy")).headers["etag"]
+    answers = await asyncio.gather(*(put(writer, limits_json(user_capacity=n), tag) for n in (6, 7)))
+    assert sorted(answer.status_code for answer in answers) == [200, 412]
+    assert len((await writer.get(f"{V1}/revisions")).json()["revisions"]) == 1
+
+
+async def test_a_bad_policy_is_refused_with_all_that_is_wrong(writer: httpx.AsyncClient) -> None:
+    """Each problem has its place; nothing is changed; validate says the same and advises."""
+    text = FULL.replace("cost: 3", "cost: -1").replace("capacity: 5,", "capacity: 0,")
+    answer = await put(writer, text)
+    assert answer.status_code == 422
+    problems = answer.json()["problems"]
+    assert {problem["path"] for problem in problems} == {"tiers.user.capacity", "routes[0].cost"}
+    assert all(problem["reason"] in answer.json()["error"] for problem in problems)
+    reading = (await writer.post(f"{V1}/policy/validate", json={"text": text})).json()
+    assert reading == {"valid": False, "problems": problems, "advice": []}
+    assert (await writer.get(f"{V1}/revisions")).json() == {"revisions": []}
+
+
+async def test_what_the_author_may_have_missed_is_told_with_the_change(writer: httpx.AsyncClient) -> None:
+    """A route that is never reached stops nothing."""
+    text = FULL.replace("overrides:", "  - {path: /api/search, methods: [GET]}\noverrides:")
+    advice = (await writer.post(f"{V1}/policy/validate", json={"text": text})).json()["advice"]
+    assert [one["path"] for one in advice] == ["routes[1]"]
+    assert (await put(writer, text)).json()["advice"] == advice
+
+
+async def test_a_diff_shows_what_would_change_and_nothing_for_the_same_meaning(
+    writer: httpx.AsyncClient,
+) -> None:
+    """Against the newest or an earlier revision; of one that is unknown 404."""
+    await put(writer, limits_json())
+    await put(writer, limits_json(user_capacity=77))
+    other = json.dumps(json.loads(limits_json(user_capacity=77)), indent=4)
+    assert (await writer.post(f"{V1}/policy/diff", json={"text": other})).json() == {"same": True, "diff": ""}
+    found = (await writer.post(f"{V1}/policy/diff", json={"text": other, "against": 1})).json()
+    assert not found["same"]
+    assert "77" in found["diff"]
+    unknown = await writer.post(f"{V1}/policy/diff", json={"text": other, "against": 9})
+    assert unknown.status_code == 404
+    assert "revision 9" in unknown.json()["error"]
+
+
+async def test_a_rollback_is_a_new_revision_with_the_old_text(writer: httpx.AsyncClient) -> None:
+    """It obeys If-Match as a change does, and 404 is for a revision that is not there."""
+    first = await put(writer, limits_json())
+    second = await put(writer, limits_json(user_capacity=77))
+    body = {"to": 1, "author": "carol", "note": "too tight"}
+    stale = await writer.post(f"{V1}/policy/rollback", json=body, headers={"if-match": first.headers["etag"]})
+    assert stale.status_code == 412
+    done = await writer.post(f"{V1}/policy/rollback", json=body, headers={"if-match": second.headers["etag"]})
+    assert done.status_code == 200
+    assert (done.json()["number"], done.json()["author"], done.json()["note"]) == (3, "carol", "too tight")
+    assert done.headers["etag"] == f'"3-{revision_of(limits_json())}"'
+    unknown = await writer.post(f"{V1}/policy/rollback", json={"to": 99}, headers=ANY)
+    assert unknown.status_code == 404
+
+
+async def test_a_foreign_write_is_shown_and_one_that_is_no_policy_is_shown_as_refused(
+    store: Redis, reader: httpx.AsyncClient
+) -> None:
+    """A good one is a revision of `external`; of a bad one the reason is told, and the good one stays."""
+    await store.set(KEY, limits_json())
+    assert (await reader.get(f"{V1}/policy")).json()["revision"]["author"] == "external"
+    await store.set(KEY, limits_json(user_rate=-1))
+    for name in ("policy", "status"):
+        found = (await reader.get(f"{V1}/{name}")).json()
+        assert found["revision"]["number"] == 1
+        assert [one["path"] for one in found["refused"]] == ["user_rate"]
+
+
+async def test_the_status_names_replicas_that_are_behind(store: Redis, writer: httpx.AsyncClient) -> None:
+    """And what shadows would have denied."""
+    await put(writer, limits_json())
+    await run_replica(store, "old", 0)
+    await run_replica(store, "new", 1)
+    await Replicas(store, KEY).add_shadow(1, {"tiers.user": 3})
+    status = (await writer.get(f"{V1}/status")).json()
+    assert {one["id"]: one["behind"] for one in status["replicas"]} == {"old": True, "new": False}
+    assert status["shadow"] == {"tiers.user": 3}
+
+
+async def test_a_replica_that_claims_an_instant_of_no_calendar_is_shown(
+    store: Redis, reader: httpx.AsyncClient
+) -> None:
+    """Its entry is of somebody's hand; the status is of use all the same."""
+    for started_us in (10**30, -(10**30)):
+        await run_replica(store, str(started_us), 0, started_us=started_us)
+    status = await reader.get(f"{V1}/status")
+    assert status.status_code == 200
+    assert {one["started_at"][:4] for one in status.json()["replicas"]} == {"1970", "2255"}
+
+
+async def test_a_change_can_wait_until_every_replica_runs_it(store: Redis, writer: httpx.AsyncClient) -> None:
+    """504 names who lacks it, and says that it was accepted by its number; with all in step it is 200."""
+    await run_replica(store, "slow", 0)
+    late = await put(writer, limits_json(), wait_s=0.2)
+    assert late.status_code == 504
+    assert late.json()["error"] == "after 0.2 s revision 1 does not run yet on slow"
+    await run_replica(store, "slow", 9)
+    assert (await put(writer, limits_json(), wait_s=5)).status_code == 200
+
+
+async def test_the_schema_of_policies_is_one(reader: httpx.AsyncClient) -> None:
+    """Editors can take it from here."""
+    schema = (await reader.get(f"{V1}/policy/schema")).json()
+    assert schema["$schema"].startswith("https://json-schema.org/")
+
+
+async def test_an_explanation_tells_the_buckets_in_tokens_and_the_wait_in_seconds(
+    store: Redis, writer: httpx.AsyncClient
+) -> None:
+    """And spends nothing."""
+    await put(writer, FULL)
+    seconds, _ = await store.time()
+    await store.hset("rate:user:alice", mapping={"tokens": "1", "last": str((seconds + 60) * 1_000_000)})
+    found = await explained(writer, path="/api/search?q=x", user="alice")
+    assert (found["outcome"], found["denied_by"], found["route"], found["cost"]) == (
+        "denied",
+        "user",
+        "routes[0]",
+        3,
+    )
+    assert found["identity"] == {"kind": "header", "key": "alice"}
+    user = next(tier for tier in found["tiers"] if tier["name"] == "user")
+    assert (user["capacity"], user["refill_rate"], user["tokens"], user["enough"]) == (5, 1, 1, False)
+    assert found["retry_after_s"] == user["retry_after_s"] == 2
+    assert user["reset_after_s"] == 4
+    assert await store.hget("rate:user:alice", "tokens") == b"1"
+
+
+async def test_an_explanation_knows_who_is_blocked_and_who_exempt(writer: httpx.AsyncClient) -> None:
+    """By the override's place in the text; an address identifies whoever has no id."""
+    await put(writer, FULL)
+    blocked = await explained(writer, path="/", user="mallory")
+    assert (blocked["outcome"], blocked["override"]) == ("blocked", "overrides.users.mallory")
+    exempt = await explained(writer, path="/", user="vip")
+    assert (exempt["outcome"], exempt["more"], exempt["tiers"]) == ("exempt", None, [])
+    address = await explained(writer, path="/", address="2001:db8::1", method="post")
+    assert address["identity"]["kind"] == "address"
+
+
+async def test_somebodys_buckets_are_shown_and_filled_again(store: Redis, writer: httpx.AsyncClient) -> None:
+    """Those of others stay."""
+    seconds, _ = await store.time()
+    last = str((seconds + 60) * 1_000_000)
+    for key in ("rate:user:al", "rate:user:al:api:*", "rate:user:alice"):
+        await store.hset(key, mapping={"tokens": "2.5", "last": last})
+    found = (await writer.get(f"{V1}/buckets", params={"user": "al"})).json()["buckets"]
+    assert [(one["key"], one["tier"], one["api"], one["tokens"], one["capacity"]) for one in found] == [
+        ("rate:user:al", "user", None, 2.5, 100),
+        ("rate:user:al:api:*", "user_api", "*", 2.5, 20),
+    ]
+    done = await writer.delete(f"{V1}/buckets", params={"user": "al"})
+    assert done.json() == {"deleted": ["rate:user:al", "rate:user:al:api:*"]}
+    assert await store.keys("rate:*") == [b"rate:user:alice"]
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?user=a&address=127.0.0.1", "?user=", "?user=a,b", "?address=x", "?usr=a"]
+)
+async def test_buckets_are_of_one_somebody(writer: httpx.AsyncClient, query: str) -> None:
+    """A user or an address, and nothing else; 422 says so."""
+    for method in ("GET", "DELETE"):
+        answer = await writer.request(method, f"{V1}/buckets{query}")
+        assert answer.status_code == 422
+        assert answer.json()["error"]
+
+
+async def test_a_check_asks_the_running_service(writer: httpx.AsyncClient, service: Service) -> None:
+    """As a client would, and the answer is told whole."""
+    body = {
+        "path": "/api/ping",
+        "method": "put",
+        "user": "bob",
+        "address": "192.0.2.1",
+        "headers": {"X-A": "1"},
+    }
+    answer = await writer.post(f"{V1}/check", json=body | {"context": {"api": "p"}})
+    assert answer.json() == {
+        "outcome": "denied",
+        "http_status": 429,
+        "headers": {"retry-after": "1"},
+        "body": "{}",
+        "metadata": {"tier": "user"},
+        "grpc_code": "OK",
+    }
+    request = Request("PUT", "/api/ping", "", {"x-a": "1", "x-user-id": "bob"}, "192.0.2.1", {"api": "p"})
+    assert service.asked == [("127.0.0.1:50051", request, False)]
+
+
+async def test_a_service_that_does_not_answer_is_502(writer: httpx.AsyncClient, service: Service) -> None:
+    """With the sentence of who asked."""
+    service.answer = AskError("127.0.0.1:50051 does not answer: UNAVAILABLE")
+    answer = await writer.post(f"{V1}/check", json={"path": "/"})
+    assert answer.status_code == 502
+    assert answer.json()["error"] == "127.0.0.1:50051 does not answer: UNAVAILABLE"
+
+
+async def test_a_key_that_may_look_sees_all_and_changes_nothing(
+    reader: httpx.AsyncClient, control: Control, service: Service
+) -> None:
+    """403 for each change, and for a check that would spend."""
+    text = {"text": limits_json()}
+    for path in ("policy", "policy/schema", "revisions", "revisions/0", "status", "buckets?user=a"):
+        assert (await reader.get(f"{V1}/{path}")).status_code == 200
+    questions = {"explain": {"path": "/"}, "check": {"path": "/", "dry_run": True}}
+    for path, body in ({"policy/validate": text, "policy/diff": text} | questions).items():
+        assert (await reader.post(f"{V1}/{path}", json=body)).status_code == 200
+    assert [dry_run for _, _, dry_run in service.asked] == [True]
+    for refused in (
+        await reader.put(f"{V1}/policy", json=text, headers=ANY),
+        await reader.post(f"{V1}/policy/rollback", json={"to": 0}, headers=ANY),
+        await reader.delete(f"{V1}/buckets?user=a"),
+        await reader.post(f"{V1}/check", json={"path": "/"}),
+    ):
+        assert refused.status_code == 403
+        assert "may only look" in refused.json()["error"]
+    assert (await control.current()).revision.number == 0
+    assert len(service.asked) == 1
+
+
+async def test_no_answer_ever_holds_a_key(writer: httpx.AsyncClient) -> None:
+    """Not the OpenAPI, not an error."""
+    for answer in (await writer.get("/admin/api/openapi.json"), await writer.get(f"{V1}/nothing")):
+        assert WRITE_KEY not in answer.text
+        assert READ_KEY not in answer.text
+
+
+async def test_a_store_that_is_away_is_503_with_a_sentence(storeless: httpx.AsyncClient) -> None:
+    """For whatever needs it; what needs none still answers."""
+    for path in ("policy", "revisions", "status", "buckets?user=a"):
+        answer = await storeless.get(f"{V1}/{path}")
+        assert answer.status_code == 503
+        assert answer.json()["error"].startswith("the store")
+    assert (await put(storeless, limits_json())).status_code == 503
+    assert (await storeless.post(f"{V1}/policy/validate", json={"text": "x"})).status_code == 200

@@ -1,0 +1,197 @@
+"""/admin/config: the seed's six numbers, and its answers."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+from starlette.applications import Starlette
+
+from ratelimitd.control.control import Control
+from tests.admin.conftest import READ_KEY, Connect
+from tests.limits import KEY, SEED, limits_json
+
+CONFIG = "/admin/config"
+TIERS: dict[str, dict[str, object]] = {
+    "global": {"capacity": 500, "refill_rate": 50},
+    "user": {"capacity": 100, "rate": "300/min"},
+    "user_api": {"capacity": 20, "refill_rate": 0.5},
+}
+NUMBERS = {
+    "global_capacity": 500,
+    "global_rate": 50,
+    "user_capacity": 100,
+    "user_rate": 5,
+    "user_api_capacity": 20,
+    "user_api_rate": 0.5,
+}
+
+
+async def apply(control: Control, **policy: object) -> None:
+    """Puts a full policy in force."""
+    await control.apply(json.dumps({"tiers": TIERS} | policy), author="test", note="", expected=None)
+
+
+async def test_six_numbers_are_accepted_told_and_kept(writer: httpx.AsyncClient, store: Redis) -> None:
+    """The answer is what was accepted; the key holds the text as it was sent; whole rates stay whole."""
+    answer = await writer.post(CONFIG, content=limits_json(user_rate=0.25))
+    assert answer.status_code == 200
+    assert answer.text == json.dumps(SEED | {"user_rate": 0.25}, separators=(",", ":"))
+    assert (await writer.get(CONFIG)).text == answer.text
+    assert await store.get(KEY) == limits_json(user_rate=0.25).encode()
+
+
+async def test_a_change_here_is_a_revision(writer: httpx.AsyncClient, control: Control) -> None:
+    """By `admin`, and it says which way it came."""
+    await writer.post(CONFIG, content=limits_json())
+    revision = (await control.current()).revision
+    assert (revision.number, revision.author, revision.note) == (1, "admin", "POST /admin/config")
+
+
+async def test_the_six_numbers_of_a_full_policy_are_shown(
+    writer: httpx.AsyncClient, control: Control
+) -> None:
+    """A rate per minute is told per second."""
+    await apply(control, routes=[{"path": "/api/search", "cost": 2}])
+    answer = await writer.get(CONFIG)
+    assert (answer.status_code, answer.json()) == (200, NUMBERS)
+
+
+async def test_a_tier_that_is_off_has_no_numbers(writer: httpx.AsyncClient, control: Control) -> None:
+    """409 names it, and where the policy is."""
+    await apply(control, tiers=TIERS | {"global": "off"})
+    answer = await writer.get(CONFIG)
+    assert answer.status_code == 409
+    assert answer.json()["error"] == "global is off, which six numbers cannot say; GET /admin/api/v1/policy"
+
+
+@pytest.mark.parametrize(
+    ("policy", "dropped"),
+    [
+        ({"routes": [{"path": "/api/search", "cost": 2}]}, "routes"),
+        ({"overrides": {"users": {"bob": {"blocked": True}}}}, "overrides.users"),
+        ({"overrides": {"addresses": {"192.0.2.1": {"exempt": True}}}}, "overrides.addresses"),
+        ({"overrides": {"headers": {"x-plan": {"gold": {"exempt": True}}}}}, "overrides.headers"),
+        ({"overrides": {"context": {"plan": {"gold": {"exempt": True}}}}}, "overrides.context"),
+        ({"shadow": True}, "shadow"),
+        ({"tiers": TIERS | {"user": "off"}}, "tiers.user: off"),
+        ({"tiers": TIERS | {"user": TIERS["user"] | {"shadow": True}}}, "tiers.user.shadow"),
+        (
+            {"tiers": TIERS | {"global": TIERS["global"] | {"on_store_error": "allow"}}},
+            "tiers.global.on_store_error",
+        ),
+    ],
+)
+async def test_what_six_numbers_cannot_say_is_not_dropped_in_silence(
+    writer: httpx.AsyncClient, control: Control, policy: dict[str, object], dropped: str
+) -> None:
+    """409 names it, and nothing changes until the caller says ?replace=true."""
+    await apply(control, **policy)
+    answer = await writer.post(CONFIG, content=limits_json())
+    assert answer.status_code == 409
+    assert f"would drop {dropped} from" in answer.json()["error"]
+    assert (await control.current()).revision.number == 1
+    assert (await writer.post(f"{CONFIG}?replace=true", content=limits_json())).json() == SEED
+    assert (await control.current()).revision.number == 2
+
+
+async def test_a_full_policy_that_says_no_more_than_six_numbers_is_replaced(
+    writer: httpx.AsyncClient, control: Control
+) -> None:
+    """Nothing is lost."""
+    await apply(control)
+    assert (await writer.post(CONFIG, content=limits_json())).status_code == 200
+
+
+async def test_what_is_accepted_in_between_is_not_dropped_either(
+    writer: httpx.AsyncClient, control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the change somebody adds a route: 409, and the route stays."""
+    commit = control.apply
+
+    async def meanwhile(text: str, *, author: str, note: str, expected: int | None) -> object:
+        monkeypatch.undo()
+        await apply(control, routes=[{"path": "/api/search", "exempt": True}])
+        return await commit(text, author=author, note=note, expected=expected)
+
+    monkeypatch.setattr(control, "apply", meanwhile)
+    answer = await writer.post(CONFIG, content=limits_json())
+    assert answer.status_code == 409
+    assert "revision 1 by test" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps({"tiers": TIERS}),
+        json.dumps({"tiers": "nonsense"}),
+        json.dumps({"routes": []} | SEED),
+    ],
+)
+async def test_the_full_form_is_shown_its_place(writer: httpx.AsyncClient, content: str) -> None:
+    """422 with the path that takes it."""
+    answer = await writer.post(CONFIG, content=content)
+    assert answer.status_code == 422
+    assert "PUT the full form to /admin/api/v1/policy" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "sentence"),
+    [
+        ("", 400, "must be JSON"),
+        ("{", 400, "must be JSON"),
+        (b"\xff", 400, "must be JSON"),
+        ("global_capacity: 1", 400, "must be JSON"),
+        ("[" * 100_000, 400, "must be JSON"),
+        ("[]", 422, "must be an object"),
+        ("null", 422, "must be an object"),
+        (limits_json(user_rate=None), 422, "user_rate: "),
+        (limits_json(user_rate=-1), 422, "user_rate: "),
+        (limits_json(user_capacity="5"), 422, "user_capacity: "),
+        (limits_json(user_rate=float("nan")), 422, "user_rate: "),
+        (limits_json(usr=1), 422, "usr: "),
+    ],
+)
+async def test_what_is_no_policy_is_refused_with_its_reason(
+    writer: httpx.AsyncClient, control: Control, content: str | bytes, status: int, sentence: str
+) -> None:
+    """And the policy in force stays."""
+    answer = await writer.post(CONFIG, content=content)
+    assert answer.status_code == status
+    assert sentence in answer.json()["error"]
+    assert (await control.current()).revision.number == 0
+
+
+async def test_the_kind_of_body_need_not_be_told(writer: httpx.AsyncClient) -> None:
+    """`curl -d` says that it is a form."""
+    kind = {"content-type": "application/x-www-form-urlencoded"}
+    assert (await writer.post(CONFIG, content=limits_json(), headers=kind)).status_code == 200
+
+
+@pytest.mark.parametrize("key", [None, "wrong"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_without_a_right_key_the_answer_is_the_seeds(
+    app: Starlette, connect: Connect, method: str, key: str | None
+) -> None:
+    """401, and these bytes."""
+    answer = await connect(app, key).request(method, CONFIG, content=limits_json())
+    assert (answer.status_code, answer.content) == (401, b'{"error":"unauthorized"}')
+
+
+async def test_a_key_that_may_look_reads_and_does_not_write(app: Starlette, connect: Connect) -> None:
+    """403 with a sentence."""
+    reader = connect(app, READ_KEY)
+    assert (await reader.get(CONFIG)).status_code == 200
+    answer = await reader.post(CONFIG, content=limits_json())
+    assert (answer.status_code, answer.json()["error"]) == (403, "this key may only look")
+
+
+async def test_changes_at_once_are_each_accepted_or_told(writer: httpx.AsyncClient, control: Control) -> None:
+    """No revision is lost: as many as were answered 200."""
+    answers = await asyncio.gather(
+        *(writer.post(CONFIG, content=limits_json(user_rate=n)) for n in range(1, 6))
+    )
+    accepted = sum(answer.status_code == 200 for answer in answers)
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    assert (await control.current()).revision.number == accepted >= 1

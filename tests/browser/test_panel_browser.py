@@ -1,0 +1,300 @@
+"""What an operator does in the panel, in Chromium: it works, obeys the keyboard, and can be read."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.browser.conftest import NAME, PATIENCE_MS, WRITE_KEY, System, Visit
+from tests.limits import KEY, STILL, limits_json, statuses
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+expect.set_options(timeout=PATIENCE_MS)
+
+PHONE = {"width": 360, "height": 740}
+
+FULL = """\
+# a policy with everything in it, and a line so long that it has to scroll: 0123456789 0123456789 0123456789
+tiers:
+  global: {capacity: 500, refill_rate: 50}
+  user: {capacity: 100, rate: 300/min, shadow: true}
+  user_api: {capacity: 20, refill_rate: 2}
+routes:
+  - {path: /api/a/very/long/path/that/does/not/fit/on/a/phone/**, api: a-very-long-name-of-a-bucket, cost: 5}
+  - {path: /api/**, shadow: true}
+  - {path: /api/never, shadow: true}
+overrides:
+  users: {mallory: {blocked: true}}
+"""
+LONG = "a-very-long-name-of-somebody-who-does-not-fit-on-a-phone-in-one-line"
+PAGES = (
+    "/admin",
+    "/admin/edit",
+    "/admin/history",
+    "/admin/history/{number}",
+    "/admin/history/{before}/rollback",
+    "/admin/replicas",
+    f"/admin/explain?path=/api/x&method=GET&user={LONG}&headers=x-plan:+gold",
+    "/admin/explain?path=x",
+    f"/admin/buckets?user={LONG}",
+    f"/admin/buckets/reset?user={LONG}",
+)
+
+
+async def applied(page: Page) -> None:
+    """Presses Apply and waits for the page that says it is done."""
+    await page.get_by_role("button", name="Apply").click()
+    await expect(page.get_by_text("is in force on 2 replicas")).to_be_visible()
+
+
+async def test_the_very_next_request_obeys_a_changed_limit(system: System, visit: Visit) -> None:
+    """From the form, through the changes that it shows, to Envoy: less is less at once, and so is more."""
+    page = await visit.signed_in()
+    assert statuses(await system.get("user1", 1)) == {200: 1}
+    await page.get_by_role("group", name="User and API").get_by_label("Capacity").fill("1")
+    await page.get_by_role("button", name="Show what changes").click()
+    await expect(page.locator("del")).to_contain_text("user_api: {capacity: 3")
+    await expect(page.locator("ins")).to_contain_text("user_api: {capacity: 1")
+    await page.get_by_label("Note").fill("one is enough")
+    await applied(page)
+    after = await system.get("user1", 3)
+    assert [reply.status_code for reply in after] == [200, 429, 429]
+    assert all('"user_api";q=1;' in reply.headers["ratelimit-policy"] for reply in after)
+
+    await page.get_by_role("group", name="User and API").get_by_label("Refill").fill("60000/min")
+    await page.get_by_role("button", name="Show what changes").click()
+    await applied(page)
+    assert statuses(await system.get("user1", 1)) == {200: 1}
+    newest = (await system.control.current()).revision
+    assert newest.author == NAME
+    await page.get_by_role("link", name="History").click()
+    await expect(page.get_by_role("cell", name="one is enough")).to_be_visible()
+
+
+async def test_two_tabs_conflict_and_the_slower_keeps_its_text(system: System, visit: Visit) -> None:
+    """It is told who was faster, sees what they changed, compares again and applies."""
+    slow, fast = await visit.signed_in(), await visit.page()
+    mine = limits_json(user_capacity=7, **STILL)
+    await slow.get_by_role("link", name="Policy text").click()
+    await slow.get_by_label("Text").fill(mine)
+    await fast.goto("/admin/edit")
+    await fast.get_by_label("Text").fill(limits_json(user_capacity=4, **STILL))
+    await fast.get_by_role("button", name="Show what changes").click()
+    await applied(fast)
+    await slow.get_by_role("button", name="Show what changes").click()
+    await expect(slow.get_by_role("heading", name="Conflict")).to_be_visible()
+    await expect(slow.get_by_role("alert")).to_contain_text(f"by {NAME}")
+    await expect(slow.get_by_label("Text")).to_have_value(mine)
+    await expect(slow.locator("ins")).to_contain_text("user: {capacity: 4")
+    await slow.get_by_role("button", name="Compare with revision").click()
+    await expect(slow.locator("ins")).to_contain_text("user: {capacity: 7")
+    await applied(slow)
+    assert (await system.control.current()).revision.text == mine
+
+
+async def test_a_text_that_is_no_policy_is_told_while_typing_and_changes_nothing(
+    system: System, visit: Visit
+) -> None:
+    """The field says what is wrong with it, before and after it is sent; put right, it says that."""
+    before = (await system.control.current()).revision.number
+    page = await visit.signed_in()
+    await page.get_by_role("link", name="Policy text").click()
+    area, problems = page.get_by_label("Text"), page.locator("#problems")
+    await area.fill(FULL.replace("cost: 5", "cost: -1"))
+    await expect(problems).to_contain_text("routes[0].cost must be 0 or more, got -1")
+    await expect(area).to_have_attribute("aria-invalid", "true")
+    await expect(area).to_have_accessible_description("1 problem routes[0].cost must be 0 or more, got -1")
+    await page.get_by_role("button", name="Show what changes").click()
+    await expect(page.get_by_role("alert")).to_contain_text("the text is no policy")
+    await expect(problems).to_contain_text("routes[0].cost must be 0 or more, got -1")
+    await expect(area).to_have_value(FULL.replace("cost: 5", "cost: -1"))
+    await area.fill(FULL)
+    await expect(problems).to_contain_text("routes[2] is never reached")
+    await expect(area).not_to_have_attribute("aria-invalid", "true")
+    assert (await system.control.current()).revision.number == before
+
+
+async def test_a_rollback_is_in_force_at_once(system: System, visit: Visit) -> None:
+    """From the history, after its changes were shown and confirmed."""
+    good = await system.set_policy(limits_json(**STILL))
+    await system.set_policy(limits_json(user_api_capacity=1, **STILL))
+    assert statuses(await system.get("user2", 2)) == {200: 1, 429: 1}
+    page = await visit.signed_in()
+    await page.get_by_role("link", name="History").click()
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name=f"Revision {good}", exact=True))
+    await row.get_by_role("link", name="Roll back to this").click()
+    await expect(page.locator("ins")).to_contain_text("user_api: {capacity: 3")
+    await page.get_by_role("button", name="Roll back").click()
+    await expect(page.get_by_text("is in force on 2 replicas")).to_be_visible()
+    assert statuses(await system.get("user3", 4)) == {200: 3, 429: 1}
+
+
+async def test_a_user_who_is_reset_may_go_on_at_once(system: System, visit: Visit) -> None:
+    """Explained as denied, looked up, reset, and allowed by the very next request on every replica."""
+    assert statuses(await system.get("user4", 8)) == {200: 3, 429: 5}
+    page = await visit.signed_in()
+    await page.get_by_role("link", name="Explain").click()
+    await page.get_by_label("Path").fill("/api/ping")
+    await page.get_by_label("User").fill("user4")
+    await page.get_by_label("Context").fill("api=/api/*")
+    await page.get_by_role("button", name="Explain").click()
+    await expect(page.get_by_role("heading", name="It would be denied")).to_be_visible()
+    await page.get_by_role("link", name="Buckets").click()
+    await page.get_by_label("User").fill("user4")
+    await page.get_by_role("button", name="Look up").click()
+    await expect(page.get_by_role("cell", name="rate:user:user4", exact=True)).to_be_visible()
+    await page.get_by_role("button", name="Reset").click()
+    await page.get_by_role("button", name="Reset 2 buckets").click()
+    await expect(page.get_by_text("2 buckets of user4 full again.")).to_be_visible()
+    assert statuses(await system.get("user4", 4)) == {200: 3, 429: 1}
+
+
+async def test_a_keyboard_is_enough_to_sign_in_and_change_a_limit(visit: Visit) -> None:
+    """Every stop can be seen, the first one skips to the content, and Enter does what a press does."""
+    page = await visit.page()
+    await page.goto("/admin")
+    press = page.keyboard.press
+    await expect(page.get_by_label("Key")).to_be_focused()
+    await press("Shift+Tab")
+    await page.keyboard.type(NAME)
+    await press("Tab")
+    await page.keyboard.type("a-key-with-a-mistake")
+    await press("Enter")
+    await expect(page.get_by_label("Key")).to_have_accessible_description(
+        "The service's admin key, or its key for looking only. That is no key of this service."
+    )
+    await page.keyboard.type(WRITE_KEY)
+    await press("Enter")
+    await expect(page.get_by_role("heading", name="Limits")).to_be_visible()
+    await press("Tab")
+    await expect(page.get_by_role("link", name="Skip to content")).to_be_in_viewport()
+    await press("Enter")
+    await expect(page.get_by_role("main")).to_be_focused()
+    field = page.get_by_label("Capacity").first
+    while not await field.evaluate("field => field === document.activeElement"):
+        await press("Tab")
+        assert await page.evaluate(FOCUS_SHOWS), await page.evaluate("document.activeElement.outerHTML")
+    await press("Control+A")
+    await page.keyboard.type("12")
+    await press("Enter")
+    await expect(page.get_by_role("heading", name="What changes")).to_be_visible()
+    await page.get_by_role("button", name="Apply").focus()
+    await press("Enter")
+    await expect(page.get_by_text("is in force on 2 replicas")).to_be_visible()
+
+
+FOCUS_SHOWS = """() => {
+  const style = getComputedStyle(document.activeElement);
+  return style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
+}"""
+
+
+async def test_without_scripts_all_of_it_works(system: System) -> None:
+    """A text is checked when it is sent."""
+    context = await system.chromium.new_context(base_url=system.panel, java_script_enabled=False)
+    context.set_default_timeout(PATIENCE_MS)
+    page = await Visit(context).signed_in()
+    await page.get_by_role("link", name="Policy text").click()
+    await page.get_by_label("Text").fill("tiers: 7")
+    await page.get_by_role("button", name="Show what changes").click()
+    await expect(page.locator("#problems")).to_contain_text("tiers")
+    await page.get_by_label("Text").fill(limits_json(global_capacity=11, **STILL))
+    await page.get_by_role("button", name="Show what changes").click()
+    await applied(page)
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_text("You are signed out.")).to_be_visible()
+    await context.close()
+
+
+async def test_a_link_from_another_site_finds_one_signed_in(system: System, visit: Visit) -> None:
+    """The strict cookie does not come with it, and is neither asked for nor lost."""
+    await visit.signed_in()
+    page = await visit.page()
+    await page.route(
+        "http://elsewhere.test/",
+        lambda route: route.fulfill(
+            body=f'<a href="{system.panel}/admin/history">look</a>',
+            content_type="text/html",
+            headers={"content-security-policy": "default-src 'none'"},
+        ),
+    )
+    await page.goto("http://elsewhere.test/")
+    await page.get_by_role("link", name="look").click()
+    await expect(page.get_by_role("heading", name="History")).to_be_visible()
+
+
+async def shown(system: System, visit: Visit) -> list[Page]:
+    """Every page, with much on it, one tab each; the last has a refused text, and wrong numbers."""
+    number = await system.set_policy(FULL)
+    await asyncio.gather(*(system.get(LONG) for _ in range(3)))
+    pages = [await visit.page()]
+    await pages[0].goto("/admin")
+    pages.append(await visit.signed_in())
+    for path in PAGES:
+        pages.append(await visit.page())
+        await pages[-1].goto(path.format(number=number, before=number - 1))
+    wrong = await visit.page()
+    await wrong.goto("/admin/edit")
+    await wrong.get_by_label("Text").fill(FULL.replace("cost: 5", "cost: -1"))
+    await expect(wrong.locator("#problems")).to_contain_text("got -1")
+    changes = await visit.page()
+    await changes.goto("/admin/edit")
+    await changes.get_by_label("Text").fill(FULL.replace("cost: 5", "cost: 6"))
+    await changes.get_by_role("button", name="Show what changes").click()
+    await expect(changes.get_by_role("heading", name="What changes")).to_be_visible()
+    await system.store.set(KEY, "{")
+    refused = await visit.page()
+    await refused.goto("/admin")
+    await expect(refused.get_by_role("alert")).to_contain_text("A text in the store is refused")
+    await refused.get_by_label("Capacity").first.fill("none")
+    await refused.get_by_role("button", name="Show what changes").click()
+    await expect(refused.get_by_label("Capacity").first).to_have_attribute("aria-invalid", "true")
+    return [*pages, wrong, changes, refused]
+
+
+async def test_a_phone_shows_every_page_without_scrolling_sideways(system: System, visit: Visit) -> None:
+    """Wide tables and texts scroll in their own boxes."""
+    pages = await shown(system, visit)
+    for page in pages:
+        await page.set_viewport_size(PHONE)  # type: ignore[arg-type] # its TypedDict is not exported
+        assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], page.url
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_all_text_has_contrast(system: System, visit: Visit, scheme: Any) -> None:
+    """4.5 to 1 or more against what is behind it, on every page, by day and by night."""
+    pages = await shown(system, visit)
+    grounds = set()
+    for page in pages:
+        await page.emulate_media(color_scheme=scheme)
+        assert await page.evaluate(FAINT) == [], page.url
+        grounds.add(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert grounds == {"rgb(246, 247, 249)" if scheme == "light" else "rgb(18, 21, 27)"}
+
+
+FAINT = """() => {
+  const parse = colour => colour.match(/[\\d.]+/g).map(Number);
+  const channel = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const behind = element => {
+    for (let one = element; one; one = one.parentElement) {
+      const ground = parse(getComputedStyle(one).backgroundColor);
+      if (ground.length === 3 || ground[3] === 1) return ground;
+    }
+    throw new Error("nothing is behind the page");
+  };
+  const faint = [];
+  let seen = 0;
+  for (const element of document.body.querySelectorAll("*")) {
+    const own = [...element.childNodes].filter(one => one.nodeType === Node.TEXT_NODE);
+    const field = element.matches("input, textarea");
+    const text = field ? element.value : own.map(one => one.data).join("");
+    if (!text.trim() || !element.checkVisibility() || element.closest("script")) continue;
+    seen += 1;
+    const [one, other] = [parse(getComputedStyle(element).color), behind(element)].map(luminance);
+    const contrast = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+    if (contrast < 4.5) faint.push(`${contrast.toFixed(2)} ${element.outerHTML.slice(0, 80)}`);
+  }
+  return seen > 5 ? faint : ["only " + seen + " texts"];
+}"""

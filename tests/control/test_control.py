@@ -1,0 +1,273 @@
+"""The control of limits on a real store: changes, conflicts, explanations and resets."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+
+from ratelimitd.control.control import Control
+from ratelimitd.control.question import Question, Who
+from ratelimitd.core.model import MICRO, Limit, TierName
+from ratelimitd.errors import ConflictError, PolicyError, QuestionError, UnknownRevisionError, WaitError
+from ratelimitd.limiter.deny_cache import DenyCache
+from ratelimitd.limiter.redis_limiter import RedisLimiter
+from ratelimitd.policy.redis_policies import RedisPolicies
+from ratelimitd.policy.replicas import Replica, Replicas
+from ratelimitd.policy.revisions import EXTERNAL, Revisions
+from ratelimitd.policy.text import DEFAULT_TEXT, revision_of
+from ratelimitd.settings import load
+from tests.core.fakes import check_over
+from tests.limits import KEY, limits_json
+from tests.waiting import eventually
+
+SETTINGS = load({}, {})
+ME = Replica("r1", "0", "grpcio", 0, "", None, 0, 0)
+FULL = """
+tiers:
+  global: { capacity: 10, refill_rate: 1 }
+  user: { capacity: 5, rate: 60/min }
+  user_api: { capacity: 3, refill_rate: 1 }
+routes:
+  - { path: /api/search, cost: 2 }
+  - { path: /api/search, cost: 3 }
+overrides:
+  users:
+    mallory: { blocked: true }
+"""
+
+
+@pytest.fixture
+def control(store: Redis) -> Control:
+    """Over an empty store."""
+    return Control(store, SETTINGS)
+
+
+async def applied(control: Control, text: str, expected: int | None = None) -> int:
+    """The number of the revision that this text became."""
+    return (await control.apply(text, author="alice", note="why", expected=expected)).revision.number
+
+
+async def test_without_any_change_the_defaults_are_revision_0(control: Control) -> None:
+    """And nothing is refused."""
+    current = await control.current()
+    assert (current.revision.number, current.revision.text, current.refused) == (0, DEFAULT_TEXT, ())
+
+
+async def test_a_change_is_a_revision_and_stands_at_the_key(control: Control, store: Redis) -> None:
+    """With its author and note; advice comes along."""
+    change = await control.apply(FULL, author="alice", note="search costs more", expected=0)
+    assert (change.revision.number, change.revision.author, change.revision.note) == (
+        1,
+        "alice",
+        "search costs more",
+    )
+    assert [problem.path for problem in change.advice] == ["routes[1]"]
+    assert await store.get(KEY) == FULL.encode()
+    assert (await control.current()).revision == change.revision
+
+
+async def test_a_bad_text_changes_nothing_and_names_every_problem(control: Control, store: Redis) -> None:
+    """The same problems that `read` tells."""
+    bad = limits_json(user_rate=-1, global_capacity=0)
+    with pytest.raises(PolicyError) as error:
+        await applied(control, bad)
+    assert [problem.path for problem in error.value.problems] == ["global_capacity", "user_rate"]
+    assert control.read(bad).problems == error.value.problems
+    assert control.read(limits_json()).problems == ()
+    assert await store.get(KEY) is None
+
+
+async def test_of_two_who_saw_the_same_revision_one_gets_a_conflict(control: Control) -> None:
+    """It says who was first; nothing of the other's is written."""
+    await applied(control, limits_json())
+    tries = [applied(control, limits_json(user_capacity=n), expected=1) for n in (6, 7)]
+    got = await asyncio.gather(*tries, return_exceptions=True)
+    (conflict,) = [one for one in got if isinstance(one, ConflictError)]
+    assert "revision 2 by alice" in str(conflict)
+    assert (await control.current()).revision.number == 2
+
+
+async def test_without_an_expected_number_all_get_through(control: Control) -> None:
+    """One after the other; no number is lost."""
+    await asyncio.gather(*(applied(control, limits_json(user_capacity=n)) for n in (6, 7)))
+    assert [one.number for one in await control.history()] == [2, 1]
+
+
+async def test_what_redis_cli_wrote_is_recorded_before_anything_else(control: Control, store: Redis) -> None:
+    """So it can be rolled back to, and who expected the number before it gets a conflict."""
+    await applied(control, limits_json())
+    await store.set(KEY, limits_json(user_capacity=9))
+    with pytest.raises(ConflictError, match="revision 2 by external"):
+        await applied(control, limits_json(user_capacity=8), expected=1)
+    assert (await control.history())[0].author == EXTERNAL
+    back = await control.rollback(1, author="bob", note="", expected=2)
+    assert (back.number, back.author, back.note, back.text) == (3, "bob", "rollback to 1", limits_json())
+
+
+async def test_a_refused_text_is_told_and_can_be_replaced(control: Control, store: Redis) -> None:
+    """The newest good revision stays the current one meanwhile."""
+    await applied(control, limits_json())
+    await store.set(KEY, limits_json(user_rate=-1))
+    current = await control.current()
+    assert current.revision.number == 1
+    assert [str(problem) for problem in current.refused] == ["user_rate: must be 0.000001 or more, got -1"]
+    assert (await control.status()).refused == current.refused
+    assert await applied(control, limits_json(), expected=1) == 2
+    assert (await control.current()).refused == ()
+
+
+async def test_a_rollback_to_what_is_not_kept_is_refused(control: Control) -> None:
+    """With the numbers that there are."""
+    with pytest.raises(UnknownRevisionError, match="no revision 7"):
+        await control.rollback(7, author="bob", note="", expected=None)
+
+
+async def test_a_diff_is_of_meaning_and_not_of_spelling(control: Control) -> None:
+    """The flat form and the full one can say the same."""
+    await applied(control, limits_json())
+    same = FULL.partition("routes:")[0]
+    assert await control.diff(same) == ""
+    changed = (await control.diff(limits_json(user_capacity=6))).splitlines()
+    assert [line for line in changed if line[:1] in "+-"][2:] == [
+        "-  user: {capacity: 5, refill_rate: 1}",
+        "+  user: {capacity: 6, refill_rate: 1}",
+    ]
+    await applied(control, FULL)
+    assert await control.diff(limits_json(), against=1) == ""
+
+
+async def test_waiting_ends_when_every_live_replica_has_it(control: Control, store: Redis) -> None:
+    """Until then the one that lacks it is named."""
+    policies = [RedisPolicies(store, KEY, replace(ME, id=name)) for name in ("r1", "r2")]
+    for one in policies:
+        await one.poll()
+    number = await applied(control, limits_json())
+    await policies[0].poll()
+    with pytest.raises(WaitError, match=f"revision {number} does not run yet on r2"):
+        await control.wait(number, timeout_s=0)
+    waiting = asyncio.create_task(control.wait(number, timeout_s=20))
+    await policies[1].poll()
+    status = await waiting
+    assert {one.number for one in status.replicas} == {number}
+
+
+async def test_the_status_counts_what_shadow_would_have_denied(control: Control, store: Redis) -> None:
+    """For the revision that is in force."""
+    number = await applied(control, limits_json())
+    await Replicas(store, KEY).add_shadow(number, {"tiers.user": 3})
+    assert (await control.status()).shadow == {"tiers.user": 3}
+    await applied(control, limits_json(user_capacity=9))
+    assert (await control.status()).shadow == {}
+
+
+async def test_an_explanation_is_the_decision_and_spends_nothing(control: Control, store: Redis) -> None:
+    """Before and after the tokens are gone."""
+    await applied(control, limits_json(user_rate=0.001, user_api_rate=0.001))
+    policies = RedisPolicies(store, KEY, ME)
+    await policies.poll()
+    check = check_over(RedisLimiter(store), policy=policies.current())
+    question = Question(path="/api/ping?q=1", user="user1", context={"api": "/api/*"})
+    for _ in range(3):
+        assert (await control.explain(question)).outcome == "allowed"
+        await check(question.request(SETTINGS))
+    denied = await control.explain(question)
+    assert (denied.outcome, denied.denied_by, denied.more) == ("denied", TierName.USER_API, 0)
+    assert [state.key for state in denied.tiers] == [
+        "rate:global",
+        "rate:user:user1",
+        "rate:user:user1:api:/api/*",
+    ]
+    assert (denied.tiers[1].tokens - 2 * MICRO) < MICRO / 10
+    assert denied.retry_after_us is not None
+
+
+async def test_the_rules_of_a_full_policy_are_explained(control: Control) -> None:
+    """By user, by address, and with a header of the question's own."""
+    await applied(control, FULL)
+    search = await control.explain(Question(path="/api/search/", user="alice"))
+    assert (search.route, search.cost, search.identity.key) == ("routes[0]", 2 * MICRO, "alice")
+    assert (await control.explain(Question(path="/", user="mallory"))).outcome == "blocked"
+    by_address = await control.explain(Question(path="/", address="203.0.113.9"))
+    assert by_address.identity.key == "ip=203.0.113.9"
+    by_header = await control.explain(Question(path="/", headers={"X-User-Id": "carol"}))
+    assert by_header.identity.key == "carol"
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        (Question(path="api"), "the path must begin with /, got 'api'"),
+        (Question(path="/", address="nowhere"), "'nowhere' is no IP address"),
+        (Question(path="/", headers={"a b": "c"}), "'a b' is no name of a header"),
+    ],
+)
+async def test_a_question_that_cannot_be_is_a_sentence(
+    control: Control, question: Question, reason: str
+) -> None:
+    """What is wrong with it."""
+    with pytest.raises(QuestionError, match=reason):
+        await control.explain(question)
+
+
+async def test_a_user_where_only_addresses_identify_is_a_sentence(store: Redis) -> None:
+    """It names the setting."""
+    control = Control(store, load({"RATELIMITD_IDENTITY": "address"}, {}))
+    with pytest.raises(QuestionError, match="no header identifies here: the setting identity is address"):
+        await control.explain(Question(path="/", user="alice"))
+
+
+@pytest.mark.parametrize("who", [Who(), Who(user="a", address="203.0.113.9"), Who(user="a,b"), Who(user=" ")])
+async def test_nobody_or_two_at_once_are_refused(control: Control, who: Who) -> None:
+    """Whose bucket is meant must be clear."""
+    with pytest.raises(QuestionError):
+        await control.buckets(who)
+
+
+async def test_somebodys_buckets_are_shown_as_they_are_now(control: Control, store: Redis) -> None:
+    """With the limit that holds, or as they were counted where the tier is off."""
+    await applied(control, limits_json(user_rate=0.001))
+    policies = RedisPolicies(store, KEY, ME)
+    await policies.poll()
+    check = check_over(RedisLimiter(store), policy=policies.current())
+    await check(Question(path="/", user="al", context={"api": "/api/*"}).request(SETTINGS))
+    user, api = await control.buckets(Who(user="al"))
+    assert (user.key, user.tier, user.api, user.limit) == (
+        "rate:user:al",
+        TierName.USER,
+        None,
+        Limit(5, 0.001),
+    )
+    assert 4 * MICRO <= user.tokens < 4.1 * MICRO
+    assert (api.tier, api.api, api.shadow) == (TierName.USER_API, "/api/*", False)
+    assert await control.buckets(Who(user="alice")) == []
+    await applied(control, "tiers: {global: {capacity: 1, rate: 1/s}, user: off, user_api: off}")
+    assert [state.limit for state in await control.buckets(Who(user="al"))] == [None, None]
+
+
+async def test_a_reset_is_known_to_every_replica_at_once(control: Control, store: Redis) -> None:
+    """The denials that they remember are forgotten; other users keep theirs."""
+    await applied(control, limits_json(user_rate=0.001, user_api_rate=0.001))
+    cache = DenyCache(RedisLimiter(store), now_us=lambda: 0)
+    async with RedisPolicies(store, KEY, ME, on_reset=cache.clear).watched() as policies:
+        check = check_over(cache, policy=policies.current())
+        request = Question(path="/", user="al").request(SETTINGS)
+        answers = [(await check(request)).http_status for _ in range(5)]
+        assert answers == [200, 200, 200, 429, 429]
+
+        async def listens() -> bool:
+            return bool((await store.pubsub_numsub(Revisions(store, KEY).channel))[0][1])
+
+        async def allowed() -> bool:
+            return (await check(request)).http_status == 200
+
+        await eventually(listens, "a subscription")
+        assert await control.reset(Who(user="al")) == ["rate:user:al", "rate:user:al:api:*"]
+        await eventually(allowed, "a request that is allowed again")
+
+
+async def test_a_revision_is_named_by_its_text(control: Control) -> None:
+    """In history as in the access log."""
+    await applied(control, limits_json())
+    revision = await control.revision(1)
+    assert revision.sha256.startswith(revision_of(limits_json()))

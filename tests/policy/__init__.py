@@ -1,0 +1,1 @@
+"""Policies: what people write, what is refused, and what it becomes."""

@@ -1,0 +1,174 @@
+"""What a valid policy says in vain, and that nothing else is said to be."""
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimitd.core.routes import RouteTable
+from ratelimitd.policy.advice import advice
+from ratelimitd.policy.compile import policy_set
+from ratelimitd.policy.text import DEFAULT_TEXT, parse
+from tests.policy.documents import ROUTE, TIERS, full
+
+LIMIT = {"capacity": 7, "refill_rate": 1}
+
+
+def told(**parts: Any) -> list[str]:
+    """The advice on a policy."""
+    return [str(problem) for problem in advice(full(**parts))]
+
+
+def test_a_good_policy_gets_no_advice() -> None:
+    """Nor does the flat form."""
+    assert advice(parse(DEFAULT_TEXT)) == ()
+    assert told(routes=[{"path": "/a"}, {"path": "/**"}], overrides={"users": {"a": {"shadow": True}}}) == []
+
+
+@pytest.mark.parametrize(
+    ("routes", "expected"),
+    [
+        (
+            [("/a", None), ("/a", None)],
+            "routes[1]: is never reached: routes[0] before it matches all that it does",
+        ),
+        ([("/a", ["GET"]), ("/a", ["GET"])], "routes[1]: is never reached: routes[0] before"),
+        ([("/a", None), ("/a", ["GET"])], "routes[1]: is never reached: routes[0] before"),
+        ([("/a", ["GET"]), ("/a", None)], None),
+        ([("/a", ["GET"]), ("/a", ["POST"])], None),
+        ([("/a/**", None), ("/b", None), ("/a/*/c", None)], "routes[2]: is never reached: routes[0] before"),
+        ([("/a/*", None), ("/a/**", None)], None),
+        ([("/*/b", None), ("/a/*", None)], None),
+        ([("/a//b/", None), ("/a/b", None)], "routes[1]: is never reached: routes[0] before"),
+        (
+            [("/a", ["GET"]), ("/b", None), ("/*", ["POST", "PUT"]), ("/a", ["GET", "PUT"])],
+            "routes[3]: is never reached: routes[0], routes[2] before it",
+        ),
+        ([("/a", ["GET"]), ("/*", ["POST"]), ("/a", ["GET", "PUT"])], None),
+    ],
+)
+def test_a_route_that_earlier_ones_cover_is_never_reached(
+    routes: list[tuple[str, list[str] | None]], expected: str | None
+) -> None:
+    """Alone or together: their methods add up."""
+    written = [{"path": path} | ({} if methods is None else {"methods": methods}) for path, methods in routes]
+    found = told(routes=written)
+    assert found == [] if expected is None else len(found) == 1 and found[0].startswith(expected)
+
+
+@given(
+    st.lists(ROUTE, max_size=6),
+    st.lists(st.sampled_from("abcd"), max_size=4),
+    st.sampled_from(["GET", "POST", "X"]),
+)
+def test_no_request_finds_a_route_that_is_said_to_be_never_reached(
+    routes: list[dict[str, Any]], segments: list[str], method: str
+) -> None:
+    """For any routes, path and method."""
+    policy = full(
+        routes=[{name: route[name] for name in ("path", "methods") if name in route} for route in routes]
+    )
+    unreachable = {problem.path for problem in advice(policy) if "never reached" in problem.reason}
+    table = policy_set(policy, "").routes or RouteTable(())
+    found = table.find(method, "/" + "/".join(segments))
+    assert found is None or found.name not in unreachable
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (
+            {"routes": [{"path": "/a", "exempt": True, "cost": 2, "user_api": LIMIT, "shadow": True}]},
+            ["routes[0].cost: means nothing beside exempt", "routes[0].user_api: ", "routes[0].shadow: "],
+        ),
+        (
+            {"routes": [{"path": "/a", "exempt": True, "on_store_error": "deny"}]},
+            ["routes[0].on_store_error: means nothing beside exempt"],
+        ),
+        (
+            {"routes": [{"path": "/a", "user_api": LIMIT}], "tiers": TIERS | {"user_api": "off"}},
+            ["routes[0].user_api: means nothing: tiers.user_api is off"],
+        ),
+        ({"overrides": {"users": {"a": {}}}}, ["overrides.users.a: says nothing: give it user, user_api"]),
+        (
+            {"overrides": {"headers": {"x": {"y": {"exempt": False}}}}},
+            ["overrides.headers.x.y: says nothing"],
+        ),
+        (
+            {"overrides": {"users": {"a": {"blocked": True, "user": LIMIT, "exempt": True}}}},
+            [
+                "overrides.users.a.user: means nothing beside blocked",
+                "overrides.users.a.exempt: means nothing beside",
+            ],
+        ),
+        ({"overrides": {"users": {"a": {"blocked": True, "user": LIMIT, "shadow": True}}}}, []),
+        ({"overrides": {"users": {"a": {"blocked": True, "user": LIMIT}}}, "shadow": True}, []),
+        (
+            {"overrides": {"context": {"p": {"g": {"exempt": True, "user_api": LIMIT, "shadow": True}}}}},
+            [
+                "overrides.context.p.g.user_api: means nothing beside exempt",
+                "overrides.context.p.g.shadow: means",
+            ],
+        ),
+        (
+            {"overrides": {"addresses": {"10.0.0.1": {"user": LIMIT}}}, "tiers": TIERS | {"user": "off"}},
+            ["overrides.addresses.10.0.0.1.user: means nothing: tiers.user is off"],
+        ),
+        (
+            {
+                "routes": [{"path": "/a", "cost": 3}, {"path": "/b", "cost": 8}, {"path": "/c", "cost": 8}],
+                "overrides": {"users": {"a": {"user": LIMIT, "user_api": LIMIT}}},
+            },
+            [
+                "overrides.users.a.user.capacity: is 7, so routes[1], which costs 8, is always denied",
+                "overrides.users.a.user_api.capacity: is 7, so routes[1], which costs 8, is always denied",
+            ],
+        ),
+        (
+            {
+                "routes": [{"path": "/a", "cost": 7}, {"path": "/b", "cost": 8, "shadow": True}],
+                "overrides": {"users": {"a": {"user": LIMIT}}},
+            },
+            [],
+        ),
+        (
+            {
+                "routes": [{"path": "/a", "cost": 8}],
+                "overrides": {"users": {"a": {"user": LIMIT, "shadow": True}}},
+            },
+            [],
+        ),
+        (
+            {
+                "routes": [{"path": "/a", "cost": 8}],
+                "overrides": {"users": {"a": {"user": LIMIT}}},
+                "tiers": TIERS | {"user": {**TIERS["user"], "shadow": True}},
+            },
+            [],
+        ),
+    ],
+)
+def test_what_has_no_effect_is_told_with_its_path(parts: dict[str, Any], expected: list[str]) -> None:
+    """And what has one is not."""
+    found = told(**parts)
+    assert len(found) == len(expected), found
+    for one, start in zip(found, expected, strict=True):
+        assert one.startswith(start)
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        [f"/api/v{n}/*/orders" for n in range(1000)],
+        ["/api" + "/a" * 100 + f"/{n}/z" for n in range(1000)],
+        ["/api/**"] * 1000,
+    ],
+)
+def test_a_thousand_routes_are_advised_on_at_once(paths: list[str]) -> None:
+    """In half a second, however alike they are."""
+    policy = full(routes=[{"path": path, "methods": ["GET", "POST"]} for path in paths])
+    began = time.perf_counter()
+    advice(policy)
+    assert time.perf_counter() - began < 0.5

@@ -1,0 +1,100 @@
+"""From a policy as people write it to one that decisions use."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from ratelimitd.core.identity import address_key, plain_key
+from ratelimitd.core.model import Limit, OnStoreError, TierName
+from ratelimitd.core.policy import Override, Route, TierRule
+from ratelimitd.policy.compile import flat_form, policy_set
+from ratelimitd.policy.document import SeedPolicy
+from ratelimitd.policy.text import DEFAULT_TEXT, parse
+from tests.policy.documents import TIERS, full
+
+LIMIT = {"capacity": 7, "rate": "30/min"}
+
+
+def test_tiers_keep_their_limits_and_answers_and_those_that_are_off_are_gone() -> None:
+    """In the order of the tiers, whatever that of the text."""
+    user = {"capacity": 5, "rate": "300/min", "shadow": True, "on_store_error": "allow"}
+    made = policy_set(full(tiers={"user_api": "off", "user": user, "global": TIERS["global"]}), "name")
+    assert made.revision == "name"
+    assert {name: asdict(rule) for name, rule in made.tiers.items()} == {
+        TierName.GLOBAL: asdict(TierRule(Limit(500, 50.0))),
+        TierName.USER: asdict(TierRule(Limit(5, 5.0), shadow=True, on_store_error=OnStoreError.ALLOW)),
+    }
+    assert [*made.tiers] == [TierName.GLOBAL, TierName.USER]
+
+
+def test_a_route_says_all_that_was_written_and_is_named_by_its_place() -> None:
+    """Its bucket is named by the pattern when nothing else names it."""
+    written = {"path": "/b", "methods": ["GET"], "api": "bees", "cost": 3, "user_api": LIMIT}
+    written |= {"shadow": True, "exempt": True, "on_store_error": "envoy"}
+    routes = policy_set(full(routes=[{"path": "/a/*"}, written]), "").routes
+    assert routes is not None
+    assert [asdict(route) for route in routes.rules] == [
+        asdict(Route(name="routes[0]", pattern="/a/*", methods=None, api="/a/*")),
+        asdict(
+            Route(
+                name="routes[1]",
+                pattern="/b",
+                methods=frozenset({"GET"}),
+                api="bees",
+                cost=3,
+                user_api=Limit(7, 0.5),
+                exempt=True,
+                shadow=True,
+                on_store_error=OnStoreError.ENVOY,
+            )
+        ),
+    ]
+    assert policy_set(full(), "").routes is None
+
+
+def test_an_override_is_found_by_the_key_of_its_identity_and_named_by_its_path() -> None:
+    """Users, addresses, header values and context values."""
+    made = policy_set(
+        full(
+            overrides={
+                "users": {"a b": {"user": LIMIT, "blocked": True}},
+                "addresses": {"2001:db8::/64": {"user_api": LIMIT}},
+                "headers": {"x-plan": {"gold": {"exempt": True}}},
+                "context": {"plan": {"gold": {"shadow": True}}},
+            }
+        ),
+        "",
+    )
+    assert {key: asdict(one) for key, one in made.by_identity.items()} == {
+        plain_key("a b"): asdict(Override("overrides.users.a b", user=Limit(7, 0.5), blocked=True)),
+        address_key("2001:db8::1"): asdict(
+            Override("overrides.addresses.2001:db8::/64", user_api=Limit(7, 0.5))
+        ),
+    }
+    gold = made.by_header["x-plan"]["gold"]
+    assert asdict(gold) == asdict(Override("overrides.headers.x-plan.gold", exempt=True))
+    gold = made.by_context["plan"]["gold"]
+    assert asdict(gold) == asdict(Override("overrides.context.plan.gold", shadow=True))
+
+
+def test_the_flat_form_is_the_limits_of_the_tiers() -> None:
+    """Whatever else a policy says; a tier that is off has none."""
+    flat = parse(DEFAULT_TEXT)
+    assert isinstance(flat, SeedPolicy)
+    assert flat_form(flat) is flat
+    assert flat_form(full(routes=[{"path": "/a"}], overrides={"users": {"a": {"exempt": True}}})) == flat
+    assert flat_form(full(tiers=TIERS | {"user": {"capacity": 100, "rate": "300/min"}})) == flat
+
+
+@pytest.mark.parametrize("tier", ["global", "user", "user_api"])
+def test_a_policy_with_a_tier_off_has_no_flat_form(tier: str) -> None:
+    """No number says off."""
+    assert flat_form(full(tiers=TIERS | {tier: "off"})) is None
+
+
+def test_the_flat_form_survives_its_own_text() -> None:
+    """So what GET /admin/config answers can be sent back."""
+    flat = flat_form(full())
+    assert flat is not None
+    assert parse(json.dumps(flat.model_dump())) == flat

@@ -1,0 +1,234 @@
+"""What a policy may say, and in which words the rest is refused."""
+
+from typing import Any
+
+import pytest
+
+from ratelimitd.core.identity import address_key
+from ratelimitd.policy.document import MAX_OVERRIDES, MAX_ROUTES
+from ratelimitd.policy.fields import key_of_address, per_second
+from tests.policy.documents import document, full, problems
+
+LIMIT = {"capacity": 10, "refill_rate": 1}
+
+
+def with_tier(**tier: Any) -> dict[str, Any]:
+    """A policy whose tier `user` says this."""
+    policy = document()
+    policy["tiers"]["user"] = tier
+    return policy
+
+
+def with_route(**route: Any) -> dict[str, Any]:
+    """A policy with one route."""
+    return document(routes=[{"path": "/a"} | route])
+
+
+def with_overrides(**overrides: Any) -> dict[str, Any]:
+    """A policy with overrides."""
+    return document(overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [
+        ({"tiers": {}}, "tiers.global: must be given; write `off` to switch it off"),
+        ({"tiers": {"user": None}}, "tiers.user: must be a limit, or off to switch the tier off, got null"),
+        ({"tiers": {"user": True}}, "tiers.user: must be a limit, or off to switch the tier off, got true"),
+        ({"tiers": 5}, "tiers: must be an object, got 5"),
+        (document(limits=1), "limits: is unknown here; the keys are tiers, shadow, routes, overrides"),
+        (document(user_rate=1), "user_rate: is unknown here; the keys are tiers, shadow, routes, overrides"),
+        (document(shadow="yes"), "shadow: must be true or false, got 'yes'"),
+        (with_tier(capacity=5), "tiers.user.rate: must be given, or refill_rate"),
+        (
+            with_tier(capacity=5, refill_rate=1, rate="1/s"),
+            "tiers.user.rate: must not stand beside refill_rate",
+        ),
+        (
+            with_tier(capacity=5, refill_rate=None),
+            "tiers.user.refill_rate: must have a value, or be left out",
+        ),
+        (with_tier(capacity=0, refill_rate=1), "tiers.user.capacity: must be 1 or more, got 0"),
+        (with_tier(capacity=5, refill_rate=10**400), "tiers.user.refill_rate: must be "),
+        (with_tier(capacity=5, rate="5"), "tiers.user.rate: must be a number, a slash and s, min, h or day"),
+        (with_tier(capacity=5, rate="-5/s"), "tiers.user.rate: must be a number, a slash and"),
+        (with_tier(capacity=5, rate="5/s\n"), "tiers.user.rate: must be a number, a slash and"),
+        (with_tier(capacity=5, rate="٣/s"), "tiers.user.rate: must be a number, a slash and"),
+        (with_tier(capacity=5, rate="5/year"), "such as 100/min, got '5/year'"),
+        (with_tier(capacity=5, rate=5), "tiers.user.rate: must be text, got 5"),
+        (with_tier(capacity=5, rate="0.05/day"), "must be from 0.000001 to 1000000000 tokens a second"),
+        (with_tier(capacity=5, rate="0/s"), "must be from 0.000001 to 1000000000 tokens a second, got '0/s'"),
+        (
+            with_tier(**LIMIT, on_store_error="503"),
+            "tiers.user.on_store_error: must be 'deny', 'allow' or 'envoy', got '503'",
+        ),
+        (
+            with_tier(**LIMIT, burst=5),
+            "tiers.user.burst: is unknown here; the keys are capacity, refill_rate, rate, shadow, on_store",
+        ),
+        (with_route(path="api"), "routes[0].path: must begin with /, got 'api'"),
+        (with_route(path="/**/a"), "routes[0].path: must have ** at its end only, got '/**/a'"),
+        (with_route(path="/a?b"), "routes[0].path: must be made of plain segments"),
+        (with_route(path="/" + "a" * 256), "routes[0].path: must have at most 256 characters, got '/aaa"),
+        (with_route(path=""), "routes[0].path: must not be empty, got ''"),
+        (with_route(methods=[]), "routes[0].methods: must have 1 or more"),
+        (with_route(methods=["get"]), "routes[0].methods[0]: must be a method in upper case, such as GET"),
+        (with_route(methods="GET"), "routes[0].methods: must be a list, got 'GET'"),
+        (with_route(methods=["A"] * 21), "routes[0].methods: must have at most 20"),
+        (with_route(api="a b"), "routes[0].api: must have neither spaces nor control characters, got 'a b'"),
+        (with_route(api="a\nb"), "routes[0].api: must have neither spaces nor control characters"),
+        (with_route(api=""), "routes[0].api: must not be empty"),
+        (with_route(cost=-1), "routes[0].cost: must be 0 or more, got -1"),
+        (with_route(cost=0.5), "routes[0].cost: must be a whole number, got 0.5"),
+        (with_route(cost=None), "routes[0].cost: must be a whole number, got null"),
+        (with_route(user_api={}), "routes[0].user_api.capacity: must be given"),
+        (
+            with_route(user_api={"shadow": True}),
+            "shadow: is unknown here; the keys are capacity, refill_rate, rate",
+        ),
+        (document(routes=[5]), "routes[0]: must be an object, got 5"),
+        (document(routes=[{"path": "/a"}] * (MAX_ROUTES + 1)), "routes: must have at most 1000"),
+        (with_overrides(users={"": {}}), 'overrides.users."": must not be empty'),
+        (with_overrides(users={"a,b": {}}), "overrides.users.a,b: must have no comma"),
+        (with_overrides(users={" a": {}}), "overrides.users. a: must have no spaces around it"),
+        (with_overrides(users={"a\tb": {}}), 'overrides.users."a\\tb": must have no control characters'),
+        (with_overrides(users={"a" * 257: {}}), "must have at most 256 characters"),
+        (
+            with_overrides(users={"a": {"usr": {}}}),
+            "overrides.users.a.usr: is unknown here; the keys are user, ",
+        ),
+        (
+            with_overrides(users={"user": {"user": {"x": 1}}}),
+            "user.user.x: is unknown here; the keys are capacity",
+        ),
+        (with_overrides(users={"a": None}), "overrides.users.a: must be an object, got null"),
+        (
+            with_overrides(groups={}),
+            "overrides.groups: is unknown here; the keys are users, addresses, headers",
+        ),
+        (
+            with_overrides(addresses={"10.0.0.0/8": {}}),
+            "overrides.addresses.10.0.0.0/8: must be an IPv4 address",
+        ),
+        (with_overrides(addresses={"10.0.0.0/64": {}}), "overrides.addresses.10.0.0.0/64: must be an IPv4"),
+        (
+            with_overrides(addresses={"::ffff:10.0.0.1/64": {}}),
+            "must be an IPv4 address, an IPv6 address, or",
+        ),
+        (
+            with_overrides(headers={"X-Plan": {}}),
+            "overrides.headers.X-Plan: must be the name of a header, in lower",
+        ),
+        (with_overrides(headers={"a b": {}}), "overrides.headers.a b: must be the name of a header"),
+        (with_overrides(headers={"x": {"": {}}}), 'overrides.headers.x."": must not be empty'),
+        (with_overrides(headers={"x": {"g ": {}}}), "overrides.headers.x.g : must have no spaces around it"),
+        (with_overrides(context={"": {}}), 'overrides.context."": must not be empty'),
+        (
+            with_overrides(context={"plan": {"gold": {"user": {"capacity": 0, "refill_rate": 1}}}}),
+            "overrides.context.plan.gold.user.capacity: must be 1 or more, got 0",
+        ),
+    ],
+)
+def test_a_bad_policy_is_refused_with_path_and_reason(bad: dict[str, Any], problem: str) -> None:
+    """Each sentence says where it is, what must stand there, and what stands there."""
+    assert problem in "\n".join(problems(bad))
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """Also those between parts that are good, while other parts are bad."""
+    bad = document(
+        routes=[{"path": "a"}, {"path": "/b", "cost": 21}, {"path": "/c", "cost": -1}],
+        overrides={"users": {"a,b": {}}, "addresses": {"2001:db8::1": {}, "2001:db8::2": {}}},
+    )
+    assert problems(bad) == [
+        "routes[0].path: must begin with /, got 'a'",
+        "routes[2].cost: must be 0 or more, got -1",
+        "overrides.users.a,b: must have no comma: a header with one names nobody, got 'a,b'",
+        "routes[1].cost: must be 20 or less, the capacity of tiers.user_api, got 21",
+        "overrides.addresses.2001:db8::2: must stand once, '2001:db8::1' is the same identity",
+    ]
+
+
+def test_after_fifty_problems_the_rest_are_counted() -> None:
+    """Nobody reads a thousand lines."""
+    found = problems(document(routes=[{"path": "a"}] * 60))
+    assert (len(found), found[-1]) == (51, "and 10 more")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::1", "2001:DB8:0::2"),
+        ("203.0.113.9", "::ffff:203.0.113.9"),
+    ],
+)
+def test_two_spellings_of_one_address_are_refused_naming_both(one: str, other: str) -> None:
+    """Only one of them could hold."""
+    assert problems(with_overrides(addresses={one: {}, other: {}})) == [
+        f"overrides.addresses.{other}: must stand once, {one!r} is the same identity"
+    ]
+
+
+def test_an_address_is_the_identity_that_requests_from_it_have() -> None:
+    """IPv6 by its /64, however it is written."""
+    assert key_of_address("203.0.113.9") == address_key("203.0.113.9")
+    assert key_of_address("2001:db8::/64") == key_of_address("2001:db8::7") == address_key("2001:db8::9")
+    assert key_of_address(" 203.0.113.9") is None
+
+
+def test_the_overrides_together_are_bounded() -> None:
+    """Those of all four kinds count."""
+    half: dict[str, Any] = {f"u{number}": {} for number in range(MAX_OVERRIDES // 2)}
+    one: dict[str, Any] = {"gold": {}}
+    assert problems(with_overrides(users=half, headers={"x-team": half})) == []
+    assert problems(with_overrides(users=half, headers={"x-team": half, "x": one}, context={"x": one})) == [
+        "overrides: must be at most 20000 together, got 20002"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cost", "changes", "reason"),
+    [
+        (21, {}, "must be 20 or less, the capacity of tiers.user_api, got 21"),
+        (20, {}, None),
+        (
+            6,
+            {"user_api": {"capacity": 5, "refill_rate": 1}},
+            "must be 5 or less, the capacity of routes[0].user_api",
+        ),
+        (21, {"user_api": {"capacity": 50, "refill_rate": 1}}, None),
+        (
+            101,
+            {"user_api": {"capacity": 999, "refill_rate": 1}},
+            "must be 100 or less, the capacity of tiers.user",
+        ),
+        (21, {"shadow": True}, None),
+        (21, {"exempt": True}, None),
+    ],
+)
+def test_a_cost_that_no_bucket_could_pay_is_refused(cost: int, changes: Any, reason: str | None) -> None:
+    """Unless nothing is denied for it."""
+    found = problems(with_route(cost=cost, **changes))
+    assert found == [] if reason is None else reason in found[0] and found[0].startswith("routes[0].cost: ")
+
+
+@pytest.mark.parametrize("tier", ["off", False, {"capacity": 1, "refill_rate": 1, "shadow": True}])
+def test_a_tier_that_is_off_or_in_shadow_bounds_no_cost(tier: Any) -> None:
+    """Nor does a policy that is in shadow as a whole."""
+    policy = with_route(cost=50)
+    policy["tiers"]["user_api"] = tier
+    assert problems(policy) == []
+    assert problems(with_route(cost=1000) | {"shadow": True}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("100/min", 100 / 60), ("0.5/s", 0.5), ("300/min", 5.0), ("7/h", 7 / 3600), ("1/day", 1 / 86400)],
+)
+def test_a_rate_is_a_number_per_unit(text: str, rate: float) -> None:
+    """In tokens per second."""
+    assert per_second(text) == rate
+    tier = full(tiers=with_tier(capacity=5, rate=text)["tiers"]).tiers.user
+    assert tier is not None
+    assert tier.tokens_per_s == rate

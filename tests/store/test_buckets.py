@@ -1,0 +1,87 @@
+"""Buckets as people read and reset them, on a real store."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from ratelimitd.core.bucket import Bucket
+from ratelimitd.core.model import MICRO, Limit, TakeRequest, Tier, TierName
+from ratelimitd.errors import StoreError
+from ratelimitd.limiter.buckets import Buckets
+from ratelimitd.limiter.redis_limiter import RedisLimiter
+from ratelimitd.store.client import open_client
+
+
+def tier(key: str) -> Tier:
+    """A tier with three tokens that come back slowly."""
+    return Tier(TierName.USER, key, Limit(3, 0.001))
+
+
+async def test_what_the_script_wrote_is_read_to_the_microtoken(store: Redis) -> None:
+    """With the store's clock; a key that holds none is left out."""
+    limiter = RedisLimiter(store)
+    await limiter.take([TakeRequest((tier("rate:user:a"),), 1_234_567)])
+    stored = await Buckets(store, "rate").read(["rate:user:a", "rate:user:b"])
+    assert stored.buckets.keys() == {"rate:user:a"}
+    bucket = stored.buckets["rate:user:a"]
+    assert bucket.tokens == 3 * MICRO - 1_234_567
+    assert 0 <= stored.now_us - bucket.last < 60 * MICRO
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"tokens": "many", "last": "1"},
+        {"tokens": "nan", "last": "1"},
+        {"tokens": "-1", "last": "1"},
+        {"tokens": "1"},
+        {"last": "1"},
+        {"tokens": "1", "last": "inf"},
+        {"tokens": "1", "last": "1e25"},
+    ],
+)
+async def test_nonsense_is_no_bucket(store: Redis, nonsense: dict[Any, Any]) -> None:
+    """As in the script: what is none is a full one."""
+    await store.hset("rate:user:a", mapping=nonsense)
+    assert (await Buckets(store, "rate").read(["rate:user:a"])).buckets == {}
+
+
+async def test_an_identity_has_its_own_buckets_and_nobody_elses(store: Redis) -> None:
+    """By prefix, also in shadow; somebody whose id only begins alike is somebody else."""
+    mine = ["rate:shadow:user:al", "rate:shadow:user:al:api:*", "rate:user:al", "rate:user:al:api:/a/*"]
+    others = ["rate:user:alice", "rate:user:alice:api:/a/*", "rate:global", "other:user:al"]
+    for key in [*mine, *others]:
+        await store.hset(key, mapping={"tokens": "1", "last": "1"})
+    buckets = Buckets(store, "rate")
+    assert await buckets.keys_of("al") == mine
+    await buckets.delete(mine)
+    assert await buckets.keys_of("al") == []
+    assert await store.exists(*others) == len(others)
+    await buckets.delete([])
+
+
+async def test_many_other_keys_do_not_hide_one(store: Redis) -> None:
+    """A search takes more than one step of the store's."""
+    async with store.pipeline(transaction=False) as pipeline:
+        for number in range(3000):
+            pipeline.hset(f"rate:user:u{number}:api:/a", mapping={"tokens": "1", "last": "1"})
+        await pipeline.execute()
+    assert await Buckets(store, "rate").keys_of("u1234") == ["rate:user:u1234:api:/a"]
+
+
+async def test_a_bucket_is_read_as_the_oracle_knows_it(store: Redis) -> None:
+    """Both numbers, as they stand."""
+    await store.hset("rate:user:a", mapping={"tokens": "1.500000", "last": "1800000000000000"})
+    stored = await Buckets(store, "rate").read(["rate:user:a"])
+    assert stored.buckets == {"rate:user:a": Bucket(1_500_000, 1_800_000_000_000_000)}
+
+
+async def test_a_store_that_is_away_is_an_error_of_ours(tmp_path: Path) -> None:
+    """For each of the three."""
+    async with open_client(f"unix://{tmp_path}/none.sock") as client:
+        buckets = Buckets(client, "rate")
+        for call in (buckets.read(["a"]), buckets.keys_of("a"), buckets.delete(["a"])):
+            with pytest.raises(StoreError):
+                await call
