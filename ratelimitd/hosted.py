@@ -13,7 +13,7 @@ from ratelimitd.transport.fast.module import Module, Service
 
 @asynccontextmanager
 async def _opened() -> AsyncIterator[Service]:
-    settings = load(os.environ, flags={})
+    settings = load(os.environ, flags={"transport": "fast"})  # whatever it was set to, this is what it is
     configure_logs(settings.log_level)
     lifeline = os.environ.get(LIFELINE)
     async with deciding(settings) as check:

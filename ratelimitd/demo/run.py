@@ -1,7 +1,7 @@
 """The demo from start to Ctrl-C. Nothing is left running, and nothing on disk.
 
-In a store of yours it charges the buckets of user1, user2 and everybody, and leaves them to expire. Its limits
-become a revision there, if you have none.
+In a store of yours it charges the buckets of user1, user2 and everybody, and leaves them to expire. Its
+limits become a revision there, if you have none.
 """
 
 import asyncio

@@ -164,6 +164,7 @@ async def test_a_keyboard_is_enough_to_sign_in_and_change_a_limit(visit: Visit) 
     await expect(page.get_by_label("Key")).to_have_accessible_description(
         "The service's admin key, or its key for looking only. That is no key of this service."
     )
+    await expect(page.get_by_label("Key")).to_be_focused()
     await page.keyboard.type(WRITE_KEY)
     await press("Enter")
     await expect(page.get_by_role("heading", name="Limits")).to_be_visible()
