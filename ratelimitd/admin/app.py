@@ -5,7 +5,6 @@ key to send, and the browser does not send it the session's cookie, which belong
 left to it is what everybody may ask.
 """
 
-from contextlib import suppress
 from http import HTTPStatus
 
 from starlette.applications import Starlette
@@ -27,7 +26,7 @@ from ratelimitd.admin.panel import panel_routes
 from ratelimitd.admin.requests_api import Check
 from ratelimitd.admin.seed_config import seed_config
 from ratelimitd.control.control import Control
-from ratelimitd.errors import ConflictError, PolicyError, UnknownRevisionError
+from ratelimitd.errors import RatelimitdError, StoreError
 from ratelimitd.settings import Settings, env_name
 
 SESSION_S = 8 * 3600
@@ -63,10 +62,12 @@ def _open(control: Control, guard: Guard) -> list[BaseRoute]:
         return JSONResponse({"status": "ok"})
 
     async def readyz(_request: Request) -> Response:
-        with suppress(
-            PolicyError, UnknownRevisionError, ConflictError
-        ):  # what the store holds is another matter
+        try:
             await in_time(control.current())
+        except StoreError:
+            return failure(HTTPStatus.SERVICE_UNAVAILABLE, "the store does not answer")
+        except RatelimitdError:
+            pass  # what the store holds is another matter
         return JSONResponse({"status": "ok"})
 
     async def scrape(_request: Request) -> Response:

@@ -15,7 +15,7 @@ from ratelimitd.admin.guard import Guard
 from ratelimitd.admin.in_time import in_time
 from ratelimitd.admin.keys import Role
 from ratelimitd.control.control import Control
-from ratelimitd.core.model import TierName
+from ratelimitd.policy.compile import flat_form
 from ratelimitd.policy.document import PolicyDocument, SeedPolicy
 from ratelimitd.policy.text import parse
 
@@ -43,14 +43,14 @@ def seed_config(control: Control, guard: Guard) -> Callable[[Request], Awaitable
 
 
 async def _shown(control: Control) -> Response:
-    numbers = _numbers(parse((await in_time(control.current())).revision.text))
-    missing = [name.value for name in TierName if f"{name}_capacity" not in numbers]
-    if missing:
+    policy = parse((await in_time(control.current())).revision.text)
+    flat = flat_form(policy)
+    if flat is None:
+        off = [part for part in _without_flat_form(policy) if part.endswith("off")]
         return failure(
-            HTTPStatus.CONFLICT,
-            f"{', '.join(missing)} is off, which six numbers cannot say; GET {FULL_FORM}",
+            HTTPStatus.CONFLICT, f"{', '.join(off)}, which six numbers cannot say; GET {FULL_FORM}"
         )
-    return JSONResponse(numbers)
+    return JSONResponse(_numbers(flat))
 
 
 async def _replaced(control: Control, body: bytes, replace: bool) -> Response:  # noqa: FBT001 - private
@@ -75,18 +75,14 @@ async def _replaced(control: Control, body: bytes, replace: bool) -> Response:  
                 f"PUT the full form to {FULL_FORM}, or drop them with ?replace=true",
             )
     await in_time(control.apply(text, author=AUTHOR, note=NOTE, expected=expected))
-    return JSONResponse(_numbers(policy))
+    flat = flat_form(policy)
+    assert flat is not None  # noqa: S101 - no key of the full form was in it
+    return JSONResponse(_numbers(flat))
 
 
-def _numbers(policy: SeedPolicy | PolicyDocument) -> dict[str, float]:
-    """The six numbers, fewer when tiers are off. A whole rate is written as a whole number."""
-    if isinstance(policy, SeedPolicy):
-        found: dict[str, float] = policy.model_dump()
-    else:
-        found = {}
-        for name, tier in policy.tiers.items():
-            if tier is not None:
-                found |= {f"{name}_capacity": tier.capacity, f"{name}_rate": tier.tokens_per_s}
+def _numbers(flat: SeedPolicy) -> dict[str, float]:
+    """The six numbers. A whole rate is written as a whole number."""
+    found: dict[str, float] = flat.model_dump()
     return {name: int(number) if number == int(number) else number for name, number in found.items()}
 
 

@@ -41,7 +41,8 @@ async def test_policies_replicas_and_shadows_are_counted(store: Redis, nobody: h
     await store.set(KEY, "{")
     await run_replica(store, "a", 1)
     await run_replica(store, "b", 0)
-    await Replicas(store, KEY).add_shadow(1, {"tiers.user": 3, "routes[0]": 2})
+    people = {"overrides.users.alice": 4, "overrides.users.a.b": 5}
+    await Replicas(store, KEY).add_shadow(1, {"tiers.user": 3, "routes[0]": 2} | people)
     series = await scraped(nobody)
     assert series["ratelimitd_policy_revision", ""] == 1
     assert series["ratelimitd_policy_refused", ""] == 1
@@ -51,6 +52,8 @@ async def test_policies_replicas_and_shadows_are_counted(store: Redis, nobody: h
     assert series["ratelimitd_replica_revision", "b"] == 0
     assert series["ratelimitd_shadow_denied_total", "tiers.user"] == 3
     assert series["ratelimitd_shadow_denied_total", "routes[0]"] == 2
+    assert series["ratelimitd_shadow_denied_total", "overrides.users"] == 9
+    assert not any("alice" in name for _, name in series)
 
 
 async def test_wrong_keys_are_counted(nobody: httpx.AsyncClient) -> None:

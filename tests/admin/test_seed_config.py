@@ -63,7 +63,9 @@ async def test_a_tier_that_is_off_has_no_numbers(writer: httpx.AsyncClient, cont
     await apply(control, tiers=TIERS | {"global": "off"})
     answer = await writer.get(CONFIG)
     assert answer.status_code == 409
-    assert answer.json()["error"] == "global is off, which six numbers cannot say; GET /admin/api/v1/policy"
+    assert (
+        answer.json()["error"] == "tiers.global: off, which six numbers cannot say; GET /admin/api/v1/policy"
+    )
 
 
 @pytest.mark.parametrize(
