@@ -44,7 +44,7 @@ class Keys:
 
     def fingerprint(self, presented: str) -> str:
         """What a session remembers of a key: it says which one it was, and cannot be used as one."""
-        return hmac.digest(self._secret(), presented.encode(errors="surrogateescape"), "sha256").hex()
+        return hmac.digest(presented.encode(errors="surrogateescape"), b"fingerprint", "sha256").hex()
 
     def role_of_fingerprint(self, fingerprint: str) -> Role | None:
         """What the key of a session allows now. A key that was taken away allows nothing any more."""
@@ -56,11 +56,12 @@ class Keys:
         return found
 
     def session_secret(self) -> str:
-        """What signs session cookies: the same on every admin service with these keys."""
-        return hmac.digest(self._secret(), b"session", "sha256").hex()
+        """What signs session cookies: the same on every admin service with these keys.
 
-    def _secret(self) -> bytes:
-        return hashlib.sha256("\n".join((*self.write, "", *self.read)).encode()).digest()
+        Another set of keys is another secret, so whoever was signed in has to do it again.
+        """
+        keys = "\n".join((*self.write, "", *self.read))
+        return hmac.digest(keys.encode(), b"session", "sha256").hex()
 
 
 def _digest(text: str) -> bytes:

@@ -23,7 +23,7 @@ from ratelimitd.control.control import Control
 from ratelimitd.errors import PolicyError
 from ratelimitd.loopback import LOOPBACK, free_port
 from ratelimitd.policy.replicas import Replica, Replicas
-from ratelimitd.policy.text import normal_text, parse
+from ratelimitd.policy.text import MAX_BYTES, normal_text, parse
 from ratelimitd.settings import load
 from ratelimitd.store.client import open_client
 from ratelimitd.transport.ask import ask
@@ -338,7 +338,12 @@ def normal(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "text", [FULL, limits_json(user_rate=1 / 3, global_rate=0.000001, user_api_rate=123456.7891)]
+    "text",
+    [
+        FULL,
+        limits_json(user_rate=1 / 3, global_rate=0.000001, user_api_rate=123456.7891),
+        "\ufeff" + limits_json(),
+    ],
 )
 async def test_a_form_that_was_not_touched_changes_no_limit(
     browser: Browser, control: Control, text: str
@@ -420,6 +425,14 @@ async def test_a_text_keeps_its_line_ends(browser: Browser, control: Control) ->
     """Browsers send CR LF; the revision has what was shown."""
     page = await browser.get("/admin/edit")
     text = FULL.replace("500", "501")
+    await browser.submit("/admin/apply", page, expected="1", text=text.replace("\n", "\r\n"))
+    assert await head(control) == (2, text)
+
+
+async def test_the_longest_text_fits_through_the_form(browser: Browser, control: Control) -> None:
+    """However much of it a browser has to encode."""
+    page = await browser.get("/admin/edit")
+    text = FULL + "#{[\n" * ((MAX_BYTES - len(FULL)) // 4)
     await browser.submit("/admin/apply", page, expected="1", text=text.replace("\n", "\r\n"))
     assert await head(control) == (2, text)
 

@@ -75,7 +75,7 @@ async def test_the_very_next_request_obeys_a_changed_limit(system: System, visit
 async def test_two_tabs_conflict_and_the_slower_keeps_its_text(system: System, visit: Visit) -> None:
     """It is told who was faster, sees what they changed, compares again and applies."""
     slow, fast = await visit.signed_in(), await visit.page()
-    mine = limits_json(user_capacity=7, **STILL)
+    mine = f"# one\n\n{limits_json(user_capacity=7, **STILL)}\n# end\n"
     await slow.get_by_role("link", name="Policy text").click()
     await slow.get_by_label("Text").fill(mine)
     await fast.goto("/admin/edit")

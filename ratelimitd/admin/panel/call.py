@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from ratelimitd.admin.bounds import MAX_BODY_BYTES
 from ratelimitd.admin.keys import Keys, Role
 from ratelimitd.admin.panel import session
 from ratelimitd.admin.panel.page import page
@@ -110,7 +111,8 @@ def endpoint(panel: Panel, handler: Handler, needs: Role | None) -> Callable[[Re
 async def _sent(request: Request) -> dict[str, str]:
     if request.method != "POST":
         return dict(request.query_params)
-    return {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
+    form = await request.form(max_part_size=MAX_BODY_BYTES)  # the default would cut a policy off
+    return {name: value for name, value in form.items() if isinstance(value, str)}
 
 
 def _refusal(

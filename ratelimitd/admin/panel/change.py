@@ -151,7 +151,7 @@ async def _compare(panel: Panel, call: Call, draft: Draft) -> Response:
 async def _conflict(panel: Panel, call: Call, draft: Draft, reason: str) -> Response:
     newest = (await panel.control.current()).revision
     try:
-        began = await panel.control.diff((newest).text, draft.expected)
+        began = await panel.control.diff(newest.text, draft.expected)
     except UnknownRevisionError:
         began = ""
     return call.page(
@@ -159,6 +159,6 @@ async def _conflict(panel: Panel, call: Call, draft: Draft, reason: str) -> Resp
         status=HTTPStatus.CONFLICT,
         draft=draft,
         newest=newest,
-        reason="" if newest.number > draft.expected else sentence(reason),
+        reason=sentence(reason) if reason and newest.number == draft.expected else "",
         theirs=diff_lines(began),
     )
