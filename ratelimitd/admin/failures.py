@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ratelimitd.control.shapes import ProblemShape, Shape
+from ratelimitd.control.shape import ProblemShape, Shape
 from ratelimitd.errors import (
     AskError,
     ConflictError,

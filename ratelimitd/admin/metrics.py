@@ -9,7 +9,8 @@ from prometheus_client.registry import Collector
 
 from ratelimitd.admin.guard import Guard
 from ratelimitd.admin.in_time import in_time
-from ratelimitd.control.control import Control, Status
+from ratelimitd.control.answers import Status
+from ratelimitd.control.control import Control
 from ratelimitd.errors import RatelimitdError, StoreError
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

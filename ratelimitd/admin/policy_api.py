@@ -11,7 +11,7 @@ from ratelimitd.admin.failures import failing
 from ratelimitd.admin.guard import may_change
 from ratelimitd.admin.in_time import in_time
 from ratelimitd.control.control import Control
-from ratelimitd.control.shapes import (
+from ratelimitd.control.policy_shapes import (
     AppliedShape,
     CurrentShape,
     DiffShape,
@@ -21,7 +21,7 @@ from ratelimitd.control.shapes import (
     RevisionTextShape,
 )
 from ratelimitd.errors import ConflictError, StoreError
-from ratelimitd.policy.revisions import Revision
+from ratelimitd.policy.revision import Revision
 from ratelimitd.policy.schema import schema
 
 _ETAG = {"ETag": {"description": "The policy that is in force.", "schema": {"type": "string"}}}

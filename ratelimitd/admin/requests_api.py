@@ -11,7 +11,8 @@ from ratelimitd.admin.guard import may_change
 from ratelimitd.admin.in_time import WALK_S, in_time
 from ratelimitd.admin.keys import Role
 from ratelimitd.admin.policy_api import Controlled
-from ratelimitd.control.shapes import AskedShape, BucketsShape, ExplanationShape, ResetShape, StatusShape
+from ratelimitd.control.policy_shapes import StatusShape
+from ratelimitd.control.request_shapes import AskedShape, BucketsShape, ExplanationShape, ResetShape
 from ratelimitd.core.model import Request as Question
 from ratelimitd.transport.ask import Asked
 

@@ -10,9 +10,10 @@ from ratelimitd.cli import tables
 from ratelimitd.cli.exits import told
 from ratelimitd.cli.explain import Address, Json
 from ratelimitd.cli.store import RedisUrl, control_over
-from ratelimitd.control.control import BucketState
+from ratelimitd.control.answers import BucketState
 from ratelimitd.control.question import Who
-from ratelimitd.control.shapes import BucketsShape, ResetShape, instant
+from ratelimitd.control.request_shapes import BucketsShape, ResetShape
+from ratelimitd.control.shape import instant
 
 app = typer.Typer(
     name="bucket",

@@ -9,7 +9,7 @@ from ratelimitd.cli import tables
 from ratelimitd.cli.exits import Exit
 from ratelimitd.cli.explain import Address, Context, Headers, Json, Method, Path, User, question_of
 from ratelimitd.cli.store import chosen
-from ratelimitd.control.shapes import AskedShape
+from ratelimitd.control.request_shapes import AskedShape
 from ratelimitd.transport.listen import parse_listen
 
 

@@ -10,7 +10,7 @@ from ratelimitd.cli import tables
 from ratelimitd.cli.exits import Exit
 from ratelimitd.cli.store import RedisUrl, control_over
 from ratelimitd.control.question import Question
-from ratelimitd.control.shapes import ExplanationShape
+from ratelimitd.control.request_shapes import ExplanationShape
 from ratelimitd.core.explain import Explanation
 from ratelimitd.core.model import MICRO
 

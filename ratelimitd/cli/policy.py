@@ -10,8 +10,9 @@ from ratelimitd.cli import policy_tables, tables
 from ratelimitd.cli.exits import Exit, told
 from ratelimitd.cli.explain import Json
 from ratelimitd.cli.store import RedisUrl, chosen, control_over
-from ratelimitd.control.control import Applied, Control, Current, Reading
-from ratelimitd.control.shapes import (
+from ratelimitd.control.answers import Applied, Current, Reading
+from ratelimitd.control.control import Control
+from ratelimitd.control.policy_shapes import (
     AppliedShape,
     CurrentShape,
     DiffShape,

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 import typer
 
 from ratelimitd.cli import tables
-from ratelimitd.control.control import Current, Status
-from ratelimitd.control.shapes import instant
+from ratelimitd.control.answers import Current, Status
+from ratelimitd.control.shape import instant
 from ratelimitd.errors import Problem
 from ratelimitd.policy.replicas import Replica
-from ratelimitd.policy.revisions import Revision
+from ratelimitd.policy.revision import Revision
 from ratelimitd.policy.text import normal_text, parse
 
 _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}

@@ -8,22 +8,23 @@ import asyncio
 import difflib
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from ratelimitd.control.answers import Applied, BucketState, Current, Reading, Status
 from ratelimitd.control.question import Question, Who, identity_of
 from ratelimitd.core.bucket import refill
 from ratelimitd.core.explain import Explanation, explain, keys_of
 from ratelimitd.core.match import limit_for
-from ratelimitd.core.model import Identity, Limit, TierName
+from ratelimitd.core.model import Identity, TierName
 from ratelimitd.core.policy import PolicySet
-from ratelimitd.errors import ConflictError, PolicyError, Problem, WaitError
+from ratelimitd.errors import ConflictError, PolicyError, WaitError
 from ratelimitd.limiter.buckets import Buckets
 from ratelimitd.policy.advice import advice
 from ratelimitd.policy.compile import policy_set
-from ratelimitd.policy.replicas import Replica, Replicas
-from ratelimitd.policy.revisions import Look, Revision, Revisions
+from ratelimitd.policy.replicas import Replicas
+from ratelimitd.policy.revision import Look, Revision
+from ratelimitd.policy.revisions import Revisions
 from ratelimitd.policy.text import normal_text, parse, revision_of
 from ratelimitd.settings import Settings
 
@@ -32,64 +33,6 @@ ATTEMPTS = 3
 
 LOOK_AGAIN_S = 0.05
 """Between two looks at the replicas while somebody waits for them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Current:
-    """The newest accepted policy. `refused` says why the text in the store is another, and not in force."""
-
-    revision: Revision
-    refused: tuple[Problem, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a text is worth. Without problems it is a policy; `advice` is what its author may have missed."""
-
-    problems: tuple[Problem, ...]
-    advice: tuple[Problem, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """A revision that was accepted, and what its author may have missed."""
-
-    revision: Revision
-    advice: tuple[Problem, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What runs where. `shadow` counts, by name in the policy's text, what would have been denied."""
-
-    revision: Revision
-    refused: tuple[Problem, ...]
-    replicas: list[Replica]
-    shadow: dict[str, int]
-    now_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class BucketState:
-    """One bucket of somebody, as it is now.
-
-    Args:
-        key: in the store.
-        tier: `user` or `user_api`.
-        api: the name of the API's bucket, or None.
-        shadow: it is one that cannot deny.
-        limit: the one that holds without regard to headers and context; None when the tier is off.
-        tokens: microtokens now, with this limit; as counted at `last_us` when there is none.
-        last_us: when they were counted, in us since the epoch by the store's clock.
-    """
-
-    key: str
-    tier: TierName
-    api: str | None
-    shadow: bool
-    limit: Limit | None
-    tokens: int
-    last_us: int
 
 
 class Control:

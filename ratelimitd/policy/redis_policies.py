@@ -5,10 +5,8 @@ the newest revision. What somebody wrote past the revisions, with redis-cli, is 
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -18,8 +16,10 @@ from ratelimitd.core.policy import PolicySet
 from ratelimitd.core.ports import Policies
 from ratelimitd.errors import ConflictError, PolicyError, StoreError, UnknownRevisionError
 from ratelimitd.policy.compile import policy_set
-from ratelimitd.policy.replicas import Replica, Replicas
-from ratelimitd.policy.revisions import RESET, Look, Revisions
+from ratelimitd.policy.presence import Presence
+from ratelimitd.policy.replicas import Replica
+from ratelimitd.policy.revision import Look
+from ratelimitd.policy.revisions import RESET, Revisions
 from ratelimitd.policy.text import DEFAULT_TEXT, parse, revision_of
 from ratelimitd.store.client import store_errors
 
@@ -63,15 +63,13 @@ class RedisPolicies:
         self._client = client
         self._key = key
         self._revisions = Revisions(client, key)
-        self._replicas = Replicas(client, key)
-        self._replica = replica
+        self._presence = Presence(client, key, replica)
         self._on_change = on_change
         self._on_reset = on_reset
         self._log = structlog.get_logger("ratelimitd.policy")
         self._current: PolicySet | None = None
         self._seen: tuple[str, int] = ("", NEVER)
         self._failing: set[str] = set()
-        self._shadow: Counter[str] = Counter()
         self._told = asyncio.Event()
 
     def current(self) -> PolicySet:
@@ -82,7 +80,7 @@ class RedisPolicies:
 
     def shadow_denied(self, name: str) -> None:
         """Counts a request that what is in shadow would have denied. The next poll publishes the counts."""
-        self._shadow[name] += 1
+        self._presence.shadow_denied(name)
 
     async def poll(self) -> None:
         """Looks once, puts a good policy in force and tells what this replica runs; logs changes only."""
@@ -96,7 +94,7 @@ class RedisPolicies:
             with self._failing_quietly("replica_untold"):
                 async with asyncio.timeout(READ_TIMEOUT_S):
                     await self._record(look)
-                    await self._publish(look.now_us)
+                    await self._presence.publish(look.now_us)
 
     @contextmanager
     def _failing_quietly(self, event: str) -> Iterator[None]:
@@ -117,21 +115,21 @@ class RedisPolicies:
             await self._refuse(look, str(error))
             return
         self._accept(policy, look.head)
-        self._replica = replace(self._replica, refused=None)
+        self._presence.refuses(None)
 
     async def _record(self, look: Look) -> None:
         """Makes a revision of what is in force here and was written past them."""
-        if not look.foreign or self._replica.refused is not None:
+        if not look.foreign or self._presence.replica.refused is not None:
             return
         try:
             adopted = await self._revisions.adopt(look)
         except ConflictError:  # it was changed again: the next look sees how
             return
-        self._replica = replace(self._replica, number=adopted.number)
+        self._presence.runs(self.current().revision, adopted.number)
         self._log.info("policy_recorded", number=adopted.number, author=adopted.author)
 
     def _accept(self, policy: PolicySet, number: int) -> None:
-        self._replica = replace(self._replica, number=number, revision=policy.revision)
+        self._presence.runs(policy.revision, number)
         if self._current is not None and policy.revision == self._current.revision:
             return
         self._current = policy
@@ -144,11 +142,11 @@ class RedisPolicies:
 
     async def _refuse(self, look: Look, reason: str) -> None:
         """A bad text changes nothing: the newest revision is in force."""
-        if self._current is None or look.head != self._replica.number:
+        if self._current is None or look.head != self._presence.replica.number:
             self._accept(*await self._newest())
-        if reason != self._replica.refused:
+        if reason != self._presence.replica.refused:
             self._log.error("policy_refused", key=self._key, reason=reason, in_force=self.current().revision)
-        self._replica = replace(self._replica, refused=reason)
+        self._presence.refuses(reason)
 
     async def _newest(self) -> tuple[PolicySet, int]:
         """The newest revision and its number; the defaults where it is lost or cannot be read here."""
@@ -159,18 +157,6 @@ class RedisPolicies:
         except (UnknownRevisionError, PolicyError) as error:
             self._log.error("revision_unread", reason=str(error))
             return _compiled(DEFAULT_TEXT), 0
-
-    async def _publish(self, now_us: int) -> None:
-        started_us = self._replica.started_us or now_us
-        self._replica = replace(self._replica, started_us=started_us, seen_us=now_us)
-        await self._replicas.publish(self._replica)
-        if self._shadow:
-            counts, self._shadow = self._shadow, Counter()
-            try:
-                await self._replicas.add_shadow(self._replica.number, counts)
-            except StoreError:
-                self._shadow.update(counts)
-                raise
 
     async def _listen(self) -> None:
         """Wakes the poll when the store tells of a change."""
@@ -221,7 +207,7 @@ class RedisPolicies:
     async def _leave(self) -> None:
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
-                await self._replicas.leave(self._replica.id)
+                await self._presence.leave()
         except (StoreError, TimeoutError):
             pass  # it is not seen any more all the same
 

@@ -7,14 +7,13 @@ past this module is foreign until it is adopted. No text is parsed here: callers
 
 import hashlib
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from ratelimitd.errors import ConflictError, PolicyError, Problem, StoreError, UnknownRevisionError
+from ratelimitd.errors import ConflictError, StoreError, UnknownRevisionError
+from ratelimitd.policy.revision import DEFAULTS, WRONG_TYPE, Look, Revision, decoded, sha1_of
 from ratelimitd.policy.text import DEFAULT_TEXT
 from ratelimitd.shipped import shipped
 from ratelimitd.store.client import store_errors
@@ -27,55 +26,6 @@ EXTERNAL = "external"
 
 RESET = b"reset"
 """The message that tells replicas of a reset of buckets."""
-
-WRONG_TYPE = "WRONGTYPE"
-"""Stands for the SHA-1 of a key that is no string; Redis begins its error with the same word."""
-
-
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """An accepted policy: when (us since the epoch, the store's clock), by whom, why, and the whole text.
-
-    `sha256` is the hex digest of the text. Number 0 is the defaults, which nobody accepted.
-    """
-
-    number: int
-    sha256: str
-    at_us: int
-    author: str
-    note: str
-    text: str
-
-
-_REVISION = TypeAdapter(Revision)
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What stood at C at one instant of the store's clock, and what was recorded of it.
-
-    `value` is None for no key and for one of another type; `sha1` is then "" or WRONG_TYPE, else the hex
-    digest of the value. `head` is the newest revision's number, 0 before the first; `stored` is the `sha1`
-    that it left.
-    """
-
-    value: bytes | None
-    wrong_type: bool
-    sha1: str
-    head: int
-    stored: str
-    now_us: int
-
-    @property
-    def foreign(self) -> bool:
-        """Whether C was written or deleted past ratelimitd, and nobody adopted that yet."""
-        return self.sha1 != self.stored
-
-    def text(self) -> bytes | str:
-        """What is to be read as the policy: the defaults without a key. PolicyError for another type."""
-        if self.wrong_type:
-            raise PolicyError(Problem("", "must be a string; the key holds another type"))
-        return DEFAULT_TEXT if self.value is None else self.value
 
 
 class Revisions:
@@ -121,9 +71,9 @@ class Revisions:
     async def get(self, number: int) -> Revision:
         """The revision of that number; 0 is the defaults. Raises UnknownRevisionError."""
         if number == 0:
-            return _DEFAULTS
+            return DEFAULTS
         with store_errors():
-            revision = _decoded(await self._client.hget(self._key, str(number)))
+            revision = decoded(await self._client.hget(self._key, str(number)))
         if revision is None:
             newest = await self._head()
             kept = f"kept are {max(1, newest - KEPT + 1)} to {newest}" if newest else "none was accepted yet"
@@ -138,7 +88,7 @@ class Revisions:
             return []
         with store_errors():
             raws = await self._client.hmget(self._key, [str(number) for number in numbers])
-        return [revision for raw in raws if (revision := _decoded(raw)) is not None]
+        return [revision for raw in raws if (revision := decoded(raw)) is not None]
 
     async def commit(self, text: str, *, author: str, note: str, expected: int, over: str) -> Revision:
         """Writes `text` at C as a new revision, if `expected` is the newest one and C still as it was seen.
@@ -200,7 +150,7 @@ class Revisions:
                 [self._config_key, self._key],
                 ["" if expected is None else expected, over, self.channel, rest, *written],
             )
-        revision = _decoded(raw)
+        revision = decoded(raw)
         if not done:
             raise ConflictError(self._conflict(expected, newest, revision))
         return await self.get(newest) if revision is None else revision
@@ -219,24 +169,6 @@ class Revisions:
         else:
             what = f"revision {expected} is gone, the newest is {who}{when}"
         return f"{what}; look at it (policy diff), then apply again"
-
-
-_DEFAULTS = Revision(
-    0, hashlib.sha256(DEFAULT_TEXT.encode()).hexdigest(), 0, "", "the defaults", DEFAULT_TEXT
-)
-
-
-def sha1_of(value: bytes | None) -> str:
-    """What `Look.sha1` is for a value, or for no key: a fingerprint that scripts can make too."""
-    return "" if value is None else hashlib.sha1(value, usedforsecurity=False).hexdigest()
-
-
-def _decoded(raw: bytes | str | None) -> Revision | None:
-    """None for what is not kept, and for what somebody's hand damaged."""
-    try:
-        return _REVISION.validate_json(raw, strict=True) if raw else None
-    except ValidationError:
-        return None
 
 
 def _utf8(text: str) -> str:

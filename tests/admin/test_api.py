@@ -270,7 +270,8 @@ async def test_somebodys_buckets_are_shown_and_filled_again(store: Redis, writer
 
 
 @pytest.mark.parametrize(
-    "query", ["", "?user=a&address=127.0.0.1", "?user=", "?user=a,b", "?address=x", "?usr=a"]
+    "query",
+    ["", "?user=a&address=127.0.0.1", "?user=", "?user=a,b", "?address=x", "?usr=a", "?user=a&x=1"],
 )
 async def test_buckets_are_of_one_somebody(writer: httpx.AsyncClient, query: str) -> None:
     """A user or an address, and nothing else; 422 says so."""

@@ -32,14 +32,26 @@ UNSAID = [
     "DELETE /v1/buckets",
 ]
 
+# A spoiled query may be whole again on its way: an unknown parameter with an empty list for a value is not sent.
+# With a value it is refused: test_api.py.
+WITH_QUERY = ["GET /v1/revisions", "GET /v1/buckets", "DELETE /v1/buckets"]
+
+
+LEFT_OUT = {"positive_data_acceptance": UNSAID, "negative_data_rejection": WITH_QUERY}
+"""Checks, and the operations for which they say nothing."""
+
+
 schema = schemathesis.openapi.from_dict(
     admin_api(Control(Redis(), SETTINGS), SETTINGS, Service()).openapi(),
     config=schemathesis.Config.from_dict(
         {
             "checks": {"missing_required_header": {"expected-statuses": [400, 401, 403, 422, 428]}},
             "operations": [
-                {"include-name": name, "checks": {"positive_data_acceptance": {"enabled": False}}}
-                for name in UNSAID
+                {
+                    "include-name": name,
+                    "checks": {check: {"enabled": name not in names} for check, names in LEFT_OUT.items()},
+                }
+                for name in sorted({*UNSAID, *WITH_QUERY})
             ],
         }
     ),

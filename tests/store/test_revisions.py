@@ -13,7 +13,8 @@ import pytest
 from redis.asyncio import Redis
 
 from ratelimitd.errors import ConflictError, StoreError, UnknownRevisionError
-from ratelimitd.policy.revisions import EXTERNAL, KEPT, WRONG_TYPE, Revision, Revisions, sha1_of
+from ratelimitd.policy.revision import WRONG_TYPE, Revision, sha1_of
+from ratelimitd.policy.revisions import EXTERNAL, KEPT, Revisions
 from ratelimitd.policy.text import DEFAULT_TEXT
 from ratelimitd.store.client import open_client
 from tests.limits import KEY

@@ -26,7 +26,8 @@ from ratelimitd.app import running
 from ratelimitd.cli import main
 from ratelimitd.cli.exits import Exit
 from ratelimitd.cli.tables import age, printable, tokens
-from ratelimitd.control.shapes import AskedShape, ExplanationShape, StatusShape
+from ratelimitd.control.policy_shapes import StatusShape
+from ratelimitd.control.request_shapes import AskedShape, ExplanationShape
 from ratelimitd.errors import RatelimitdError, StoreError
 from ratelimitd.loopback import free_port
 from ratelimitd.policy.replicas import Replica, Replicas

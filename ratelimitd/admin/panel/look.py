@@ -11,7 +11,7 @@ from ratelimitd.admin.panel.page import plural
 from ratelimitd.admin.panel.tier_form import field_of, tier_fields
 from ratelimitd.errors import Problem, QuestionError
 from ratelimitd.policy.document import full_form
-from ratelimitd.policy.revisions import Revision
+from ratelimitd.policy.revision import Revision
 from ratelimitd.policy.text import parse
 
 
