@@ -32,8 +32,8 @@ UNSAID = [
     "DELETE /v1/buckets",
 ]
 
-# A spoiled query may be whole again on its way: an unknown parameter with an empty list for a value is not sent.
-# With a value it is refused: test_api.py.
+# A spoiled query may be whole again on its way: an unknown parameter with an empty list for a value is not
+# sent. With a value it is refused: test_api.py.
 WITH_QUERY = ["GET /v1/revisions", "GET /v1/buckets", "DELETE /v1/buckets"]
 
 
