@@ -10,9 +10,10 @@ The arithmetic is that of ratelimitd/core/bucket.py, to the bit.
 KEYS  1..n  one hash per bucket, all different:
               tokens  tokens left, in decimal, to the millionth
               last    when they were counted, in us since the epoch
-ARGV  1     number of limits; then per limit: capacity (tokens), refill_rate (tokens per s)
-      then per decision: cost (microtokens; a negative one is only looked for: nothing is taken), number of
-            tiers, number of tiers in shadow; then per tier, those in shadow last: index in KEYS, index of limit
+ARGV  1     number of kinds; then per kind: cost (microtokens; a negative one is only looked for: nothing is
+            taken), number of tiers, number of tiers in shadow; then per tier, those in shadow last: capacity
+            (tokens), refill_rate (tokens per s)
+      then per decision: its kind; then per tier, in the same order: index in KEYS
 RETURN      per decision: 0 denied, 1 allowed, 2 allowed though its shadow says no; then per tier, in the same
             order: microtokens left
 INVARIANT   0 <= tokens <= capacity; a denial writes nothing, and neither does a cost of 0; last never goes
@@ -33,14 +34,21 @@ local function argument()
   return tonumber(ARGV[at - 1])
 end
 
-local capacity, refill_rate = {}, {}
-for limit = 1, argument() do
-  capacity[limit] = argument() * MICRO
-  refill_rate[limit] = argument()
+local kinds = {}
+for kind = 1, argument() do
+  local cost, tiers, in_shadow = argument(), argument(), argument()
+  local capacity, refill_rate = {}, {}
+  for tier = 1, tiers + in_shadow do
+    capacity[tier], refill_rate[tier] = argument() * MICRO, argument()
+  end
+  kinds[kind] = {
+    cost = cost, needed = math.abs(cost), tiers = tiers, all = tiers + in_shadow,
+    capacity = capacity, refill_rate = refill_rate,
+  }
 end
 
 -- A bucket that is absent, or whose numbers are nonsense, is a full one: it stays nil here.
-local tokens, last, limit_of = {}, {}, {}
+local tokens, last = {}, {}
 for key = 1, #KEYS do
   local stored = redis.call('HMGET', KEYS[key], 'tokens', 'last')
   local left, since = tonumber(stored[1]), tonumber(stored[2])
@@ -49,46 +57,44 @@ for key = 1, #KEYS do
   end
 end
 
-local reply = {}
+local reply, keys = {}, {}
+local charged_capacity, charged_refill_rate = {}, {}
 
--- Takes `cost` from the next tiers, all or none, unless `wanted` is false; appends what is left of each.
-local function take(tiers, needed, cost, wanted)
-  local keys, limits, left, allowed = {}, {}, {}, true
-  for tier = 1, tiers do
-    local key, limit = argument(), argument()
-    local level = capacity[limit]
-    if tokens[key] then
-      level = min(level, tokens[key] + floor(max(0, now - last[key]) * refill_rate[limit]))
-    end
+-- Takes the cost from the next tiers, all or none, unless `wanted` is false; appends what is left of each.
+local function take(kind, from, to, wanted)
+  local capacity, refill_rate, needed, cost = kind.capacity, kind.refill_rate, kind.needed, kind.cost
+  local allowed, before = true, #reply - from + 1
+  for tier = from, to do
+    local key = argument()
+    local level, held = capacity[tier], tokens[key]
+    if held then level = min(level, held + floor(max(0, now - last[key]) * refill_rate[tier])) end
     if level < needed then allowed = false end
-    keys[tier], limits[tier], left[tier] = key, limit, level
+    keys[tier], reply[before + tier] = key, level
   end
-  for tier = 1, tiers do
-    local level = left[tier]
-    if wanted and allowed and cost > 0 then
-      local key = keys[tier]
-      level = level - cost
-      tokens[key], last[key], limit_of[key] = level, max(now, last[key] or now), limits[tier]
+  if wanted and allowed and cost > 0 then
+    for tier = from, to do
+      local key, level = keys[tier], reply[before + tier] - cost
+      reply[before + tier] = level
+      tokens[key], last[key] = level, max(now, last[key] or now)
+      charged_capacity[key], charged_refill_rate[key] = capacity[tier], refill_rate[tier]
     end
-    reply[#reply + 1] = level
   end
   return allowed
 end
 
 while at <= #ARGV do
-  local cost, tiers, in_shadow = argument(), argument(), argument()
-  local needed = math.abs(cost)
+  local kind = kinds[argument()]
   local verdict = #reply + 1
   reply[verdict] = 0
-  local allowed = take(tiers, needed, cost, true)
-  local allowed_in_shadow = take(in_shadow, needed, cost, allowed)
+  local allowed = take(kind, 1, kind.tiers, true)
+  local allowed_in_shadow = take(kind, kind.tiers + 1, kind.all, allowed)
   if allowed then reply[verdict] = allowed_in_shadow and 1 or 2 end
 end
 
 -- Whole tokens are printed as 2, others as 1.500000: six digits lose nothing.
-for key, limit in pairs(limit_of) do
+for key, capacity in pairs(charged_capacity) do
   local left = tokens[key]
-  local full_in_us = last[key] - now + (capacity[limit] - left) / refill_rate[limit]
+  local full_in_us = last[key] - now + (capacity - left) / charged_refill_rate[key]
   redis.call('HSET', KEYS[key],
     'tokens', format(left % MICRO == 0 and '%.0f' or '%.6f', left / MICRO),
     'last', format('%.0f', last[key]))

@@ -7,32 +7,37 @@ from ratelimitd.errors import StoreError
 
 Argument = int | float
 
+_Kind = tuple[tuple[int, int, int], tuple[Limit, ...]]
+"""Cost, negative for a look, number of tiers, number of those in shadow; and the limit of each."""
+
 # The script's word on a decision; 1 is a plain yes.
 _DENIED = 0
 _DENIED_IN_SHADOW = 2
 
 
 def encode(requests: Sequence[TakeRequest]) -> tuple[list[str], list[Argument]]:
-    """KEYS and ARGV for a batch. A key and a limit are sent once, however many requests share them."""
+    """KEYS and ARGV for a batch. A key is sent once, and so is a cost with its limits."""
     keys: dict[str, int] = {}
-    limits: dict[Limit, int] = {}
+    kinds: dict[_Kind, int] = {}
     decisions: list[Argument] = []
-    for request in requests:
-        cost = -request.cost if request.look else request.cost
-        decisions += (cost, len(request.tiers), len(request.shadow))
-        for tier in (*request.tiers, *request.shadow):
-            decisions.append(keys.setdefault(tier.key, len(keys) + 1))
-            decisions.append(limits.setdefault(tier.limit, len(limits) + 1))
-    arguments: list[Argument] = [len(limits)]
-    for limit in limits:
-        arguments += (limit.capacity, limit.refill_rate)
+    for tiers, cost, shadow, look in requests:
+        every = tiers + shadow
+        what = (-cost if look else cost, len(tiers), len(shadow))
+        kind = (what, tuple([tier.limit for tier in every]))
+        decisions.append(kinds.setdefault(kind, len(kinds) + 1))
+        decisions += [keys.setdefault(tier.key, len(keys) + 1) for tier in every]
+    arguments: list[Argument] = [len(kinds)]
+    for what, limits in kinds:
+        arguments += what
+        for limit in limits:
+            arguments += limit
     return list(keys), arguments + decisions
 
 
 def decode(reply: object, requests: Sequence[TakeRequest]) -> list[Outcome]:
     """One outcome per request, in order. Raises StoreError when the reply is not what the script returns."""
     expected = sum(1 + len(request.tiers) + len(request.shadow) for request in requests)
-    if not isinstance(reply, list) or len(reply) != expected or not all(type(n) is int for n in reply):
+    if not isinstance(reply, list) or len(reply) != expected or set(map(type, reply)) - {int}:
         raise StoreError(f"the store answered nonsense: expected {expected} integers, got {reply!r:.100}")
     outcomes = []
     at = 0
