@@ -1,6 +1,6 @@
 """What the core asks of the world: two ports, each small enough to fake in a test."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from ratelimitd.core.model import Outcome, TakeRequest
@@ -10,7 +10,7 @@ from ratelimitd.core.policy import PolicySet
 class Limiter(Protocol):
     """Takes tokens. Wrappers have the same one method, so they stack."""
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    def take(self, requests: Sequence[TakeRequest]) -> Awaitable[Sequence[Outcome]]:
         """One outcome per request, in order. Raises StoreError: nothing is known about any of them."""
         ...
 

@@ -6,9 +6,9 @@ caller that gives up before its call begins is not part of it, so it costs nobod
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.core.ports import Limiter
@@ -32,10 +32,8 @@ in the first turn, its call goes on in the second, and its callers have it befor
 """
 
 
-class _Caller(NamedTuple):
-    requests: Sequence[TakeRequest]
-    outcomes: asyncio.Future[Sequence[Outcome]]
-    due_s: float
+_Caller = tuple[Sequence[TakeRequest], asyncio.Future[Sequence[Outcome]], float]
+"""What it wants, what will hold its outcomes, and when it is due, in seconds of the event loop."""
 
 
 class Batcher:
@@ -78,17 +76,20 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    def take(self, requests: Sequence[TakeRequest]) -> Awaitable[Sequence[Outcome]]:
         """The wrapped limiter's outcomes. Raises StoreError when it is late, at once when too many wait."""
         if len(self._waiting) >= MAX_WAITING:
             raise StoreError(f"{MAX_WAITING} decisions are waiting for the store already")
-        caller = _Caller(requests, self._loop.create_future(), self._loop.time() + self._timeout_s)
+        outcomes = self._loop.create_future()
+        due_s = self._loop.time() + self._timeout_s
+        caller = (requests, outcomes, due_s)
         self._waiting.append(caller)
         self._unanswered.append(caller)
         if self._timer is None:
-            self._timer = self._loop.call_at(caller.due_s, self._expire, GRACE_TURNS)
-        self._start_calls()
-        return await caller.outcomes
+            self._timer = self._loop.call_at(due_s, self._expire, GRACE_TURNS)
+        if len(self._calls) < self._max_in_flight:
+            self._start_call()
+        return outcomes
 
     def _expire(self, turns: int) -> None:
         """Fails who has waited too long. All may wait equally long, so they stand in order for one timer."""
@@ -96,53 +97,54 @@ class Batcher:
             self._loop.call_soon(self._expire, turns - 1)
             return
         now_s = self._loop.time()
-        unanswered = self._unanswered
-        while unanswered and (unanswered[0].outcomes.done() or unanswered[0].due_s <= now_s):
-            outcomes = unanswered.popleft().outcomes
-            if not outcomes.done():
-                outcomes.set_exception(StoreError(f"no answer within {self._timeout_s * 1000:g} ms"))
         self._timer = None
-        if unanswered:
-            self._timer = self._loop.call_at(unanswered[0].due_s, self._expire, GRACE_TURNS)
+        while self._unanswered:
+            _, outcomes, due_s = self._unanswered[0]
+            if not outcomes.done():
+                if due_s > now_s:
+                    self._timer = self._loop.call_at(due_s, self._expire, GRACE_TURNS)
+                    break
+                outcomes.set_exception(StoreError(f"no answer within {self._timeout_s * 1000:g} ms"))
+            self._unanswered.popleft()
 
-    def _start_calls(self) -> None:
-        if self._waiting and len(self._calls) < self._max_in_flight:
-            call = asyncio.create_task(self._call())
-            self._calls.add(call)
-            call.add_done_callback(self._ended)
+    def _start_call(self) -> None:
+        call = self._loop.create_task(self._call())
+        self._calls.add(call)
+        call.add_done_callback(self._ended)
 
     def _ended(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
-        self._start_calls()
+        if self._waiting:
+            self._start_call()
 
     async def _call(self) -> None:
         callers = self._next_batch()
         if not callers:
             return
         try:
-            outcomes = await self._limiter.take([one for caller in callers for one in caller.requests])
+            answers = await self._limiter.take([one for requests, _, _ in callers for one in requests])
         except Exception as error:  # noqa: BLE001 - it is the callers' to handle, whatever it is
-            for caller in callers:
-                if not caller.outcomes.done():
-                    caller.outcomes.set_exception(error)
+            for _, outcomes, _ in callers:
+                if not outcomes.done():
+                    outcomes.set_exception(error)
             return
         at = 0
-        for caller in callers:
-            end = at + len(caller.requests)
-            if not caller.outcomes.done():
-                caller.outcomes.set_result(outcomes[at:end])
+        for requests, outcomes, _ in callers:
+            end = at + len(requests)
+            if not outcomes.done():
+                outcomes.set_result(answers[at:end])
             at = end
-        while self._unanswered and self._unanswered[0].outcomes.done():
+        while self._unanswered and self._unanswered[0][1].done():
             self._unanswered.popleft()
 
     def _next_batch(self) -> list[_Caller]:
         callers: list[_Caller] = []
         room = self._max_batch
-        while self._waiting and (not callers or len(self._waiting[0].requests) <= room):
+        while self._waiting and (not callers or len(self._waiting[0][0]) <= room):
             caller = self._waiting.popleft()
-            if not caller.outcomes.done():  # it gave up
+            if not caller[1].done():  # it gave up
                 callers.append(caller)
-                room -= len(caller.requests)
+                room -= len(caller[0])
         return callers
 
 

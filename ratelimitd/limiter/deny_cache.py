@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from math import floor
 from typing import NamedTuple
 
-from ratelimitd.core.model import Limit, Outcome, TakeRequest
+from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
 from ratelimitd.core.ports import Limiter
 
 TRUST_US = 1_000_000
@@ -76,28 +76,41 @@ class DenyCache:
 
         Raises the wrapped limiter's StoreError when at least one of the requests needed it.
         """
-        now_us = self._now_us()
+        sent_us = self._now_us()
         if len(requests) == 1:  # as nearly always; what follows would take 0.8 us longer
-            denied = self._denied(requests[0], now_us)
-            return await self._ask(requests, now_us) if denied is None else [denied]
-        known = [self._denied(request, now_us) for request in requests]
+            denied = self._denied(requests[0], sent_us)
+            if denied is not None:
+                return [denied]
+            denials = self._denials
+            outcomes = await self._limiter.take(requests)
+            if not outcomes[0].allowed:
+                self._remember(denials, requests, outcomes, sent_us)
+            return outcomes
+        known = [self._denied(request, sent_us) for request in requests]
         unknown = [request for request, outcome in zip(requests, known, strict=True) if outcome is None]
-        asked = iter(await self._ask(unknown, now_us) if unknown else ())
-        return [next(asked) if outcome is None else outcome for outcome in known]
+        denials = self._denials
+        asked = await self._limiter.take(unknown) if unknown else ()
+        self._remember(denials, unknown, asked, sent_us)
+        answers = iter(asked)
+        return [next(answers) if outcome is None else outcome for outcome in known]
 
     def _denied(self, request: TakeRequest, now_us: int) -> Outcome | None:
         """The denial, when one of the request's buckets is known to hold too little; else None."""
         denials = self._denials
+        for tier in request.tiers:
+            if tier.key in denials:
+                break
+        else:
+            return None
         allowed = True
         tokens: list[int | None] = []
-        for tier in request.tiers:
-            key, limit = tier.key, tier.limit
+        for _, key, limit in request.tiers:
             denial = denials.get(key)
             if denial is None or denial.limit != limit or now_us - denial.sent_us > TRUST_US:
                 tokens.append(None)
                 continue
             denials.move_to_end(key)
-            capacity, refill_rate = limit.capacity_micro, limit.refill_rate
+            capacity, refill_rate = limit.capacity * MICRO, limit.refill_rate
             at_most = denial.tokens + floor((now_us - denial.sent_us) * refill_rate) + ROUNDING
             at_least = denial.tokens + floor((now_us - denial.received_us) * refill_rate)
             if min(capacity, at_most) < request.cost:
@@ -105,9 +118,14 @@ class DenyCache:
             tokens.append(min(capacity, at_least))
         return None if allowed else Outcome(allowed, tuple(tokens))
 
-    async def _ask(self, requests: Sequence[TakeRequest], sent_us: int) -> Sequence[Outcome]:
-        denials = self._denials
-        outcomes = await self._limiter.take(requests)
+    def _remember(
+        self,
+        denials: OrderedDict[str, _Denial],
+        requests: Sequence[TakeRequest],
+        outcomes: Sequence[Outcome],
+        sent_us: int,
+    ) -> None:
+        """Notes what the denied among these tell, in the `denials` of the instant at which they were sent."""
         received_us = self._now_us()
         for request, outcome in zip(requests, outcomes, strict=True):
             if outcome.allowed:
@@ -116,9 +134,8 @@ class DenyCache:
                 if tokens is not None:
                     denials[tier.key] = _Denial(tier.limit, tokens, sent_us, received_us)
                     denials.move_to_end(tier.key)
-        while len(denials) > self._max_entries:
-            denials.popitem(last=False)
-        return outcomes
+                    if len(denials) > self._max_entries:
+                        denials.popitem(last=False)
 
 
 _port: type[Limiter] = DenyCache

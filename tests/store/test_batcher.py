@@ -52,12 +52,12 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def ask(batcher: Batcher, numbers: Sequence[int]) -> list["asyncio.Task[Sequence[Outcome]]"]:
+def ask(batcher: Batcher, numbers: Sequence[int]) -> list["asyncio.Future[Sequence[Outcome]]"]:
     """One caller per number."""
-    return [asyncio.create_task(batcher.take([request(number)])) for number in numbers]
+    return [asyncio.ensure_future(batcher.take([request(number)])) for number in numbers]
 
 
-def answered(callers: Sequence["asyncio.Task[Sequence[Outcome]]"]) -> list[int]:
+def answered(callers: Sequence["asyncio.Future[Sequence[Outcome]]"]) -> list[int]:
     """Each caller's own number, from its own outcome."""
     numbers = [caller.result()[0].tokens[0] for caller in callers]
     return [number // MICRO for number in numbers if number is not None]
