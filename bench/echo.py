@@ -1,6 +1,6 @@
 """What both floors answer: bytes as long as an allowed decision's, made once."""
 
-from ratelimitd.core.headers import policy_field, rate_limit_fields, states
+from ratelimitd.core.headers import limit_field, policy_field
 from ratelimitd.core.model import MICRO, Answer, Limit, Reply, Tier, TierName
 from ratelimitd.transport.translate import encode
 
@@ -12,7 +12,10 @@ ANSWER = encode(
     Answer(
         Reply.OK,
         200,
-        rate_limit_fields(policy_field(_TIERS), states(_TIERS, [99 * MICRO] * len(_TIERS))),
+        (
+            ("ratelimit-policy", policy_field((tier.name, tier.limit) for tier in _TIERS)),
+            ("ratelimit", limit_field(_TIERS, [99 * MICRO] * len(_TIERS))),
+        ),
         "",
         {
             "outcome": "allowed",

@@ -6,17 +6,14 @@ from functools import lru_cache
 
 from ratelimitd.core.headers import (
     Headers,
-    State,
     denied_fields,
     denying_tier,
     grpc_fields,
-    policy_field,
-    rate_limit_fields,
-    states,
+    limit_field,
     whole_seconds,
 )
 from ratelimitd.core.identity import Source, identify
-from ratelimitd.core.match import DRY_RUN_CONTEXT, Match, denying_shadow, match
+from ratelimitd.core.match import DRY_RUN_CONTEXT, Terms, denying_shadow, match
 from ratelimitd.core.model import (
     MICRO,
     Answer,
@@ -86,22 +83,22 @@ class Check:
         except StoreError:
             return self._undecided(request, identity, (self._on_store_error,))
         matched = match(policy, request, identity, self._key_prefix)
-        spend = matched.spend
+        spend, terms = matched
         if not (spend.tiers or spend.shadow):
-            return _unlimited(request, policy, identity, matched)
+            return _unlimited(request, policy, identity, terms)
         if request.context.get(DRY_RUN_CONTEXT) == "true":
             spend = spend._replace(look=True)
         try:
             (outcome,) = await self._limiter.take([spend])
         except StoreError:
-            answers = [answer or self._on_store_error for answer in matched.on_store_error]
+            answers = [answer or self._on_store_error for answer in terms.on_store_error]
             return self._undecided(request, identity, answers)
         if not outcome.allowed:
-            return _denied(request, policy, identity, spend, outcome)
+            return _denied(request, policy, identity, spend, terms, outcome)
         shadow = denying_shadow(policy, matched, outcome)
         if shadow is not None and not spend.look:
             self._on_shadow_denial(shadow)
-        return _allowed(policy, identity, spend, outcome, shadow)
+        return _allowed(policy, identity, spend, terms, outcome, shadow)
 
     def _undecided(self, request: Request, identity: Identity, answers: Collection[OnStoreError]) -> Answer:
         """The strictest of the answers; nothing that can deny took part when there are none."""
@@ -118,10 +115,10 @@ class Check:
         return Answer(reply, 503, headers, _json_error(UNDECIDED), metadata)
 
 
-def _unlimited(request: Request, policy: PolicySet, identity: Identity, matched: Match) -> Answer:
+def _unlimited(request: Request, policy: PolicySet, identity: Identity, terms: Terms) -> Answer:
     """The answer where no bucket takes part: blocked, exempt, or all tiers are off."""
-    metadata = {"outcome": matched.unlimited, "identity": identity.kind, "policy": policy.revision}
-    if not matched.blocked:
+    metadata = {"outcome": terms.unlimited, "identity": identity.kind, "policy": policy.revision}
+    if not terms.blocked:
         return Answer(Reply.OK, 200, (), "", metadata)
     headers = (
         ("content-type", "application/json"),
@@ -130,12 +127,13 @@ def _unlimited(request: Request, policy: PolicySet, identity: Identity, matched:
     return Answer(Reply.DENIED, 403, headers, _json_error(BLOCKED), metadata)
 
 
-def _allowed(
+def _allowed(  # noqa: PLR0917 - all that the answer depends on
     policy: PolicySet,
     identity: Identity,
     spend: TakeRequest,
+    terms: Terms,
     outcome: Outcome,
-    shadow: str | None = None,
+    shadow: str | None,
 ) -> Answer:
     metadata: dict[str, str | int] = {
         "outcome": "allowed",
@@ -144,23 +142,29 @@ def _allowed(
     }
     if shadow is not None:
         metadata["shadow"] = shadow
-    if not spend.tiers:
+    tiers, tokens = spend.tiers, outcome.tokens
+    if not tiers:
         return Answer(Reply.OK, 200, (), "", metadata)
     # The tier that is nearest to its end; all are known, for all have paid.
-    left, tier = min(zip(outcome.tokens, [tier.name for tier in spend.tiers], strict=True))
-    metadata["tier"] = tier
+    left = min(tokens)  # type: ignore[type-var] # likewise
+    metadata["tier"] = tiers[tokens.index(left)].name
     metadata["remaining"] = left // MICRO  # type: ignore[operator] # likewise
-    told = states(spend.tiers, outcome.tokens)
-    return Answer(Reply.OK, 200, rate_limit_fields(policy_field(spend.tiers), told), "", metadata)
+    headers = (("ratelimit-policy", terms.policy_field), ("ratelimit", limit_field(tiers, tokens)))
+    return Answer(Reply.OK, 200, headers, "", metadata)
 
 
-def _denied(
-    request: Request, policy: PolicySet, identity: Identity, spend: TakeRequest, outcome: Outcome
+def _denied(  # noqa: PLR0917 - all that the answer depends on
+    request: Request,
+    policy: PolicySet,
+    identity: Identity,
+    spend: TakeRequest,
+    terms: Terms,
+    outcome: Outcome,
 ) -> Answer:
     tier, retry_after_us = denying_tier(spend.tiers, spend.cost, outcome.tokens)
     return _denial(
-        policy_field(spend.tiers),
-        states(spend.tiers, outcome.tokens),
+        terms.policy_field,
+        limit_field(spend.tiers, outcome.tokens),
         tier,
         whole_seconds(retry_after_us),
         grpc_fields(request.headers.get("content-type", ""), RESOURCE_EXHAUSTED),
@@ -171,8 +175,8 @@ def _denied(
 
 @lru_cache(maxsize=4096)
 def _denial(  # noqa: PLR0917 - all that the answer depends on
-    policy_text: str,
-    told: tuple[State, ...],
+    policy_field: str,
+    limits_left: str,
     tier: TierName,
     retry_after_s: int,
     grpc: Headers,
@@ -187,5 +191,10 @@ def _denial(  # noqa: PLR0917 - all that the answer depends on
         "identity": identity_kind,
         "policy": revision,
     }
-    headers = (*rate_limit_fields(policy_text, told), *denied_fields(tier, retry_after_s), *grpc)
+    headers = (
+        ("ratelimit-policy", policy_field),
+        ("ratelimit", limits_left),
+        *denied_fields(tier, retry_after_s),
+        *grpc,
+    )
     return Answer(Reply.DENIED, 429, headers, _json_error(DENIED), metadata)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ratelimitd.core.bucket import Bucket, refill, take, wait_us
 from ratelimitd.core.headers import denying_tier
-from ratelimitd.core.match import Match, denying_shadow, match
+from ratelimitd.core.match import Terms, denying_shadow, match
 from ratelimitd.core.model import MICRO, Identity, Limit, Request, Tier, TierName
 from ratelimitd.core.policy import PolicySet
 
@@ -80,7 +80,7 @@ def explain(  # noqa: PLR0917 - what a decision depends on
 ) -> Explanation:
     """The explanation, from the buckets as the store holds them; one that is absent is full."""
     matched = match(policy, request, identity, key_prefix)
-    spend = matched.spend
+    spend, terms = matched
     outcome, _ = take(buckets, spend._replace(look=True), now_us)
     tiers = [
         *(_state(tier, spend.cost, buckets, now_us, shadow=False) for tier in spend.tiers),
@@ -93,11 +93,11 @@ def explain(  # noqa: PLR0917 - what a decision depends on
     left = [state.tokens for state in tiers if not state.shadow]
     return Explanation(
         identity=identity,
-        route=None if matched.route is None else matched.route.name,
-        override=None if matched.override is None else matched.override.name,
+        route=None if terms.route is None else terms.route.name,
+        override=None if terms.override is None else terms.override.name,
         cost=spend.cost,
-        outcome=matched.unlimited if outcome.allowed else "denied",
-        reason=_reason(matched, tiers, denied_by, shadow),
+        outcome=terms.unlimited if outcome.allowed else "denied",
+        reason=_reason(terms, tiers, denied_by, shadow),
         denied_by=denied_by,
         shadow=shadow,
         tiers=tuple(tiers),
@@ -120,16 +120,14 @@ def _state(tier: Tier, cost: int, buckets: Mapping[str, Bucket], now_us: int, *,
     )
 
 
-def _reason(
-    matched: Match, tiers: Sequence[TierState], denied_by: TierName | None, shadow: str | None
-) -> str:
-    if matched.blocked and matched.override is not None:
-        return f"{matched.override.name} blocks it"
-    if matched.exempt_by is not None:
-        return f"{matched.exempt_by} exempts it"
+def _reason(terms: Terms, tiers: Sequence[TierState], denied_by: TierName | None, shadow: str | None) -> str:
+    if terms.blocked and terms.override is not None:
+        return f"{terms.override.name} blocks it"
+    if terms.exempt_by is not None:
+        return f"{terms.exempt_by} exempts it"
     if not tiers:
         return "no tier is on"
-    cost = f"{matched.spend.cost / MICRO:g}"
+    cost = f"{terms.cost / MICRO:g}"
     for state in tiers:
         if state.name == denied_by and not state.shadow:
             held = state.tokens // 1000 / 1000  # rounded down, as nobody is denied who could pay

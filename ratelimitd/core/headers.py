@@ -5,9 +5,7 @@ RateLimit (r remaining, t seconds until full again); RFC 9110 section 10.2.3 for
 filter for x-envoy-ratelimited, which stops meshes from retrying a limited request.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 from ratelimitd.core.bucket import wait_us
 from ratelimitd.core.model import MICRO, Limit, Tier, TierName
@@ -20,43 +18,22 @@ def whole_seconds(us: int) -> int:
     return -(-us // MICRO)
 
 
-class State(NamedTuple):
-    """Where a client stands in a tier, as it is told: whole tokens left, whole seconds until full again."""
-
-    name: TierName
-    remaining: int
-    reset_after_s: int
-
-
-def states(tiers: Sequence[Tier], tokens: Sequence[int | None]) -> tuple[State, ...]:
-    """The state of each tier whose microtokens are known."""
-    return tuple(
-        [
-            State(name, left // MICRO, whole_seconds(wait_us(left, limit.capacity * MICRO, limit)))
-            for (name, _, limit), left in zip(tiers, tokens, strict=True)
-            if left is not None
-        ]
-    )
-
-
-def policy_field(tiers: Sequence[Tier]) -> str:
+def policy_field(limits: Iterable[tuple[TierName, Limit]]) -> str:
     """RateLimit-Policy: one item per tier."""
-    return _policy_field(tuple([(name, limit) for name, _, limit in tiers]))
-
-
-@lru_cache(maxsize=1024)
-def _policy_field(limits: Sequence[tuple[TierName, Limit]]) -> str:
-    # There are as many different ones as a policy has routes, and every answer needs one.
     return ", ".join(
         f'"{name}";q={limit.capacity};w={whole_seconds(wait_us(0, limit.capacity_micro, limit))}'
         for name, limit in limits
     )
 
 
-def rate_limit_fields(policy: str, told: Sequence[State]) -> Headers:
-    """Both RateLimit fields. A tier of which nothing is known stands in RateLimit-Policy alone."""
-    items = [f'"{name}";r={remaining};t={reset_after_s}' for name, remaining, reset_after_s in told]
-    return (("ratelimit-policy", policy), ("ratelimit", ", ".join(items)))
+def limit_field(tiers: Sequence[Tier], tokens: Sequence[int | None]) -> str:
+    """RateLimit: whole tokens left, and whole seconds until full again, of each tier that is known."""
+    items = []
+    for (name, _, limit), left in zip(tiers, tokens, strict=True):
+        if left is not None:
+            reset_after_s = whole_seconds(wait_us(left, limit.capacity * MICRO, limit))
+            items.append(f'"{name}";r={left // MICRO};t={reset_after_s}')
+    return ", ".join(items)
 
 
 def denying_tier(tiers: Sequence[Tier], cost: int, tokens: Sequence[int | None]) -> tuple[TierName, int]:

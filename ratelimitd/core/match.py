@@ -1,9 +1,10 @@
 """Request -> what it is up against. An override's limit wins over a route's, and that over the tier's."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import NamedTuple
 
-from ratelimitd.core.headers import denying_tier
+from ratelimitd.core.headers import denying_tier, policy_field
 from ratelimitd.core.model import (
     MICRO,
     Identity,
@@ -26,30 +27,48 @@ API_CONTEXT = "api"
 DRY_RUN_CONTEXT = "ratelimitd.dry_run"
 """The key in a request's context that, with the value `true`, makes a decision that takes nothing."""
 
-REMEMBERED = 8192
-"""Matches that are remembered, the least recently used forgotten first: about 6 MB."""
+REMEMBERED = 4096
+"""Terms of a policy that are remembered, the least recently used forgotten first: about 4 MB."""
 
 
-class Match(NamedTuple):
-    """What holds for a request.
+class TierTerms(NamedTuple):
+    """A tier before it is known who asks: a key is the identity's between `before` and `after`.
+
+    Everybody has one bucket of a tier whose `after` is None; its key is `before`.
+    """
+
+    name: TierName
+    limit: Limit
+    before: str
+    after: str | None
+
+
+class Terms(NamedTuple):
+    """What holds for all requests of a kind, whoever sends them.
 
     Args:
-        spend: what is to be taken. Nothing when it is blocked or exempt, or when all tiers are off.
         route: the route that matched.
         override: the override that holds.
-        blocked: it is refused.
+        blocked: such a request is refused.
         blocked_in_shadow: it would be, if nothing were in shadow.
         exempt_by: what exempts it, by its name in the policy's text: it is allowed without a look.
+        tiers: those that can deny. None where it is blocked or exempt.
+        shadow: those that cannot.
+        cost: in microtokens.
+        policy_field: RateLimit-Policy, of the tiers that can deny.
         on_store_error: the answers to a store that is away, of the route, else of each tier that can deny;
             None among them is the setting's.
     """
 
-    spend: TakeRequest
-    route: Route | None = None
-    override: Override | None = None
+    route: Route | None
+    override: Override | None
     blocked: bool = False
     blocked_in_shadow: bool = False
     exempt_by: str | None = None
+    tiers: tuple[TierTerms, ...] = ()
+    shadow: tuple[TierTerms, ...] = ()
+    cost: int = MICRO
+    policy_field: str = ""
     on_store_error: frozenset[OnStoreError | None] = frozenset()
 
     @property
@@ -58,56 +77,79 @@ class Match(NamedTuple):
         return "blocked" if self.blocked else "exempt" if self.exempt_by else "allowed"
 
 
+class Match(NamedTuple):
+    """What is to be taken for a request, and the terms it is under."""
+
+    spend: TakeRequest
+    terms: Terms
+
+
 def match(policy: PolicySet, request: Request, identity: Identity, key_prefix: str) -> Match:
     """What holds for a request of this identity. A matched route names the API's bucket, not the context."""
     route = policy.route(request)
     override = policy.override(request, identity)
     api = request.context.get(API_CONTEXT) or ANY_API if route is None else route.api
-    return _match(policy, identity.key, api, route, override, key_prefix)
+    terms = _terms_of(policy)(api, route, override, key_prefix)
+    who = identity.key
+    shadow = _tiers(terms.shadow, who) if terms.shadow else ()
+    return Match(TakeRequest(_tiers(terms.tiers, who), terms.cost, shadow), terms)
 
 
-@lru_cache(maxsize=REMEMBERED)
-def _match(  # noqa: PLR0917 - all that it depends on
-    policy: PolicySet,
-    identity_key: str,
-    api: str,
-    route: Route | None,
-    override: Override | None,
-    key_prefix: str,
-) -> Match:
-    nothing = TakeRequest(())
-    blocked = override is not None and override.blocked
-    blocked_in_shadow = blocked and shadow_of_all(policy, None, override) is not None
-    if blocked and not blocked_in_shadow:
-        return Match(nothing, route, override, blocked=True)
-    for exempting in (override, route):
-        if exempting is not None and exempting.exempt:
-            return Match(nothing, route, override, exempt_by=exempting.name)
-    enforced: list[Tier] = []
-    shadow: list[Tier] = []
-    all_in_shadow = shadow_of_all(policy, route, override) is not None
-    for name, rule in policy.tiers.items():
-        in_shadow = all_in_shadow or rule.shadow
-        key = tier_key(name, identity_key, api, f"{key_prefix}:shadow" if in_shadow else key_prefix)
-        tier = Tier(name, key, _limit(name, rule.limit, route, override))
-        (shadow if in_shadow else enforced).append(tier)
-    cost = 1 if route is None else route.cost
-    spend = TakeRequest(tuple(enforced), cost * MICRO, tuple(shadow))
-    answers = {policy.tiers[tier.name].on_store_error for tier in enforced}
-    if answers and route is not None and route.on_store_error is not None:
-        answers = {route.on_store_error}
-    return Match(
-        spend, route, override, blocked_in_shadow=blocked_in_shadow, on_store_error=frozenset(answers)
+def _tiers(tiers: tuple[TierTerms, ...], who: str) -> tuple[Tier, ...]:
+    return tuple(
+        [
+            Tier(name, before if after is None else f"{before}{who}{after}", limit)
+            for name, limit, before, after in tiers
+        ]
     )
 
 
-def tier_key(name: TierName, identity_key: str, api: str, key_prefix: str) -> str:
-    """The key of a tier's bucket in the store."""
+@lru_cache(maxsize=2)
+def _terms_of(policy: PolicySet) -> Callable[[str, Route | None, Override | None, str], Terms]:
+    """Remembers the terms of two policies, no more: each may be megabytes."""
+    return lru_cache(maxsize=REMEMBERED)(partial(_terms, policy))
+
+
+def _terms(
+    policy: PolicySet, api: str, route: Route | None, override: Override | None, key_prefix: str
+) -> Terms:
+    all_in_shadow = shadow_of_all(policy, route, override) is not None
+    blocked = override is not None and override.blocked
+    blocked_in_shadow = blocked and shadow_of_all(policy, None, override) is not None
+    if blocked and not blocked_in_shadow:
+        return Terms(route, override, blocked=True)
+    for exempting in (override, route):
+        if exempting is not None and exempting.exempt:
+            return Terms(route, override, exempt_by=exempting.name)
+    enforced: list[TierTerms] = []
+    shadow: list[TierTerms] = []
+    for name, rule in policy.tiers.items():
+        in_shadow = all_in_shadow or rule.shadow
+        before, after = _around(name, api, f"{key_prefix}:shadow" if in_shadow else key_prefix)
+        tier = TierTerms(name, _limit(name, rule.limit, route, override), before, after)
+        (shadow if in_shadow else enforced).append(tier)
+    answers = {policy.tiers[tier.name].on_store_error for tier in enforced}
+    if answers and route is not None and route.on_store_error is not None:
+        answers = {route.on_store_error}
+    return Terms(
+        route,
+        override,
+        blocked_in_shadow=blocked_in_shadow,
+        tiers=tuple(enforced),
+        shadow=tuple(shadow),
+        cost=MICRO if route is None else route.cost * MICRO,
+        policy_field=policy_field([(tier.name, tier.limit) for tier in enforced]),
+        on_store_error=frozenset(answers),
+    )
+
+
+def _around(name: TierName, api: str, key_prefix: str) -> tuple[str, str | None]:
+    """What stands before and after the identity in the key of a tier's bucket."""
     if name is TierName.GLOBAL:
-        return f"{key_prefix}:global"
+        return f"{key_prefix}:global", None
     if name is TierName.USER:
-        return f"{key_prefix}:user:{identity_key}"
-    return f"{key_prefix}:user:{identity_key}:api:{api}"
+        return f"{key_prefix}:user:", ""
+    return f"{key_prefix}:user:", f":api:{api}"
 
 
 def shadow_of_all(policy: PolicySet, route: Route | None, override: Override | None) -> str | None:
@@ -123,12 +165,13 @@ def shadow_of_all(policy: PolicySet, route: Route | None, override: Override | N
 
 def denying_shadow(policy: PolicySet, matched: Match, outcome: Outcome) -> str | None:
     """What is in shadow and would have denied, by its name in the policy's text; None when nothing would."""
-    if matched.blocked_in_shadow and matched.override is not None:
-        return matched.override.name
+    spend, terms = matched
+    if terms.blocked_in_shadow and terms.override is not None:
+        return terms.override.name
     if outcome.shadow is None or outcome.shadow.allowed:
         return None
-    tier, _ = denying_tier(matched.spend.shadow, matched.spend.cost, outcome.shadow.tokens)
-    return shadow_of_all(policy, matched.route, matched.override) or f"tiers.{tier}"
+    tier, _ = denying_tier(spend.shadow, spend.cost, outcome.shadow.tokens)
+    return shadow_of_all(policy, terms.route, terms.override) or f"tiers.{tier}"
 
 
 def _limit(name: TierName, limit: Limit, route: Route | None, override: Override | None) -> Limit:

@@ -4,7 +4,6 @@ Those that every decision builds anew are tuples with names: a frozen dataclass 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import NamedTuple
 
@@ -108,8 +107,7 @@ class Reply(Enum):
     ERROR = "error_response"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
+class Answer(NamedTuple):
     """What Envoy is told. Header names are lower-case, each at most once; values are printable ASCII.
 
     `http_status` and `body` are for the client and unused with `Reply.OK`, whose headers are added to the
@@ -123,3 +121,9 @@ class Answer:
     headers: tuple[tuple[str, str], ...]
     body: str
     metadata: Mapping[str, str | int]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)

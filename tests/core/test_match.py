@@ -67,7 +67,7 @@ def test_overrides_by_identity_come_before_those_by_header_and_those_before_cont
     policy = compiled(document(overrides=overrides))
 
     def name(asked: Request) -> str | None:
-        found = match(policy, asked, identify(SOURCES, asked), "rate").override
+        found = match(policy, asked, identify(SOURCES, asked), "rate").terms.override
         return None if found is None else found.name
 
     everything: dict[str, Any] = {
@@ -206,22 +206,20 @@ def _override(
 
 def told(found: Match) -> dict[str, Any]:
     """A match in the words of `expected`."""
+    spend, terms = found
     said: dict[str, Any] = {
-        "route": None if found.route is None else int(found.route.name[7:-1]),
-        "override": found.override and found.override.name,
+        "route": None if terms.route is None else int(terms.route.name[7:-1]),
+        "override": terms.override and terms.override.name,
     }
-    if found.blocked:
+    if terms.blocked:
         return said | {"blocked": True}
-    if found.exempt_by:
+    if terms.exempt_by:
         return said | {"exempt": True}
     return (
         said
-        | {"cost": found.spend.cost, "blocked_in_shadow": found.blocked_in_shadow}
-        | {
-            tier.key: (tier.limit.capacity, tier.limit.refill_rate)
-            for tier in (*found.spend.tiers, *found.spend.shadow)
-        }
-        | {"answers": {answer and answer.value for answer in found.on_store_error}}
+        | {"cost": spend.cost, "blocked_in_shadow": terms.blocked_in_shadow}
+        | {tier.key: (tier.limit.capacity, tier.limit.refill_rate) for tier in (*spend.tiers, *spend.shadow)}
+        | {"answers": {answer and answer.value for answer in terms.on_store_error}}
     )
 
 
