@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -97,6 +97,33 @@ def test_what_is_no_timeout_is_refused(text: bytes) -> None:
 def test_a_status_message_is_percent_encoded() -> None:
     """Printable ASCII stays, all else is bytes of UTF-8."""
     assert status_fields(Status.INTERNAL, "50% é\n")[1] == (b"grpc-message", b"50%25 %C3%A9%0A")
+
+
+async def test_calls_that_are_answered_in_one_turn_are_sent_for_together() -> None:
+    """The host, which works beside this thread, then wakes up once for all of them."""
+    seen: list[str] = []
+
+    async def echo(message: bytes) -> bytes:
+        seen.append("answered")
+        return message
+
+    async def send(event: asgi.Event) -> None:
+        seen.append(event["type"])
+
+    application = asgi.GrpcApplication(
+        unary={"/s/Echo": echo}, streams={}, max_message_bytes=MAX_MESSAGE_BYTES, bound_s=1
+    )
+    scope = {"path": "/s/Echo", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}
+
+    def called() -> Coroutine[None, None, None]:
+        async def receive() -> asgi.Event:
+            return {"type": "http.request", "body": MESSAGE, "more_body": False}
+
+        return application(scope, receive, send)
+
+    await asyncio.gather(called(), called(), called())
+    answer = ["http.response.start", "http.response.body", "http.response.trailers"]
+    assert seen == ["answered"] * 3 + answer * 3
 
 
 async def asked(serve: Serve, chunks: Sequence[bytes]) -> int:
