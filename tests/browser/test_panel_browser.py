@@ -102,9 +102,15 @@ async def test_a_text_that_is_no_policy_is_told_while_typing_and_changes_nothing
     await page.get_by_role("link", name="Policy text").click()
     area, problems = page.get_by_label("Text"), page.locator("#problems")
     await area.fill(FULL.replace("cost: 5", "cost: -1"))
-    await expect(problems).to_contain_text("routes[0].cost must be 0 or more, got -1")
+    await expect(problems).to_contain_text("line 7 routes[0].cost must be 0 or more, got -1")
     await expect(area).to_have_attribute("aria-invalid", "true")
-    await expect(area).to_have_accessible_description("1 problem routes[0].cost must be 0 or more, got -1")
+    await expect(area).to_have_accessible_description(
+        "1 problem line 7 routes[0].cost must be 0 or more, got -1"
+    )
+    await expect(page.locator("[data-numbers]")).to_contain_text("▸7")
+    await page.get_by_role("link", name="line 7").click()
+    await expect(area).to_be_focused()
+    assert "cost: -1" in await page.evaluate("getSelection().toString()")
     await page.get_by_role("button", name="Show what changes").click()
     await expect(page.get_by_role("alert")).to_contain_text("the text is no policy")
     await expect(problems).to_contain_text("routes[0].cost must be 0 or more, got -1")
@@ -112,6 +118,8 @@ async def test_a_text_that_is_no_policy_is_told_while_typing_and_changes_nothing
     await area.fill(FULL)
     await expect(problems).to_contain_text("routes[2] is never reached")
     await expect(area).not_to_have_attribute("aria-invalid", "true")
+    await expect(page.locator("[data-numbers]")).to_contain_text("▸9")
+    await expect(page.locator("[data-numbers]")).not_to_contain_text("▸7")
     assert (await system.control.current()).revision.number == before
 
 

@@ -13,6 +13,7 @@ from ratelimitd.admin.in_time import in_time
 from ratelimitd.admin.panel.call import Call, Panel, sentence
 from ratelimitd.admin.panel.diff import diff_lines
 from ratelimitd.admin.panel.fields import MAX_NOTE, note_of, number_of, text_of
+from ratelimitd.admin.panel.lines import placed
 from ratelimitd.admin.panel.look import limits_page
 from ratelimitd.admin.panel.page import plural
 from ratelimitd.admin.panel.tier_form import with_numbers
@@ -66,8 +67,11 @@ async def compare_text(panel: Panel, call: Call) -> Response:
 
 async def check(panel: Panel, call: Call) -> Response:
     """What is wrong with a text that is being edited, as a part of a page."""
-    reading = panel.control.read(text_of(call.sent))
-    return call.page("check.html", problems=reading.problems, advice=reading.advice)
+    text = text_of(call.sent)
+    reading = panel.control.read(text)
+    return call.page(
+        "check.html", problems=placed(text, reading.problems), advice=placed(text, reading.advice)
+    )
 
 
 async def apply(panel: Panel, call: Call) -> Response:
@@ -123,7 +127,7 @@ def _editor_page(
         "edit.html",
         status=HTTPStatus.UNPROCESSABLE_ENTITY if problems else status,
         draft=draft,
-        problems=problems,
+        problems=placed(draft.text, problems),
         advice=(),
         start=start,
         refused=refused,

@@ -1,4 +1,5 @@
-// What makes the editor pleasant: line numbers, and a check while one types. Every page works without it.
+// What makes the editor pleasant: line numbers that show what is wrong, and a check while one types.
+// Every page works without it.
 "use strict";
 
 const QUIET_MS = 400; // after the last key, before the text is checked
@@ -6,27 +7,46 @@ const QUIET_MS = 400; // after the last key, before the text is checked
 const csrf = document.querySelector("meta[name=csrf]")?.content ?? "";
 
 for (const area of document.querySelectorAll("textarea[data-check], textarea[readonly]")) {
-  number(area, area.parentElement.querySelector("[data-numbers]"));
+  const reading = document.getElementById(area.getAttribute("aria-describedby"));
+  const number = numbering(area, area.parentElement.querySelector("[data-numbers]"), reading);
+  number();
   if (area.dataset.check) {
-    checkWhileTyping(area, document.getElementById(area.getAttribute("aria-describedby")));
+    checkWhileTyping(area, reading, number);
   }
 }
 
-function number(area, numbers) {
-  let shown = 0;
+function numbering(area, numbers, reading) {
   const show = () => {
-    const lines = area.value.split("\n").length;
-    if (lines !== shown) {
-      numbers.textContent = Array.from({ length: lines }, (_, at) => at + 1).join("\n") + "\n";
-      shown = lines;
+    const marked = new Set(Array.from(reading.querySelectorAll("[data-line]"), (one) => Number(one.dataset.line)));
+    const count = area.value.split("\n").length;
+    const text = Array.from({ length: count }, (_, at) => `${marked.has(at + 1) ? "▸" : ""}${at + 1}\n`).join("");
+    if (text !== numbers.textContent) {
+      numbers.textContent = text;
+      numbers.scrollTop = area.scrollTop;
     }
   };
   area.addEventListener("input", show);
   area.addEventListener("scroll", () => { numbers.scrollTop = area.scrollTop; });
-  show();
+  reading.addEventListener("click", (event) => {
+    const link = event.target.closest("[data-line]");
+    if (link) {
+      event.preventDefault();
+      goTo(area, Number(link.dataset.line));
+    }
+  });
+  return show;
 }
 
-function checkWhileTyping(area, reading) {
+function goTo(area, line) {
+  const lines = area.value.split("\n");
+  const start = lines.slice(0, line - 1).reduce((sum, one) => sum + one.length + 1, 0);
+  area.focus();
+  area.setSelectionRange(start, start + (lines[line - 1] ?? "").length);
+  area.scrollTop = (line - 4) * parseFloat(getComputedStyle(area).lineHeight);
+  area.scrollLeft = 0;
+}
+
+function checkWhileTyping(area, reading, number) {
   let timer = 0;
   let newest = 0;
   area.addEventListener("input", () => {
@@ -57,6 +77,7 @@ function checkWhileTyping(area, reading) {
       reading.innerHTML = html; // made and escaped by our own templates
     }
     reading.classList.remove("stale");
+    number();
     area.toggleAttribute("aria-invalid", false);
     if (reading.querySelector(".verdict.bad")) {
       area.setAttribute("aria-invalid", "true");
