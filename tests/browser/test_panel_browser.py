@@ -263,11 +263,19 @@ async def shown(system: System, visit: Visit) -> list[Page]:
 
 
 async def test_a_phone_shows_every_page_without_scrolling_sideways(system: System, visit: Visit) -> None:
-    """Wide tables and texts scroll in their own boxes."""
+    """Long lines of a text scroll in their own box; a table shows all that it has, and what each value is."""
     pages = await shown(system, visit)
     for page in pages:
         await page.set_viewport_size(PHONE)  # type: ignore[arg-type] # its TypedDict is not exported
         assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], page.url
+        assert await page.evaluate(OUT_OF_SIGHT) == [], page.url
+
+
+OUT_OF_SIGHT = """() => [...document.querySelectorAll("tbody th, tbody td")].filter(cell => {
+  const box = cell.getBoundingClientRect();
+  const named = !cell.innerText.trim() || cell.dataset.label || cell.querySelector("a, .badge");
+  return !named || box.right > innerWidth || cell.scrollWidth > cell.clientWidth;
+}).map(cell => cell.outerHTML)"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
