@@ -16,7 +16,7 @@ from ratelimitd.admin import guard, in_time
 from ratelimitd.admin.app import admin_app
 from ratelimitd.admin.keys import Keys
 from ratelimitd.admin.panel import call, change
-from ratelimitd.admin.panel.page import duration, instant
+from ratelimitd.admin.panel.page import duration, instant, tokens
 from ratelimitd.admin.panel.session import MAX_NAME
 from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.control.control import Control
@@ -274,8 +274,8 @@ async def test_a_key_for_looking_sees_all_and_changes_nothing(control: Control, 
                 "/admin/logout",
                 "/admin/limits",
                 "/admin/edit",
-                "/admin/explain",
-                "/admin/buckets",
+                "/admin/explain#answer",
+                "/admin/buckets#found",
             }
             assert re.findall(r"<button[^>]*>([^<]*)", page.text) in (
                 ["Sign out"],
@@ -557,7 +557,7 @@ async def test_a_request_is_explained_and_spends_nothing(browser: Browser, store
     """A sentence, and each tier with its tokens."""
     query = {"path": "/api/orders?x=1", "method": "post", "user": "alice", "headers": "a: 1\r\n\r\nb: 2"}
     page = await browser.get("/admin/explain", params=query)
-    assert "Every tier can pay 5." in page.text
+    assert "Because every tier can pay 5." in page.text
     assert "100 such requests at once" in page.text
     assert "overrides.users.alice" in page.text
     assert "1000, refilled by 100/s" in page.text
@@ -572,6 +572,7 @@ async def test_a_denied_request_is_explained_with_its_wait(browser: Browser, sto
     )
     page = await browser.get("/admin/explain", params={"path": "/api/orders", "address": "203.0.113.9"})
     assert '<span class="badge bad">denied</span>' in page.text
+    assert "Because global holds 0.000 tokens" in page.text
     assert "It would be allowed in 0.1 s" in page.text
 
 
@@ -580,9 +581,12 @@ async def test_a_denied_request_is_explained_with_its_wait(browser: Browser, sto
     ["path=api", "path=/&headers=nothing", "path=/&context=a", "path=/&address=here", "path=/&headers=:+1"],
 )
 async def test_a_question_that_cannot_be_asked_says_why(browser: Browser, query: str) -> None:
-    """Beside the form, with what was typed."""
+    """At the head of the form, which it describes, for it may be about any field; what was typed stays."""
     page = await browser.get(f"/admin/explain?{query}")
-    assert (page.status_code, 'id="wrong"' in page.text) == (422, True)
+    assert page.status_code == 422
+    assert re.search(
+        r'<form[^>]*aria-describedby="wrong">\s*<p class="error" id="wrong" role="alert">', page.text
+    )
 
 
 async def test_a_user_is_looked_up_and_reset(browser: Browser, store: Redis) -> None:
@@ -780,16 +784,24 @@ async def test_a_store_that_hangs_is_a_page_too(monkeypatch: pytest.MonkeyPatch)
         assert (form.status_code, FULL in form.text) == (503, True)
 
 
+def test_tokens_are_never_rounded_up() -> None:
+    """Nobody reads of a token that cannot be spent."""
+    held = {0: "0", 999_999: "0.999", 1_000_000: "1", 7_500_000: "7.5", 10**15: "1000000000"}
+    assert {micro: tokens(micro) for micro in held} == held
+
+
 def test_waits_and_instants_are_written_for_people() -> None:
-    """In their two greatest units; an instant that no calendar has is unknown."""
+    """In their two greatest units, rounded up; an instant that no calendar has is unknown."""
     waits = {
         0: "0 s",
         1_500_000: "1.5 s",
         59_999_000: "59.999 s",
+        59_999_001: "1 min",
         60_000_001: "1 min 1 s",
         3_600_000_000: "1 h",
     }
     assert {us: duration(us) for us in waits} == waits
     assert duration(1_000_000 * 10**6) == "11 d 13 h"
+    assert duration(1) == "0.001 s"
     assert instant(0) == "1970-01-01 00:00:00 UTC"
     assert instant(10**30) == "unknown"

@@ -271,6 +271,19 @@ async def test_a_phone_shows_every_page_without_scrolling_sideways(system: Syste
         assert await page.evaluate(OUT_OF_SIGHT) == [], page.url
 
 
+async def test_a_phone_goes_to_the_answer(visit: Visit) -> None:
+    """It stands below a form that is as high as the screen."""
+    page = await visit.signed_in()
+    await page.set_viewport_size(PHONE)  # type: ignore[arg-type] # its TypedDict is not exported
+    await page.goto("/admin/explain")
+    await page.get_by_role("button", name="Explain").click()
+    await expect(page.get_by_role("heading", name="It would be allowed")).to_be_in_viewport()
+    await page.goto("/admin/buckets")
+    await page.get_by_label("User").fill("somebody")
+    await page.get_by_role("button", name="Look up").click()
+    await expect(page.get_by_text("All are full")).to_be_in_viewport()
+
+
 OUT_OF_SIGHT = """() => [...document.querySelectorAll("tbody th, tbody td")].filter(cell => {
   const box = cell.getBoundingClientRect();
   const named = !cell.innerText.trim() || cell.dataset.label || cell.querySelector("a, .badge");

@@ -47,8 +47,8 @@ def instant(at_us: int) -> str:
 
 
 def tokens(micro: int) -> str:
-    """Microtokens in tokens, with three decimals at most."""
-    return number(micro / MICRO, 3)
+    """Microtokens in tokens, with three decimals at most, never rounded up."""
+    return number(micro // 1000 / 1000, 3)
 
 
 def number(value: float, decimals: int = 6) -> str:
@@ -58,9 +58,14 @@ def number(value: float, decimals: int = 6) -> str:
 
 
 def duration(us: int | None, decimals: int = 3) -> str:
-    """How long something takes, in its two greatest units: 1.5 s, 3 min 20 s, 11 d 13 h."""
+    """How long something takes, in its two greatest units: 1.5 s, 3 min 20 s, 11 d 13 h.
+
+    Its last digit is rounded up: who waits so long has waited enough.
+    """
     if us is None:
         return "none"
+    digit_us = MICRO // 10**decimals
+    us = -(-us // digit_us) * digit_us
     if us < 60 * MICRO:
         return f"{number(us / MICRO, decimals)} s"
     left_s, found = -(-us // MICRO), list[tuple[int, str]]()
