@@ -20,7 +20,7 @@ from ratelimitd.admin.panel.page import duration, instant, tokens
 from ratelimitd.admin.panel.session import MAX_NAME
 from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.control.control import Control
-from ratelimitd.errors import PolicyError
+from ratelimitd.errors import PolicyError, Problem
 from ratelimitd.loopback import LOOPBACK, free_port
 from ratelimitd.policy.replicas import Replica, Replicas
 from ratelimitd.policy.text import MAX_BYTES, normal_text, parse
@@ -451,7 +451,7 @@ async def test_edit_the_text_goes_back_with_it(browser: Browser) -> None:
 async def test_who_was_slower_keeps_the_text_and_learns_of_the_other(
     browser: Browser, control: Control
 ) -> None:
-    """Both when comparing and when applying; then it can be compared with the newer one and applied."""
+    """It sees both changes, when comparing and when applying; then it can be compared again and applied."""
     page = await browser.get("/admin/edit")
     mine = FULL.replace("100, rate", "120, rate")
     theirs = FULL.replace("500", "900")
@@ -463,6 +463,7 @@ async def test_who_was_slower_keeps_the_text_and_learns_of_the_other(
         assert "UTC" in conflict.text
         assert "<q>mine is faster</q>" in conflict.text
         assert "<ins>+   global: {capacity: 900, refill_rate: 50}</ins>" in conflict.text
+        assert "<ins>+   user: {capacity: 120, refill_rate: 5, shadow: true}</ins>" in conflict.text
         assert _hidden(conflict, "text") == mine
         assert await head(control) == (2, theirs)
     changes = await browser.submit(
@@ -472,6 +473,21 @@ async def test_who_was_slower_keeps_the_text_and_learns_of_the_other(
     assert _hidden(changes, "note") == "why"
     await browser.submit("/admin/apply", changes, expected=expected(changes), text=mine)
     assert await head(control) == (3, mine)
+
+
+async def test_a_conflict_keeps_the_text_when_no_difference_can_be_told(
+    browser: Browser, control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as from a revision that another version of ratelimitd wrote."""
+
+    async def unreadable(*_: object) -> str:
+        raise PolicyError(Problem("tiers", "is unknown here"))
+
+    page = await browser.get("/admin/edit")
+    await control.apply(limits_json(), author="dave", note="", expected=1)
+    monkeypatch.setattr(Control, "diff", unreadable)
+    conflict = await browser.submit("/admin/edit", page, expected="1", text=FULL)
+    assert (conflict.status_code, _hidden(conflict, "text")) == (409, FULL)
 
 
 async def test_a_change_that_not_every_replica_runs_says_so(

@@ -155,14 +155,16 @@ async def _compare(panel: Panel, call: Call, draft: Draft) -> Response:
 async def _conflict(panel: Panel, call: Call, draft: Draft, reason: str) -> Response:
     newest = (await panel.control.current()).revision
     try:
-        began = await panel.control.diff(newest.text, draft.expected)
-    except UnknownRevisionError:
-        began = ""
+        theirs = await panel.control.diff(newest.text, draft.expected)
+        yours = await panel.control.diff(draft.text, draft.expected)
+    except (UnknownRevisionError, PolicyError):  # it is not kept, or not readable any more
+        theirs = yours = ""
     return call.page(
         "conflict.html",
         status=HTTPStatus.CONFLICT,
         draft=draft,
         newest=newest,
         reason=sentence(reason) if reason and newest.number == draft.expected else "",
-        theirs=diff_lines(began),
+        theirs=diff_lines(theirs),
+        yours=diff_lines(yours),
     )
