@@ -515,6 +515,32 @@ async def test_a_refused_text_in_the_store_is_shouted_about(browser: Browser, st
     assert 'value="500"' in (await browser.get("/admin")).text
 
 
+async def test_what_every_replica_refuses_is_told_once(
+    browser: Browser, store: Redis, control: Control
+) -> None:
+    """At the head of the page; a replica's row says that it is one of them."""
+    await store.set(KEY, limits_json(user_rate=-1))
+    now_us = (await control.status()).now_us
+    for name in ("one:1", "two:1"):
+        replica = Replica(name, "1.0", "fast", 1, "0" * 12, "user_rate: must be more", now_us, now_us)
+        await Replicas(store, KEY).publish(replica)
+    page = await browser.get("/admin/replicas")
+    assert page.text.count("refuses the text") == 2
+    assert "user_rate: must be more" not in page.text
+
+
+async def test_a_key_for_looking_is_not_told_to_apply(control: Control, store: Redis) -> None:
+    """What it reads is what it can do; units are those of the numbers that it sees."""
+    await store.set(KEY, "{")
+    async with browsing(control) as browser:
+        await browser.sign_in(key=READ)
+        pages = [await browser.get(path) for path in ("/admin", "/admin/edit", "/admin/replicas")]
+    assert all("A text in the store is refused" in page.text for page in pages)
+    assert not [page for page in pages if "apply a policy here" in page.text or "You begin" in page.text]
+    assert "or 100/min" not in pages[0].text
+    assert "In force is revision 1." in pages[1].text
+
+
 # History
 
 
@@ -618,6 +644,9 @@ async def test_a_user_is_looked_up_and_reset(browser: Browser, store: Redis) -> 
     assert "2 buckets of alice full again." in after.text
     assert await store.keys("rate:*") == [b"rate:user:bob"]
     assert "All are full" in (await browser.get("/admin/buckets?user=alice")).text
+    nothing = await browser.get("/admin/buckets/reset?user=alice")
+    assert "there is nothing to reset" in nothing.text
+    assert 'action="/admin/buckets/reset"' not in nothing.text
 
 
 @pytest.mark.parametrize("query", ["user=a&address=203.0.113.9", "user=a,b", "address=here"])
@@ -737,6 +766,12 @@ async def test_a_mistyped_address_is_a_page_that_says_so(browser: Browser, path:
     assert (page.status_code, "No such page" in page.text) == (404, True)
 
 
+async def test_a_slash_at_the_end_still_finds_the_panel(browser: Browser) -> None:
+    """People type one, and proxies add it."""
+    page = await browser.get("/admin/", follow_redirects=True)
+    assert (page.status_code, page.url.path, "<h1>Limits" in page.text) == (200, "/admin", True)
+
+
 @pytest.mark.parametrize("name", ["panel.css", "panel.js", "icon.svg"])
 async def test_what_pages_need_is_open_to_everybody(control: Control, name: str) -> None:
     """The page for signing in is to look right, too."""
@@ -772,6 +807,7 @@ async def test_a_store_that_is_away_is_a_page() -> None:
         ):
             assert (reply.status_code, "The store is away" in reply.text) == (503, True)
             assert "Traceback" not in reply.text
+        assert 'href="/admin/buckets?user=alice">Try again' in (await browser.get(PAGES[-1])).text
         for path in ("/admin/edit", "/admin/apply"):
             reply = await browser.submit(path, form, expected="1", text=FULL)
             assert (reply.status_code, FULL in reply.text) == (503, True)

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 
 from tests.browser.conftest import NAME, PATIENCE_MS, WRITE_KEY, System, Visit
 from tests.limits import KEY, STILL, limits_json, statuses
@@ -12,6 +12,7 @@ from tests.limits import KEY, STILL, limits_json, statuses
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 expect.set_options(timeout=PATIENCE_MS)
 
+MANY_STOPS = 30
 PHONE = {"width": 360, "height": 740}
 
 FULL = """\
@@ -181,17 +182,24 @@ async def test_a_keyboard_is_enough_to_sign_in_and_change_a_limit(visit: Visit) 
     await expect(page.get_by_role("link", name="Skip to content")).to_be_in_viewport()
     await press("Enter")
     await expect(page.get_by_role("main")).to_be_focused()
-    field = page.get_by_label("Capacity").first
-    while not await field.evaluate("field => field === document.activeElement"):
-        await press("Tab")
-        assert await page.evaluate(FOCUS_SHOWS), await page.evaluate("document.activeElement.outerHTML")
+    await tab_to(page, page.get_by_label("Capacity").first)
     await press("Control+A")
     await page.keyboard.type("12")
     await press("Enter")
     await expect(page.get_by_role("heading", name="What changes")).to_be_visible()
-    await page.get_by_role("button", name="Apply").focus()
+    await tab_to(page, page.get_by_role("button", name="Apply"))
     await press("Enter")
     await expect(page.get_by_text("is in force on 2 replicas")).to_be_visible()
+
+
+async def tab_to(page: Page, wanted: Locator) -> None:
+    """Presses Tab until it is reached; each stop on the way can be seen."""
+    for _ in range(MANY_STOPS):
+        await page.keyboard.press("Tab")
+        assert await page.evaluate(FOCUS_SHOWS), await page.evaluate("document.activeElement.outerHTML")
+        if await wanted.evaluate("wanted => wanted === document.activeElement"):
+            return
+    pytest.fail(f"{wanted} is not reached")
 
 
 FOCUS_SHOWS = """() => {

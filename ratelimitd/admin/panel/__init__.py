@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from starlette.responses import RedirectResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -65,5 +66,6 @@ def panel_routes(
         *(Route(path, endpoint(panel, handler, Role.READ), methods=["GET"]) for path, handler in LOOK),
         *(Route(path, endpoint(panel, handler, Role.WRITE), methods=["GET"]) for path, handler in WRITE),
         *(Route(path, endpoint(panel, handler, Role.WRITE), methods=["POST"]) for path, handler in CHANGE),
+        Route("/admin/", RedirectResponse("/admin")),
         Route("/admin/{rest:path}", endpoint(panel, nowhere, None), methods=["GET"]),
     ]

@@ -150,11 +150,15 @@ def _signed_out(request: Request, visitor: Visitor, *, is_post: bool) -> Respons
             "You are signed out",
             "Nothing was done. Go back to copy what you wrote, then sign in again.",
         )
-    wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    wanted = _address(request)
     if request.headers.get("sec-fetch-site") == "cross-site":
         # A link from elsewhere comes without its SameSite=Strict cookie. From our own page it comes with it.
         return page(request, visitor, "arrived.html", wanted=wanted)
     return RedirectResponse(f"/admin/login?next={quote(wanted, safe='/')}", HTTPStatus.SEE_OTHER)
+
+
+def _address(request: Request) -> str:
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
 async def nowhere(_: Panel, call: Call) -> Response:
@@ -172,7 +176,9 @@ def own_path(wanted: str) -> str:
 
 def error_page(request: Request, visitor: Visitor, status: HTTPStatus, title: str, reason: str) -> Response:
     """A page that says why not."""
-    return page(request, visitor, "error.html", status=status, title=title, reason=reason)
+    is_away = status == HTTPStatus.SERVICE_UNAVAILABLE and request.method == "GET"
+    again = _address(request) if is_away else ""
+    return page(request, visitor, "error.html", status=status, title=title, reason=reason, again=again)
 
 
 def sentence(text: str) -> str:
