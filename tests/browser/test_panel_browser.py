@@ -109,7 +109,7 @@ async def test_a_text_that_is_no_policy_is_told_while_typing_and_changes_nothing
     await expect(area).to_have_accessible_description(
         "1 problem line 7 routes[0].cost must be 0 or more, got -1"
     )
-    await expect(page.locator("[data-numbers]")).to_contain_text("▸7")
+    await expect(page.locator("[data-numbers] b")).to_have_text("▸7")
     await page.get_by_role("link", name="line 7").click()
     await expect(area).to_be_focused()
     assert "cost: -1" in await page.evaluate("getSelection().toString()")
@@ -223,6 +223,17 @@ async def test_without_scripts_all_of_it_works(system: System) -> None:
     await page.get_by_role("button", name="Sign out").click()
     await expect(page.get_by_text("You are signed out.")).to_be_visible()
     await context.close()
+
+
+async def test_after_signing_out_nothing_is_left_to_go_back_to(visit: Visit) -> None:
+    """Neither a session nor a page: going back asks for the key."""
+    page = await visit.signed_in()
+    await page.get_by_role("link", name="History").click()
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_text("You are signed out.")).to_be_visible()
+    await page.go_back()
+    await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    await expect(page.get_by_role("heading", name="History")).to_have_count(0)
 
 
 async def test_a_link_from_another_site_finds_one_signed_in(system: System, visit: Visit) -> None:

@@ -16,14 +16,18 @@ for (const area of document.querySelectorAll("textarea[data-check], textarea[rea
 }
 
 function numbering(area, numbers, reading) {
+  let shown = "";
   const show = () => {
     const marked = new Set(Array.from(reading.querySelectorAll("[data-line]"), (one) => Number(one.dataset.line)));
     const count = area.value.split("\n").length;
-    const text = Array.from({ length: count }, (_, at) => `${marked.has(at + 1) ? "▸" : ""}${at + 1}\n`).join("");
-    if (text !== numbers.textContent) {
-      numbers.textContent = text;
-      numbers.scrollTop = area.scrollTop;
+    const now = [count, ...marked].join();
+    if (now === shown) {
+      return;
     }
+    shown = now;
+    const lines = Array.from({ length: count }, (_, at) => `${marked.has(at + 1) ? "▸" : ""}${at + 1}\n`);
+    numbers.replaceChildren(...lines.join("").split(/(▸[0-9]+)/).map(marking));
+    numbers.scrollTop = area.scrollTop;
   };
   area.addEventListener("input", show);
   area.addEventListener("scroll", () => { numbers.scrollTop = area.scrollTop; });
@@ -35,6 +39,15 @@ function numbering(area, numbers, reading) {
     }
   });
   return show;
+}
+
+function marking(text) {
+  if (!text.startsWith("▸")) {
+    return text;
+  }
+  const mark = document.createElement("b");
+  mark.textContent = text;
+  return mark;
 }
 
 function goTo(area, line) {
