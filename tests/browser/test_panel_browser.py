@@ -8,6 +8,7 @@ from playwright.async_api import Locator, Page, expect
 
 from tests.browser.conftest import NAME, PATIENCE_MS, WRITE_KEY, System, Visit
 from tests.limits import KEY, STILL, limits_json, statuses
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 expect.set_options(timeout=PATIENCE_MS)
@@ -19,7 +20,7 @@ FULL = """\
 # a policy with everything in it, and a line so long that it has to scroll: 0123456789 0123456789 0123456789
 tiers:
   global: {capacity: 500, refill_rate: 50}
-  user: {capacity: 100, rate: 300/min, shadow: true}
+  user: {capacity: 1, rate: 1/min, shadow: true}
   user_api: {capacity: 20, refill_rate: 2}
 routes:
   - {path: /api/a/very/long/path/that/does/not/fit/on/a/phone/**, api: a-very-long-name-of-a-bucket, cost: 5}
@@ -257,6 +258,11 @@ async def shown(system: System, visit: Visit) -> list[Page]:
     """Every page, with much on it, one tab each; the last has a refused text, and wrong numbers."""
     number = await system.set_policy(FULL)
     await asyncio.gather(*(system.get(LONG) for _ in range(3)))
+
+    async def counted() -> bool:
+        return bool((await system.control.status()).shadow)
+
+    await eventually(counted, "what shadow would have denied")
     pages = [await visit.page()]
     await pages[0].goto("/admin")
     pages.append(await visit.signed_in())
@@ -307,7 +313,8 @@ async def test_a_phone_goes_to_the_answer(visit: Visit) -> None:
 OUT_OF_SIGHT = """() => [...document.querySelectorAll("tbody th, tbody td")].filter(cell => {
   const box = cell.getBoundingClientRect();
   const named = !cell.innerText.trim() || cell.dataset.label || cell.querySelector("a, .badge");
-  return !named || box.right > innerWidth || cell.scrollWidth > cell.clientWidth;
+  return !named || box.right > innerWidth || cell.scrollWidth > cell.clientWidth
+    || cell.scrollHeight > cell.clientHeight;
 }).map(cell => cell.outerHTML)"""
 
 
