@@ -68,12 +68,15 @@ def _print_refused(problems: Sequence[Problem], config_key: str) -> None:
 
 
 def _print_revision(revision: Revision, now_us: int | None = None) -> None:
-    accepted = instant(revision.at_us) if revision.number else "never: these are the defaults"
-    ago = f" ({tables.age(now_us - revision.at_us)} ago)" if revision.number and now_us is not None else ""
+    accepted = "never: these are the defaults" if revision.number == 0 else "unknown"
+    if revision.at_us:
+        accepted = instant(revision.at_us)
+        if now_us is not None:
+            accepted += f" ({tables.age(now_us - revision.at_us)} ago)"
     tables.print_fields(
         ("revision", revision.number),
         ("content", revision.sha256[:12]),
-        ("accepted", accepted + ago),
+        ("accepted", accepted),
         ("author", revision.author or None),
         ("note", revision.note or None),
     )

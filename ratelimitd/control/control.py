@@ -22,6 +22,7 @@ from ratelimitd.errors import ConflictError, PolicyError, WaitError
 from ratelimitd.limiter.buckets import Buckets
 from ratelimitd.policy.advice import advice
 from ratelimitd.policy.compile import policy_set
+from ratelimitd.policy.last_good import last_good
 from ratelimitd.policy.replicas import Replicas
 from ratelimitd.policy.revision import Look, Revision
 from ratelimitd.policy.revisions import Revisions
@@ -58,11 +59,11 @@ class Control:
         while True:
             look = await self._revisions.look()
             if not look.foreign:
-                return Current(await self._revisions.head(), ()), look
+                return Current(await self._revisions.newest(look), ()), look
             try:
                 parse(look.text())
             except PolicyError as error:
-                return Current(await self._revisions.head(), error.problems), look
+                return Current(await last_good(self._revisions), error.problems), look
             with suppress(ConflictError):  # it was changed again meanwhile
                 await self._revisions.adopt(look)
 

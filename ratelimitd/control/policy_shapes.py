@@ -10,7 +10,7 @@ from ratelimitd.policy.revision import Revision
 
 
 class RevisionShape(Shape):
-    """A revision without its text. Number 0 is the defaults, which nobody accepted: its `at` is null."""
+    """A revision without its text. `at` is null for number 0, the defaults, and where its record is lost."""
 
     number: int
     sha256: str

@@ -14,13 +14,14 @@ from redis.asyncio import Redis
 
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.core.ports import Policies
-from ratelimitd.errors import ConflictError, PolicyError, StoreError, UnknownRevisionError
+from ratelimitd.errors import ConflictError, PolicyError, StoreError
 from ratelimitd.policy.compile import policy_set
+from ratelimitd.policy.last_good import last_good
 from ratelimitd.policy.presence import Presence
 from ratelimitd.policy.replicas import Replica
 from ratelimitd.policy.revision import Look
 from ratelimitd.policy.revisions import RESET, Revisions
-from ratelimitd.policy.text import DEFAULT_TEXT, parse, revision_of
+from ratelimitd.policy.text import parse, revision_of
 from ratelimitd.store.client import store_errors
 
 POLL_INTERVAL_S = 1.0
@@ -141,22 +142,18 @@ class RedisPolicies:
         self._on_change()
 
     async def _refuse(self, look: Look, reason: str) -> None:
-        """A bad text changes nothing: the newest revision is in force."""
+        """A bad text changes nothing: the newest revision that can be read is in force."""
         if self._current is None or look.head != self._presence.replica.number:
-            self._accept(*await self._newest())
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                good = await last_good(self._revisions)
+            if good.number != look.head:
+                self._log.error("revision_unread", number=look.head, instead=good.number)
+            # Whoever runs a policy knows better than the defaults.
+            if good.number or self._current is None:
+                self._accept(await asyncio.to_thread(_compiled, good.text), good.number)
         if reason != self._presence.replica.refused:
             self._log.error("policy_refused", key=self._key, reason=reason, in_force=self.current().revision)
         self._presence.refuses(reason)
-
-    async def _newest(self) -> tuple[PolicySet, int]:
-        """The newest revision and its number; the defaults where it is lost or cannot be read here."""
-        try:
-            async with asyncio.timeout(READ_TIMEOUT_S):
-                head = await self._revisions.head()
-            return _compiled(head.text), head.number
-        except (UnknownRevisionError, PolicyError) as error:
-            self._log.error("revision_unread", reason=str(error))
-            return _compiled(DEFAULT_TEXT), 0
 
     async def _listen(self) -> None:
         """Wakes the poll when the store tells of a change."""

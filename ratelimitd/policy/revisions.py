@@ -7,6 +7,8 @@ past this module is foreign until it is adopted. No text is parsed here: callers
 
 import hashlib
 import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from redis.asyncio import Redis
@@ -79,6 +81,23 @@ class Revisions:
             kept = f"kept are {max(1, newest - KEPT + 1)} to {newest}" if newest else "none was accepted yet"
             raise UnknownRevisionError(f"there is no revision {number}: {kept} (policy history)")
         return revision
+
+    async def newest(self, look: Look) -> Revision:
+        """The newest revision, whose text `look` found at C: all that is known when its record is lost."""
+        try:
+            return await self.get(look.head)
+        except UnknownRevisionError:
+            text = DEFAULT_TEXT if look.value is None else look.value.decode(errors="replace")
+            sha256 = hashlib.sha256(text.encode()).hexdigest()
+            return Revision(look.head, sha256, 0, "", "its record is lost", text)
+
+    async def newest_first(self) -> AsyncIterator[Revision]:
+        """Every revision that is kept, newest first; the defaults come last."""
+        head = await self._head()
+        for number in range(head, max(0, head - KEPT), -1):
+            with suppress(UnknownRevisionError):
+                yield await self.get(number)
+        yield DEFAULTS
 
     async def history(self, limit: int = 20) -> list[Revision]:
         """The newest `limit` revisions that are kept, newest first."""

@@ -271,3 +271,30 @@ async def test_a_revision_is_named_by_its_text(control: Control) -> None:
     await applied(control, limits_json())
     revision = await control.revision(1)
     assert revision.sha256.startswith(revision_of(limits_json()))
+
+
+async def test_a_lost_record_of_the_newest_revision_blocks_nobody(control: Control, store: Redis) -> None:
+    """Its text stands at the key: it is shown, explained and replaced as before."""
+    await applied(control, limits_json())
+    await applied(control, FULL)
+    await store.hdel(f"{{{KEY}}}:revisions", "2")
+    shown = (await control.current()).revision
+    assert (shown.number, shown.text, shown.author, shown.at_us) == (2, FULL, "", 0)
+    assert shown.note == "its record is lost"
+    assert (await control.explain(Question("/api/search"))).cost == 2 * MICRO
+    assert (await control.status()).revision == shown
+    assert await applied(control, limits_json()) == 3
+
+
+async def test_a_lost_record_beside_a_refused_text_shows_what_the_replicas_run(
+    control: Control, store: Redis
+) -> None:
+    """The revision before it; and the way out is open."""
+    await applied(control, FULL)
+    await applied(control, limits_json())
+    await store.hdel(f"{{{KEY}}}:revisions", "2")
+    await store.set(KEY, "{")
+    current = await control.current()
+    assert (current.revision.number, current.revision.text) == (1, FULL)
+    assert current.refused
+    assert await applied(control, limits_json()) == 3

@@ -190,16 +190,42 @@ async def test_a_commit_that_was_overwritten_by_a_bad_text_is_in_force_all_the_s
     assert policies.current().revision == revision_of(BETTER)
 
 
-async def test_a_damaged_history_beside_a_bad_text_leaves_the_defaults(store: Redis) -> None:
-    """Nothing good is known then; a line says so."""
+@pytest.mark.parametrize("newest", ["nonsense", None, BAD])
+async def test_a_newest_revision_that_cannot_be_read_gives_way_to_the_one_before(
+    store: Redis, newest: str | None
+) -> None:
+    """Damaged, lost, or with words that only a later version knows: a start and a running replica agree."""
     await commit(store, GOOD)
-    await store.hset(f"{{{KEY}}}:revisions", "1", "nonsense")
+    running = policies_of(store)
+    await running.poll()
+    await commit(store, BAD)
+    history = f"{{{KEY}}}:revisions"
+    if newest is None:
+        await store.hdel(history, "2")
+    elif newest != BAD:
+        await store.hset(history, "2", newest)
     await store.set(KEY, BAD)
-    policies = policies_of(store)
-    with capture_logs() as lines:
+    started = policies_of(store, "r2")
+    for policies in (running, started):
+        with capture_logs() as lines:
+            await policies.poll()
+        assert policies.current().revision == revision_of(GOOD)
+        assert "revision_unread" in [line["event"] for line in lines]
+    assert {one.number for one in (await told(store)).values()} == {1}
+
+
+async def test_a_lost_history_beside_a_bad_text_takes_nothing_from_who_runs(store: Redis) -> None:
+    """A start knows nothing better than the defaults; a running replica does, and keeps it."""
+    await commit(store, GOOD)
+    running = policies_of(store)
+    await running.poll()
+    await store.delete(f"{{{KEY}}}:revisions")
+    await store.set(KEY, BAD)
+    started = policies_of(store, "r2")
+    for policies in (running, started):
         await policies.poll()
-    assert policies.current().revision == revision_of(DEFAULT_TEXT)
-    assert "revision_unread" in [line["event"] for line in lines]
+    assert running.current().revision == revision_of(GOOD)
+    assert started.current().revision == revision_of(DEFAULT_TEXT)
 
 
 async def test_a_key_of_another_type_is_refused_like_a_bad_policy(store: Redis) -> None:
