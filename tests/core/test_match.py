@@ -1,5 +1,6 @@
 """What holds for a request, under policies as people write them; checked against a matcher that is plain."""
 
+import gc
 import json
 from typing import Any
 
@@ -42,6 +43,16 @@ def matched(data: dict[str, Any], asked: Request) -> Match:
 def capacities(found: Match) -> dict[str, int]:
     """The capacity of each tier that takes part."""
     return {tier.name.value: tier.limit.capacity for tier in (*found.spend.tiers, *found.spend.shadow)}
+
+
+def test_a_policy_that_is_replaced_is_forgotten() -> None:
+    """What is remembered of matches holds two policies at most, however many there were."""
+    for _ in range(4):
+        policy = policy_set(parse(json.dumps(document())), "replaced")
+        match(policy, request(), identify(SOURCES, request()), "rate")
+    gc.collect()
+    kept = [one for one in gc.get_objects() if isinstance(one, PolicySet) and one.revision == "replaced"]
+    assert len(kept) == 2
 
 
 def test_an_override_wins_over_a_route_and_a_route_over_the_tier() -> None:
