@@ -57,7 +57,7 @@ def test_no_window_admits_more_than_capacity_plus_refill(
     """For every pair of admitted requests: cost between them <= capacity + refill_rate * time, exactly."""
     limit = Limit(capacity, float(rate))
     buckets: dict[str, Bucket] = {}
-    now, latest = NOW, NOW
+    now, latest = NOW, 0
     admitted: list[tuple[int, int]] = []
     for gap, cost in steps:
         now += gap
