@@ -21,9 +21,12 @@ class Presence:
         self.replica = replica
         self._replicas = Replicas(client, key)
         self._shadow: Counter[str] = Counter()
+        self._before: tuple[int, Counter[str]] = (0, Counter())
 
     def runs(self, revision: str, number: int) -> None:
-        """This policy is in force here, under this number."""
+        """This policy is in force here, under this number; what was counted belongs to the one before."""
+        if revision != self.replica.revision and self._shadow:
+            self._before, self._shadow = (self.replica.number, self._shadow), Counter()
         self.replica = replace(self.replica, revision=revision, number=number)
 
     def refuses(self, reason: str | None) -> None:
@@ -42,6 +45,8 @@ class Presence:
         started_us = self.replica.started_us or now_us
         self.replica = replace(self.replica, started_us=started_us, seen_us=now_us)
         await self._replicas.publish(self.replica)
+        await self._replicas.add_shadow(*self._before)
+        self._before = (0, Counter())
         counts = Counter(self._shadow)
         await self._replicas.add_shadow(self.replica.number, counts)
         self._shadow.subtract(counts)

@@ -303,6 +303,20 @@ async def test_what_would_have_been_denied_in_shadow_is_published_once(store: Re
     assert await Replicas(store, KEY).shadow(1) == {"tiers.user": 4}
 
 
+async def test_what_shadow_counted_before_a_change_stands_under_the_revision_of_then(store: Redis) -> None:
+    """A new policy does not begin with what another one would have denied."""
+    await commit(store, GOOD)
+    policies = policies_of(store)
+    await policies.poll()
+    policies.shadow_denied("tiers.user")
+    await commit(store, BETTER)
+    await policies.poll()
+    policies.shadow_denied("routes[0]")
+    await policies.poll()
+    replicas = Replicas(store, KEY)
+    assert [await replicas.shadow(number) for number in (1, 2)] == [{"tiers.user": 1}, {"routes[0]": 1}]
+
+
 async def test_a_replica_that_stops_is_not_listed_any_more(store: Redis) -> None:
     """At once, not after some seconds of silence."""
     async with policies_of(store).watched():
