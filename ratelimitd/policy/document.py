@@ -49,6 +49,9 @@ NEITHER = "neither"
 TOGETHER = "together"
 """The type of a problem between parts that are each right."""
 
+TOO_MANY = "too_many"
+"""The type of a problem with a number of parts, whatever they are."""
+
 _ABSENT: Any = object()
 
 
@@ -141,12 +144,27 @@ class TiersEntry(Part):
         )
 
 
+def _no_longer(most: int) -> Callable[[Any], Any]:
+    """Refuses a longer list before its parts are looked at: each mistake in them would take a kilobyte."""
+
+    def checked(value: Any) -> Any:
+        if isinstance(value, list) and len(value) > most:
+            raise PydanticCustomError(TOO_MANY, "must have at most {most}", {"most": most})
+        return value
+
+    return checked
+
+
 class RouteEntry(Part):
     """What holds for the requests that a path pattern matches. The first route that matches wins."""
 
     path: Pattern = Field(description="/api/search; * is one segment; ** at the end is any rest.")
     methods: Maybe[
-        Annotated[tuple[Method, ...], Field(strict=False, min_length=1, max_length=MAX_METHODS)]
+        Annotated[
+            tuple[Method, ...],
+            Field(strict=False, min_length=1, max_length=MAX_METHODS),
+            BeforeValidator(_no_longer(MAX_METHODS)),
+        ]
     ] = Field(None, description="In upper case. Absent, any.")
     api: Maybe[Api] = Field(
         None, description="The name of the API's bucket. Absent, the path pattern itself."
@@ -186,6 +204,24 @@ class OverridesEntry(Part):
         default_factory=dict, description="By a key of a route's context_extensions, then by its value."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_enough(cls, data: Any) -> Any:
+        """Before any of them is looked at, as for lists."""
+        count = sum(map(len, _groups(data)))
+        if count > MAX_OVERRIDES:
+            reason = f"must be at most {MAX_OVERRIDES} together, got {count}"
+            raise PydanticCustomError(TOO_MANY, "{reason}", {"reason": reason})
+        return data
+
+
+def _groups(overrides: Any) -> Iterator[dict[Any, Any]]:
+    """Each dict of overrides in plain data that may be anything."""
+    for kind, values in overrides.items() if isinstance(overrides, dict) else ():
+        if isinstance(values, dict):
+            nested = values.values() if kind in {"headers", "context"} else (values,)
+            yield from (group for group in nested if isinstance(group, dict))
+
 
 class PolicyDocument(Part):
     """The full form."""
@@ -194,9 +230,11 @@ class PolicyDocument(Part):
     shadow: bool = Field(
         default=False, description="The whole policy counts what it would deny, and denies nothing."
     )
-    routes: Annotated[tuple[RouteEntry, ...], Field(strict=False, max_length=MAX_ROUTES)] = Field(
-        (), description="In order: the first that matches a request holds."
-    )
+    routes: Annotated[
+        tuple[RouteEntry, ...],
+        Field(strict=False, max_length=MAX_ROUTES),
+        BeforeValidator(_no_longer(MAX_ROUTES)),
+    ] = Field((), description="In order: the first that matches a request holds.")
     overrides: OverridesEntry = Field(default_factory=OverridesEntry)
 
     @model_validator(mode="after")
@@ -210,7 +248,6 @@ class PolicyDocument(Part):
             for location, reason in (
                 *unpayable(self.tiers, dict(enumerate(self.routes)), shadow=self.shadow),
                 *twins(self.overrides.users, self.overrides.addresses),
-                *too_many(self.overrides),
             )
         ]
         if lines:
@@ -249,14 +286,6 @@ def twins(users: Iterable[str], addresses: Iterable[str]) -> Iterator[Finding]:
         other = first.setdefault(key, name)
         if other != name:
             yield ("overrides", kind, name), f"must stand once, {other!r} is the same identity"
-
-
-def too_many(overrides: OverridesEntry) -> Iterator[Finding]:
-    """Whether there are more than MAX_OVERRIDES."""
-    count = len(overrides.users) + len(overrides.addresses)
-    count += sum(map(len, overrides.headers.values())) + sum(map(len, overrides.context.values()))
-    if count > MAX_OVERRIDES:
-        yield ("overrides",), f"must be at most {MAX_OVERRIDES} together, got {count}"
 
 
 def full_form(policy: SeedPolicy | PolicyDocument) -> PolicyDocument:

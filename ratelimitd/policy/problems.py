@@ -8,8 +8,10 @@ from pydantic_core import ErrorDetails
 
 from ratelimitd.errors import PolicyError, Problem, must
 from ratelimitd.policy.document import (
+    MAX_ROUTES,
     NEITHER,
     TOGETHER,
+    TOO_MANY,
     LimitEntry,
     OverrideEntry,
     OverridesEntry,
@@ -42,13 +44,12 @@ _SENTENCES = {
     "literal_error": "must be {expected}",
     "tuple_type": "must be a list",
     "too_short": "must have {min_length} or more",
-    "too_long": "must have at most {max_length}",
     "model_type": "must be an object",
     "dict_type": "must be an object",
     "missing": "must be given",
 }
 _SHOWN_CHARACTERS = 60
-_WITHOUT_VALUE = {"missing", "too_short", NEITHER, TOGETHER}
+_WITHOUT_VALUE = {"missing", "too_short", NEITHER, TOGETHER, TOO_MANY}
 
 
 def validated(data: Any) -> SeedPolicy | PolicyDocument:
@@ -79,7 +80,7 @@ def _between_good_parts(data: Mapping[str, Any]) -> Iterator[Problem]:
     """What pydantic looks for only when all parts are good: told at once as well, for those that are."""
     tiers = _valid(TiersEntry, data.get("tiers"))
     routes = data.get("routes")
-    if tiers is not None and isinstance(routes, list):
+    if tiers is not None and isinstance(routes, list) and len(routes) <= MAX_ROUTES:
         found = ((at, _valid(RouteEntry, route)) for at, route in enumerate(routes))
         good = {at: route for at, route in found if route is not None}
         for location, reason in unpayable(tiers, good, shadow=data.get("shadow") is True):
