@@ -1,7 +1,7 @@
 """What a valid policy says in vain. Nothing here refuses a policy: it is told to whoever writes one."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from ratelimitd.core.model import TierName
 from ratelimitd.core.routes import ANY_REST, ANY_SEGMENT, covers, pattern_segments
@@ -16,11 +16,11 @@ def advice(policy: SeedPolicy | PolicyDocument) -> tuple[Problem, ...]:
     """What has no effect, or one that nobody can want, in the order of the text. The flat form has none."""
     if isinstance(policy, SeedPolicy):
         return ()
-    return (*_of_routes(policy), *_of_overrides(policy))
-
-
-def _of_routes(policy: PolicyDocument) -> Iterator[Problem]:
     unreachable = _unreachable(policy.routes)
+    return (*_of_routes(policy, unreachable), *_of_overrides(policy, unreachable))
+
+
+def _of_routes(policy: PolicyDocument, unreachable: Mapping[int, Sequence[int]]) -> Iterator[Problem]:
     for at, route in enumerate(policy.routes):
         path = f"routes[{at}]"
         if at in unreachable:
@@ -68,9 +68,10 @@ def _literals(pattern: Sequence[str]) -> list[tuple[int, str]]:
     return [(at, segment) for at, segment in enumerate(pattern) if segment not in {ANY_SEGMENT, ANY_REST}]
 
 
-def _of_overrides(policy: PolicyDocument) -> Iterator[Problem]:
+def _of_overrides(policy: PolicyDocument, unreachable: Container[int]) -> Iterator[Problem]:
     tiers = dict(policy.tiers.items())
-    dearest = {name: _dearest(policy.routes, tier) for name, tier in tiers.items()}
+    reached = {at: route for at, route in enumerate(policy.routes) if at not in unreachable}
+    dearest = {name: _dearest(reached, tier) for name, tier in tiers.items()}
     off = {name for name, tier in tiers.items() if tier is None}
     for path, override in _overrides(policy):
         yield from _of_override(path, override, dearest, off, shadow=policy.shadow or override.shadow)
@@ -108,11 +109,11 @@ def _of_override(
             )
 
 
-def _dearest(routes: Sequence[RouteEntry], tier: TierEntry | None) -> tuple[int, int]:
+def _dearest(routes: Mapping[int, RouteEntry], tier: TierEntry | None) -> tuple[int, int]:
     """The highest cost of a route that the tier can deny, and that route's place; 0 when there is none."""
     if tier is None or tier.shadow:
         return 0, 0
-    costs = [(route.cost, -at) for at, route in enumerate(routes) if not (route.exempt or route.shadow)]
+    costs = [(route.cost, -at) for at, route in routes.items() if not (route.exempt or route.shadow)]
     cost, at = max(costs, default=(0, 0))
     return cost, -at
 

@@ -172,3 +172,13 @@ def test_a_thousand_routes_are_advised_on_at_once(paths: list[str]) -> None:
     began = time.perf_counter()
     advice(policy)
     assert time.perf_counter() - began < 0.5
+
+
+def test_a_route_that_is_never_reached_denies_nobody() -> None:
+    """So its cost says nothing about an override."""
+    routes = [{"path": "/a"}, {"path": "/a", "cost": 4}, {"path": "/b", "cost": 3}]
+    policy = full(routes=routes, overrides={"users": {"alice": {"user": LIMIT | {"capacity": 2}}}})
+    assert [str(problem) for problem in advice(policy)] == [
+        "routes[1]: is never reached: routes[0] before it matches all that it does",
+        "overrides.users.alice.user.capacity: is 2, so routes[2], which costs 3, is always denied",
+    ]
