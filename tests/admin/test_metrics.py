@@ -77,7 +77,7 @@ async def test_a_store_that_holds_nonsense_is_up(store: Redis, nobody: httpx.Asy
     await store.hset("{rate_limit:config}:revisions", mapping={"head": "7", "7": "damaged", "stored": ""})
     series = await scraped(nobody)
     assert series["ratelimitd_store_up", ""] == 1
-    assert ("ratelimitd_policy_revision", "") not in series
+    assert series["ratelimitd_policy_revision", ""] == 7
 
 
 def test_shadows_have_a_hundred_series_at_most() -> None:
