@@ -1,20 +1,20 @@
 """What both floors answer: bytes as long as an allowed decision's, made once."""
 
 from ratelimitd.core.headers import limit_field, policy_field
-from ratelimitd.core.model import MICRO, Answer, Limit, Reply, Tier, TierName
+from ratelimitd.core.model import MICRO, Answer, Limit, Reply, TierName
 from ratelimitd.transport.translate import encode
 
 SERVICE, METHOD = "bench.Echo", "Echo"
 PATH = f"/{SERVICE}/{METHOD}"
 
-_TIERS = [Tier(name, name.value, Limit(100, 5.0)) for name in TierName]
+_LIMITS = [(name, Limit(100, 5.0)) for name in TierName]
 ANSWER = encode(
     Answer(
         Reply.OK,
         200,
         (
-            ("ratelimit-policy", policy_field((tier.name, tier.limit) for tier in _TIERS)),
-            ("ratelimit", limit_field(_TIERS, [99 * MICRO] * len(_TIERS))),
+            ("ratelimit-policy", policy_field(_LIMITS)),
+            ("ratelimit", limit_field(_LIMITS, [99 * MICRO] * len(_LIMITS))),
         ),
         "",
         {

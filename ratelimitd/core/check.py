@@ -22,7 +22,6 @@ from ratelimitd.core.model import (
     Outcome,
     Reply,
     Request,
-    TakeRequest,
     TierName,
 )
 from ratelimitd.core.policy import PolicySet
@@ -94,11 +93,12 @@ class Check:
             answers = [answer or self._on_store_error for answer in terms.on_store_error]
             return self._undecided(request, identity, answers)
         if not outcome.allowed:
-            return _denied(request, policy, identity, spend, terms, outcome)
+            grpc = grpc_fields(request.headers.get("content-type", ""), RESOURCE_EXHAUSTED)
+            return _denied(terms, outcome, grpc, identity.kind, policy.revision)
         shadow = denying_shadow(policy, matched, outcome)
         if shadow is not None and not spend.look:
             self._on_shadow_denial(shadow)
-        return _allowed(policy, identity, spend, terms, outcome, shadow)
+        return _allowed(policy, identity, terms, outcome, shadow)
 
     def _undecided(self, request: Request, identity: Identity, answers: Collection[OnStoreError]) -> Answer:
         """The strictest of the answers; nothing that can deny took part when there are none."""
@@ -127,13 +127,8 @@ def _unlimited(request: Request, policy: PolicySet, identity: Identity, terms: T
     return Answer(Reply.DENIED, 403, headers, _json_error(BLOCKED), metadata)
 
 
-def _allowed(  # noqa: PLR0917 - all that the answer depends on
-    policy: PolicySet,
-    identity: Identity,
-    spend: TakeRequest,
-    terms: Terms,
-    outcome: Outcome,
-    shadow: str | None,
+def _allowed(
+    policy: PolicySet, identity: Identity, terms: Terms, outcome: Outcome, shadow: str | None
 ) -> Answer:
     metadata: dict[str, str | int] = {
         "outcome": "allowed",
@@ -142,38 +137,37 @@ def _allowed(  # noqa: PLR0917 - all that the answer depends on
     }
     if shadow is not None:
         metadata["shadow"] = shadow
-    tiers, tokens = spend.tiers, outcome.tokens
-    if not tiers:
+    tokens = outcome.tokens
+    if not tokens:
         return Answer(Reply.OK, 200, (), "", metadata)
     # The tier that is nearest to its end; all are known, for all have paid.
     left = min(tokens)  # type: ignore[type-var] # likewise
-    metadata["tier"] = tiers[tokens.index(left)].name
+    metadata["tier"] = terms.limits[tokens.index(left)][0]
     metadata["remaining"] = left // MICRO  # type: ignore[operator] # likewise
-    headers = (("ratelimit-policy", terms.policy_field), ("ratelimit", limit_field(tiers, tokens)))
+    headers = (("ratelimit-policy", terms.policy_field), ("ratelimit", limit_field(terms.limits, tokens)))
     return Answer(Reply.OK, 200, headers, "", metadata)
 
 
-def _denied(  # noqa: PLR0917 - all that the answer depends on
-    request: Request,
-    policy: PolicySet,
-    identity: Identity,
-    spend: TakeRequest,
-    terms: Terms,
-    outcome: Outcome,
-) -> Answer:
-    tier, retry_after_us = denying_tier(spend.tiers, spend.cost, outcome.tokens)
+# Who is denied again and again gets the same answer: the same outcome, for a hundredth of a second, has been
+# answered before, and until a whole second has passed others say the same.
+_remembered = lru_cache(maxsize=4096)
+
+
+@_remembered
+def _denied(terms: Terms, outcome: Outcome, grpc: Headers, identity_kind: str, revision: str) -> Answer:
+    tier, retry_after_us = denying_tier(terms.limits, terms.cost, outcome.tokens)
     return _denial(
         terms.policy_field,
-        limit_field(spend.tiers, outcome.tokens),
+        limit_field(terms.limits, outcome.tokens),
         tier,
         whole_seconds(retry_after_us),
-        grpc_fields(request.headers.get("content-type", ""), RESOURCE_EXHAUSTED),
-        identity.kind,
-        policy.revision,
+        grpc,
+        identity_kind,
+        revision,
     )
 
 
-@lru_cache(maxsize=4096)
+@_remembered
 def _denial(  # noqa: PLR0917 - all that the answer depends on
     policy_field: str,
     limits_left: str,
@@ -183,7 +177,6 @@ def _denial(  # noqa: PLR0917 - all that the answer depends on
     identity_kind: str,
     revision: str,
 ) -> Answer:
-    """Who is denied again and again gets the same answer, until a second has passed."""
     metadata: dict[str, str | int] = {
         "outcome": "denied",
         "tier": tier,

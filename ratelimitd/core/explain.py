@@ -88,7 +88,7 @@ def explain(  # noqa: PLR0917 - what a decision depends on
     ]
     denied_by, retry_after_us = None, None
     if not outcome.allowed:
-        denied_by, retry_after_us = denying_tier(spend.tiers, spend.cost, outcome.tokens)
+        denied_by, retry_after_us = denying_tier(terms.limits, spend.cost, outcome.tokens)
     shadow = denying_shadow(policy, matched, outcome) if outcome.allowed else None
     left = [state.tokens for state in tiers if not state.shadow]
     return Explanation(

@@ -5,12 +5,15 @@ RateLimit (r remaining, t seconds until full again); RFC 9110 section 10.2.3 for
 filter for x-envoy-ratelimited, which stops meshes from retrying a limited request.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ratelimitd.core.bucket import wait_us
-from ratelimitd.core.model import MICRO, Limit, Tier, TierName
+from ratelimitd.core.model import MICRO, Limit, TierName
 
 Headers = tuple[tuple[str, str], ...]
+
+Limits = Sequence[tuple[TierName, Limit]]
+"""Tiers that a request spends from, in their order."""
 
 
 def whole_seconds(us: int) -> int:
@@ -18,7 +21,7 @@ def whole_seconds(us: int) -> int:
     return -(-us // MICRO)
 
 
-def policy_field(limits: Iterable[tuple[TierName, Limit]]) -> str:
+def policy_field(limits: Limits) -> str:
     """RateLimit-Policy: one item per tier."""
     return ", ".join(
         f'"{name}";q={limit.capacity};w={whole_seconds(wait_us(0, limit.capacity_micro, limit))}'
@@ -26,23 +29,23 @@ def policy_field(limits: Iterable[tuple[TierName, Limit]]) -> str:
     )
 
 
-def limit_field(tiers: Sequence[Tier], tokens: Sequence[int | None]) -> str:
+def limit_field(limits: Limits, tokens: Sequence[int | None]) -> str:
     """RateLimit: whole tokens left, and whole seconds until full again, of each tier that is known."""
     items = []
-    for (name, _, limit), left in zip(tiers, tokens, strict=True):
+    for (name, limit), left in zip(limits, tokens, strict=True):
         if left is not None:
             reset_after_s = whole_seconds(wait_us(left, limit.capacity * MICRO, limit))
             items.append(f'"{name}";r={left // MICRO};t={reset_after_s}')
     return ", ".join(items)
 
 
-def denying_tier(tiers: Sequence[Tier], cost: int, tokens: Sequence[int | None]) -> tuple[TierName, int]:
+def denying_tier(limits: Limits, cost: int, tokens: Sequence[int | None]) -> tuple[TierName, int]:
     """The tier that said no and the wait in microseconds until it can pay: the longest, as all must pay.
 
     Tiers of which nothing is known take no part.
     """
     longest_us, denying = -1, TierName.GLOBAL
-    for (name, _, limit), left in zip(tiers, tokens, strict=True):
+    for (name, limit), left in zip(limits, tokens, strict=True):
         if left is not None and (us := wait_us(left, cost, limit)) > longest_us:
             longest_us, denying = us, name
     return denying, longest_us

@@ -1,10 +1,11 @@
 """Request -> what it is up against. An override's limit wins over a route's, and that over the tier's."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from ratelimitd.core.headers import denying_tier, policy_field
+from ratelimitd.core.headers import Limits, denying_tier, policy_field
 from ratelimitd.core.model import (
     MICRO,
     Identity,
@@ -43,8 +44,9 @@ class TierTerms(NamedTuple):
     after: str | None
 
 
-class Terms(NamedTuple):
-    """What holds for all requests of a kind, whoever sends them.
+@dataclass(frozen=True, slots=True, eq=False)
+class Terms:
+    """What holds for all requests of a kind, whoever sends them. Equal to itself alone, as parts of a policy.
 
     Args:
         route: the route that matched.
@@ -55,7 +57,8 @@ class Terms(NamedTuple):
         tiers: those that can deny. None where it is blocked or exempt.
         shadow: those that cannot.
         cost: in microtokens.
-        policy_field: RateLimit-Policy, of the tiers that can deny.
+        limits: those of the tiers that can deny.
+        policy_field: RateLimit-Policy, of the same.
         on_store_error: the answers to a store that is away, of the route, else of each tier that can deny;
             None among them is the setting's.
     """
@@ -68,6 +71,7 @@ class Terms(NamedTuple):
     tiers: tuple[TierTerms, ...] = ()
     shadow: tuple[TierTerms, ...] = ()
     cost: int = MICRO
+    limits: Limits = ()
     policy_field: str = ""
     on_store_error: frozenset[OnStoreError | None] = frozenset()
 
@@ -128,6 +132,7 @@ def _terms(
         before, after = _around(name, api, f"{key_prefix}:shadow" if in_shadow else key_prefix)
         tier = TierTerms(name, _limit(name, rule.limit, route, override), before, after)
         (shadow if in_shadow else enforced).append(tier)
+    limits = tuple([(tier.name, tier.limit) for tier in enforced])
     answers = {policy.tiers[tier.name].on_store_error for tier in enforced}
     if answers and route is not None and route.on_store_error is not None:
         answers = {route.on_store_error}
@@ -138,7 +143,8 @@ def _terms(
         tiers=tuple(enforced),
         shadow=tuple(shadow),
         cost=MICRO if route is None else route.cost * MICRO,
-        policy_field=policy_field([(tier.name, tier.limit) for tier in enforced]),
+        limits=limits,
+        policy_field=policy_field(limits),
         on_store_error=frozenset(answers),
     )
 
@@ -170,7 +176,8 @@ def denying_shadow(policy: PolicySet, matched: Match, outcome: Outcome) -> str |
         return terms.override.name
     if outcome.shadow is None or outcome.shadow.allowed:
         return None
-    tier, _ = denying_tier(spend.shadow, spend.cost, outcome.shadow.tokens)
+    limits = [(tier.name, tier.limit) for tier in spend.shadow]
+    tier, _ = denying_tier(limits, spend.cost, outcome.shadow.tokens)
     return shadow_of_all(policy, terms.route, terms.override) or f"tiers.{tier}"
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from math import floor
 from typing import NamedTuple
 
-from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
+from ratelimitd.core.model import Limit, Outcome, TakeRequest, Tier
 from ratelimitd.core.ports import Limiter
 
 TRUST_US = 1_000_000
@@ -36,6 +36,21 @@ lose one. The other is for a double product that the store's arithmetic rounds u
 """
 
 
+RECOUNT_US = 10_000
+"""How long a denial that was made here is given again as it is, if it holds so long: a wait is told longer by
+no more than that. Counting anew is most of the work of denying somebody who asks again and again.
+"""
+
+
+class _Given(NamedTuple):
+    """A denial that was made here: what it was for, and until when it is given again."""
+
+    tiers: tuple[Tier, ...]
+    cost: int
+    until_us: int
+    outcome: Outcome
+
+
 class _Denial(NamedTuple):
     """The microtokens of one bucket, counted by the store between two local instants (us)."""
 
@@ -43,6 +58,11 @@ class _Denial(NamedTuple):
     tokens: int
     sent_us: int
     received_us: int
+
+    def at_most(self, now_us: int) -> int:
+        """What the bucket cannot hold more than."""
+        refilled = floor((now_us - self.sent_us) * self.limit.refill_rate)
+        return min(self.limit.capacity_micro, self.tokens + refilled + ROUNDING)
 
 
 def monotonic_us() -> int:
@@ -66,9 +86,11 @@ class DenyCache:
         self._now_us = now_us
         self._max_entries = max_entries
         self._denials: OrderedDict[str, _Denial] = OrderedDict()
+        self._given: dict[str, _Given] = {}  # by the key of the last tier
 
     def clear(self) -> None:
         """Forgets every denial, also one that is on its way: for new limits, and after a bucket's reset."""
+        self._given.clear()
         self._denials = OrderedDict()  # a call that was sent before writes to the one that nobody reads now
 
     async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
@@ -96,27 +118,40 @@ class DenyCache:
 
     def _denied(self, request: TakeRequest, now_us: int) -> Outcome | None:
         """The denial, when one of the request's buckets is known to hold too little; else None."""
-        denials = self._denials
-        for tier in request.tiers:
+        tiers, cost, denials = request.tiers, request.cost, self._denials
+        for tier in tiers:
             if tier.key in denials:
                 break
         else:
             return None
-        allowed = True
+        given = self._given.get(tiers[-1].key)
+        if given and now_us < given.until_us and given.tiers == tiers and given.cost == cost:
+            return given.outcome
+        return self._counted(tiers, cost, now_us)
+
+    def _counted(self, tiers: tuple[Tier, ...], cost: int, now_us: int) -> Outcome | None:
+        """The same from the tokens as they are now. A denial that will hold is noted, to be given again."""
+        denying: _Denial | None = None
         tokens: list[int | None] = []
-        for _, key, limit in request.tiers:
-            denial = denials.get(key)
+        for _, key, limit in tiers:
+            denial = self._denials.get(key)
             if denial is None or denial.limit != limit or now_us - denial.sent_us > TRUST_US:
                 tokens.append(None)
                 continue
-            denials.move_to_end(key)
-            capacity, refill_rate = limit.capacity * MICRO, limit.refill_rate
-            at_most = denial.tokens + floor((now_us - denial.sent_us) * refill_rate) + ROUNDING
-            at_least = denial.tokens + floor((now_us - denial.received_us) * refill_rate)
-            if min(capacity, at_most) < request.cost:
-                allowed = False
-            tokens.append(min(capacity, at_least))
-        return None if allowed else Outcome(allowed, tuple(tokens))
+            self._denials.move_to_end(key)
+            if denial.at_most(now_us) < cost:
+                denying = denial
+            at_least = denial.tokens + floor((now_us - denial.received_us) * limit.refill_rate)
+            tokens.append(min(limit.capacity_micro, at_least))
+        if denying is None:
+            return None
+        outcome = Outcome(False, tuple(tokens))  # noqa: FBT003 - a field of it
+        until_us = now_us + RECOUNT_US
+        if until_us - denying.sent_us <= TRUST_US and denying.at_most(until_us) < cost:
+            if len(self._given) >= self._max_entries:
+                self._given.clear()
+            self._given[tiers[-1].key] = _Given(tiers, cost, until_us, outcome)
+        return outcome
 
     def _remember(
         self,
@@ -130,6 +165,7 @@ class DenyCache:
         for request, outcome in zip(requests, outcomes, strict=True):
             if outcome.allowed:
                 continue
+            self._given.clear()  # it may have been counted from older numbers
             for tier, tokens in zip(request.tiers, outcome.tokens, strict=True):
                 if tokens is not None:
                     denials[tier.key] = _Denial(tier.limit, tokens, sent_us, received_us)

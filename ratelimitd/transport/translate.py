@@ -51,7 +51,7 @@ def decode(payload: bytes) -> Request:
 def _raw_headers(header_map: HeaderMap) -> Mapping[str, str]:
     """Headers as sent with encode_raw_headers, in the one form that the core knows."""
     headers: dict[str, str] = {}
-    for header in header_map.headers:
+    for header in header_map.headers[:]:  # a list: going through the field itself takes longer than all else
         key, value = header.key, str(header.raw_value, "utf-8", "surrogateescape") or header.value
         headers[key] = f"{headers[key]},{value}" if key in headers else value
     return headers

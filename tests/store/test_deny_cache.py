@@ -20,7 +20,7 @@ from ratelimitd.core.bucket import Bucket, refill, wait_us
 from ratelimitd.core.headers import denying_tier
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
 from ratelimitd.errors import StoreError
-from ratelimitd.limiter.deny_cache import TRUST_US, DenyCache, monotonic_us
+from ratelimitd.limiter.deny_cache import RECOUNT_US, TRUST_US, DenyCache, monotonic_us
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.store.client import open_client
 from tests.core.fakes import OracleLimiter
@@ -73,9 +73,14 @@ class Store(OracleLimiter):
         return DenyCache(self, now_us=lambda: self.now_us - 1_700_000_000_000_000, max_entries=max_entries)
 
 
+def limits(asked: TakeRequest) -> list[tuple[TierName, Limit]]:
+    """Those of a request's tiers."""
+    return [(tier.name, tier.limit) for tier in asked.tiers]
+
+
 def told_wait_us(outcome: Outcome) -> int:
     """The wait that a denial of `request()` tells."""
-    return denying_tier(request().tiers, request().cost, outcome.tokens)[1]
+    return denying_tier(limits(request()), request().cost, outcome.tokens)[1]
 
 
 async def one(limiter: DenyCache, asked: TakeRequest) -> Outcome:
@@ -281,6 +286,22 @@ async def test_all_tiers_of_a_denial_are_remembered_and_the_full_ones_deny_nobod
     assert (await one(cache, request("full"))).allowed
 
 
+async def test_a_denial_is_given_again_until_it_must_be_counted_anew() -> None:
+    """Or until a bucket of it was counted by the store: then those tokens are told."""
+    store = Store()
+    cache = store.cache()
+    await emptied(store, cache, "empty")
+    cache.clear()
+    await one(cache, both("shared", "empty"))
+    given = await one(cache, both("shared", "empty"))
+    store.pass_time(RECOUNT_US - 1)
+    assert await one(cache, both("shared", "empty")) is given
+    await emptied(store, cache, "shared")
+    assert (await one(cache, both("shared", "empty"))).tokens == (0, (RECOUNT_US - 1) * 2)
+    store.pass_time(RECOUNT_US)
+    assert (await one(cache, both("shared", "empty"))).tokens[1] == (2 * RECOUNT_US - 1) * 2
+
+
 async def test_a_mixed_batch_is_answered_in_order() -> None:
     """The store sees the others in one call, in their order."""
     store = Store()
@@ -436,7 +457,7 @@ class World:
         truth, _ = bucket.take(moment.buckets, request, moment.now_us)
         assert not truth.allowed
         assert not outcome.allowed
-        name, told_us = denying_tier(request.tiers, request.cost, outcome.tokens)
+        name, told_us = denying_tier(limits(request), request.cost, outcome.tokens)
         for tier, known, true in zip(request.tiers, outcome.tokens, truth.tokens, strict=True):
             if known is None or true is None:
                 continue
@@ -447,7 +468,7 @@ class World:
             if tier.name is name:
                 rounding_us = ceil(4 / tier.limit.refill_rate) + 1
                 true_us = wait_us(true, request.cost, tier.limit)
-                assert told_us <= true_us + remembered.latency_us + rounding_us
+                assert told_us <= true_us + remembered.latency_us + RECOUNT_US + rounding_us
 
 
 def run(call: Coroutine[object, object, Sequence[Outcome]]) -> Sequence[Outcome]:
@@ -468,7 +489,7 @@ def test_whoever_is_denied_here_is_denied_by_the_store_and_told_its_wait(
     """At that very instant, whatever others spend and however long calls take and overlap.
 
     If nobody spent since the call that is remembered, the wait is enough. It is never longer than the true
-    one by more than that call took.
+    one by more than that call took, and RECOUNT_US.
     """
     world = World()
     for policy, steps in eras:
