@@ -7,15 +7,15 @@ Decisions are made in order; each sees what the ones before it took. Amounts are
 whole microseconds: a double holds both exactly up to 2^53, so they are printed with %.0f, never as 1e+15.
 The arithmetic is that of ratelimitd/core/bucket.py, to the bit.
 
-KEYS  1..n  one hash per bucket, all different:
+KEYS  1..n  per decision, one hash per tier, those in shadow last. Decisions may share some; within one all differ
               tokens  tokens left, in decimal, to the millionth
               last    when they were counted, in us since the epoch
 ARGV  1     number of kinds; then per kind: cost (microtokens; a negative one is only looked for: nothing is
             taken), number of tiers, number of tiers in shadow; then per tier, those in shadow last: capacity
             (tokens), refill_rate (tokens per s)
-      then per decision: its kind; then per tier, in the same order: index in KEYS
-RETURN      per decision: 0 denied, 1 allowed, 2 allowed though its shadow says no; then per tier, in the same
-            order: microtokens left
+      then per decision: its kind
+RETURN      per decision: 0 denied, 1 allowed, 2 allowed though its shadow says no; then per tier, in the order
+            of its keys: microtokens left
 INVARIANT   0 <= tokens <= capacity; a denial writes nothing, and neither does a cost of 0; last never goes
             back; a key expires only once its bucket is full again
 COMPLEXITY  O(keys + tiers of all decisions), whatever the number of users or the history
@@ -48,32 +48,35 @@ for kind = 1, argument() do
 end
 
 -- A bucket that is absent, or whose numbers are nonsense, is a full one: it stays nil here.
-local tokens, last = {}, {}
-for key = 1, #KEYS do
-  local stored = redis.call('HMGET', KEYS[key], 'tokens', 'last')
-  local left, since = tonumber(stored[1]), tonumber(stored[2])
-  if left and since and left >= 0 and since >= 0 and since < MAX_EXACT then
-    tokens[key], last[key] = floor(left * MICRO + 0.5), since
+local read, tokens, last = {}, {}, {}
+for _, key in ipairs(KEYS) do
+  if not read[key] then
+    local stored = redis.call('HMGET', key, 'tokens', 'last')
+    local left, since = tonumber(stored[1]), tonumber(stored[2])
+    if left and since and left >= 0 and since >= 0 and since < MAX_EXACT then
+      tokens[key], last[key] = floor(left * MICRO + 0.5), since
+    end
+    read[key] = true
   end
 end
 
-local reply, keys = {}, {}
+local reply, keys_done = {}, 0
 local charged_capacity, charged_refill_rate = {}, {}
 
--- Takes the cost from the next tiers, all or none, unless `wanted` is false; appends what is left of each.
+-- Takes the cost from tiers of the next decision, all or none, unless `wanted` is false; appends what is left.
 local function take(kind, from, to, wanted)
   local capacity, refill_rate, needed, cost = kind.capacity, kind.refill_rate, kind.needed, kind.cost
   local allowed, before = true, #reply - from + 1
   for tier = from, to do
-    local key = argument()
+    local key = KEYS[keys_done + tier]
     local level, held = capacity[tier], tokens[key]
     if held then level = min(level, held + floor(max(0, now - last[key]) * refill_rate[tier])) end
     if level < needed then allowed = false end
-    keys[tier], reply[before + tier] = key, level
+    reply[before + tier] = level
   end
   if wanted and allowed and cost > 0 then
     for tier = from, to do
-      local key, level = keys[tier], reply[before + tier] - cost
+      local key, level = KEYS[keys_done + tier], reply[before + tier] - cost
       reply[before + tier] = level
       tokens[key], last[key] = level, max(now, last[key] or now)
       charged_capacity[key], charged_refill_rate[key] = capacity[tier], refill_rate[tier]
@@ -89,16 +92,17 @@ while at <= #ARGV do
   local allowed = take(kind, 1, kind.tiers, true)
   local allowed_in_shadow = take(kind, kind.tiers + 1, kind.all, allowed)
   if allowed then reply[verdict] = allowed_in_shadow and 1 or 2 end
+  keys_done = keys_done + kind.all
 end
 
 -- Whole tokens are printed as 2, others as 1.500000: six digits lose nothing.
 for key, capacity in pairs(charged_capacity) do
   local left = tokens[key]
   local full_in_us = last[key] - now + (capacity - left) / charged_refill_rate[key]
-  redis.call('HSET', KEYS[key],
+  redis.call('HSET', key,
     'tokens', format(left % MICRO == 0 and '%.0f' or '%.6f', left / MICRO),
     'last', format('%.0f', last[key]))
-  redis.call('PEXPIRE', KEYS[key], format('%.0f', ceil((full_in_us + EXPIRY_MARGIN_US) / 1000)))
+  redis.call('PEXPIRE', key, format('%.0f', ceil((full_in_us + EXPIRY_MARGIN_US) / 1000)))
 end
 
 return reply

@@ -16,22 +16,22 @@ _DENIED_IN_SHADOW = 2
 
 
 def encode(requests: Sequence[TakeRequest]) -> tuple[list[str], list[Argument]]:
-    """KEYS and ARGV for a batch. A key is sent once, and so is a cost with its limits."""
-    keys: dict[str, int] = {}
+    """KEYS and ARGV for a batch. A cost with its limits is sent once, however many share them."""
+    keys: list[str] = []
     kinds: dict[_Kind, int] = {}
     decisions: list[Argument] = []
     for tiers, cost, shadow, look in requests:
         every = tiers + shadow
+        keys += [tier.key for tier in every]
         what = (-cost if look else cost, len(tiers), len(shadow))
         kind = (what, tuple([tier.limit for tier in every]))
         decisions.append(kinds.setdefault(kind, len(kinds) + 1))
-        decisions += [keys.setdefault(tier.key, len(keys) + 1) for tier in every]
     arguments: list[Argument] = [len(kinds)]
     for what, limits in kinds:
         arguments += what
         for limit in limits:
             arguments += limit
-    return list(keys), arguments + decisions
+    return keys, arguments + decisions
 
 
 def decode(reply: object, requests: Sequence[TakeRequest]) -> list[Outcome]:
