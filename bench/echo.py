@@ -6,6 +6,8 @@ from ratelimitd.transport.translate import encode
 
 SERVICE, METHOD = "bench.Echo", "Echo"
 PATH = f"/{SERVICE}/{METHOD}"
+HOSTED = "bench.echo_fast:application"
+"""What an Envoy loads."""
 
 _LIMITS = [(name, Limit(100, 5.0)) for name in TierName]
 ANSWER = encode(

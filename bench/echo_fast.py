@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from bench.echo import ANSWER
+from bench.echo import ANSWER, HOSTED
 from ratelimitd.transport.fast.host import LIFELINE, serve_hosted
 from ratelimitd.transport.fast.wire import Status, frame, status_fields
 from ratelimitd.transport.listen import parse_listen
@@ -34,9 +34,10 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
 
 
 async def _live(receive: Receive, send: Send) -> None:
-    """Ends the process when whoever started it closes the lifeline."""
+    """Ends the process when whoever started it closes the lifeline. In the front Envoy there is none."""
     await receive()
-    asyncio.get_running_loop().add_reader(int(os.environ[LIFELINE]), os.kill, os.getpid(), signal.SIGTERM)
+    if lifeline := os.environ.get(LIFELINE):
+        asyncio.get_running_loop().add_reader(int(lifeline), os.kill, os.getpid(), signal.SIGTERM)
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await send({"type": "lifespan.shutdown.complete"})
@@ -46,9 +47,7 @@ async def serve(address: str) -> None:
     """Answers until SIGTERM."""
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    async with serve_hosted(
-        f"{__package__}.echo_fast:application", parse_listen(address), environ=os.environ, drain_s=0
-    ):
+    async with serve_hosted(HOSTED, parse_listen(address), environ=os.environ, drain_s=0):
         await ended.wait()
 
 

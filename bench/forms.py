@@ -1,6 +1,7 @@
 """What is put under load: each form of the service, the floors beside them, and a service of the reader's."""
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import grpc
 import httpx
+import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from bench import messages
+from bench import echo, messages
 from bench.front import HOT_PATH, backend_config, front_config
 from bench.messages import Method
 from ratelimitd.demo.children import Child, child
@@ -25,7 +27,7 @@ from ratelimitd.settings import PREFIX
 from ratelimitd.transport.listen import TcpAddress
 
 GRPCIO, FAST, INSIDE, YOURS = "grpcio", "fast", "in the front Envoy", "yours"
-FLOOR_OF = {GRPCIO: "echo on grpc.aio", FAST: "echo in the same host"}
+FLOOR_OF = {GRPCIO: "echo on grpc.aio", FAST: "echo in the same host", INSIDE: "echo in the front Envoy"}
 UNLIMITED = "Envoy with no limit"
 
 ROOT = Path(__file__).parents[1]
@@ -180,6 +182,23 @@ async def inside(store_url: str, forward: TcpAddress, folder: Path) -> AsyncIter
         await _until(process, partial(_answers, listener))
         start_s = time.perf_counter() - began
         yield Form(INSIDE, None, front=(listener, process.process.pid), start_s=start_s)
+
+
+@asynccontextmanager
+async def floor_inside(forward: TcpAddress, folder: Path) -> AsyncIterator[Form]:
+    """The echo where `inside` has the service: what an Envoy that asks itself costs at least."""
+    from ratelimitd.transport.fast import envoy as host  # noqa: PLC0415 - needed for this form alone
+    from ratelimitd.transport.fast.front import with_service  # noqa: PLC0415 - the same
+
+    name, listener = FLOOR_OF[INSIDE], TcpAddress(LOOPBACK, free_port())
+    parsed = yaml.safe_load(front_config(listener, forward, None, limited=True))
+    config = folder / "floor_inside.json"
+    config.write_text(json.dumps(with_service(parsed, app=echo.HOSTED, cluster="ratelimitd")))
+    command = [*_envoy(config), "--concurrency", "2"]
+    environ = {**_environ(""), **host.environment()}
+    async with child(name, command, folder / "floor_inside.log", environ) as process:
+        await _until(process, partial(_answers, listener))
+        yield Form(name, None, front=(listener, process.process.pid))
 
 
 def _envoy(config: Path) -> list[str]:

@@ -82,6 +82,7 @@ async def _started(options: Options, store: Store, folder: Path, stack: AsyncExi
     for name in options.forms:
         if name == "front":
             form = await stack.enter_async_context(forms.inside(store.url, forward, folder))
+            up.append(await stack.enter_async_context(forms.floor_inside(forward, folder)))
         else:
             alone = await stack.enter_async_context(forms.service(name, store.url, folder))
             form = await stack.enter_async_context(forms.front(alone, forward, folder))
@@ -99,7 +100,9 @@ def _plan(up: Mapping[str, Form]) -> list[Cell]:
     direct = [name for name in order if name in up and up[name].address]
     front = [name for name in order if name in up and up[name].front]
     echoes = [name for name in FLOOR_OF.values() if name in up]
-    return [*cells(Way.DIRECT, direct, echoes), *cells(Way.FRONT, front, [UNLIMITED])]
+    direct_floors = [name for name in echoes if up[name].address]
+    front_floors = [name for name in [*echoes, UNLIMITED] if up[name].front]
+    return [*cells(Way.DIRECT, direct, direct_floors), *cells(Way.FRONT, front, front_floors)]
 
 
 async def _starts(options: Options, store: Store, folder: Path) -> Table:
