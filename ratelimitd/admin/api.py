@@ -33,7 +33,7 @@ def admin_api(control: Control, settings: Settings, check: Check) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Security(APIKeyHeader(name=HEADER, auto_error=False))],
-        responses=failing(401, 413, 429, 500, 503),
+        responses=failing(401, 408, 413, 429, 500, 503),
         exception_handlers=HANDLERS | {405: _other_method},
         middleware=[Middleware(NoTraceback)],
         generate_unique_id_function=_operation_id,

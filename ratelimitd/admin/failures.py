@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,6 +41,7 @@ MEANING = {
     401: "The header X-Admin-Key is missing or wrong.",
     403: "The key may only look.",
     404: "There is no such revision.",
+    408: "The body did not arrive in time.",
     409: "Somebody else changed the policy at the same moment.",
     412: "The policy is no longer the one in If-Match.",
     413: "The body is too long.",
@@ -153,6 +154,8 @@ class NoTraceback:
 
         try:
             await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            pass  # it left before its body was whole: nobody waits for an answer, and nothing failed
         except Exception:
             _log.exception("admin_failed", method=scope.get("method"), path=scope.get("path"))
             if started:

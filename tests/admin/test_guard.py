@@ -195,6 +195,37 @@ async def test_a_length_that_is_a_lie_is_no_way_around(app: Starlette) -> None:
     assert sent[0]["status"] == 413
 
 
+def posted(path: str) -> Scope:
+    """A request with a right key, and the kind of body that is read there."""
+    kind = b"application/x-www-form-urlencoded" if path == "/admin/login" else b"application/json"
+    headers = [(b"x-admin-key", WRITE_KEY.encode()), (b"content-type", kind)]
+    return {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+
+
+@pytest.mark.parametrize("path", [EXPLAIN, "/admin/config", "/admin/login"])
+async def test_a_body_that_never_ends_is_408(
+    app: Starlette, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Nobody is held for ever by who sends a part of it and no more."""
+    monkeypatch.setattr("ratelimitd.admin.bounds.MAX_BODY_S", 0.01)
+    sent: list[Message] = []
+    parts: asyncio.Queue[Message] = asyncio.Queue()
+    parts.put_nowait({"type": "http.request", "body": b"{", "more_body": True})
+    async with asyncio.timeout(5):
+        await app(posted(path), parts.get, AsyncMock(side_effect=sent.append))
+    assert sent[0]["status"] == 408
+    assert HEADERS["cache-control"].encode() in dict(sent[0]["headers"]).values()
+
+
+@pytest.mark.parametrize("path", [EXPLAIN, "/admin/config", "/admin/login"])
+async def test_who_leaves_within_a_body_is_no_defect(app: Starlette, path: str) -> None:
+    """Else anybody could fill the log with tracebacks, without a key."""
+    left = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    with capture_logs() as logs:
+        await app(posted(path), AsyncMock(side_effect=left), AsyncMock())
+    assert logs == []
+
+
 @pytest.mark.parametrize(
     ("body", "status", "sentence"),
     [
