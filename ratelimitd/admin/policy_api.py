@@ -28,8 +28,8 @@ _ETAG = {"ETag": {"description": "The policy that is in force.", "schema": {"typ
 TAGGED: dict[int | str, dict[str, Any]] = {200: {"headers": _ETAG}}
 """The answers that tell an entity tag, as OpenAPI declares them."""
 
-_TAG = re.compile(r'(?:W/)?"[^"]*"|\*')
-"""One in If-Match or If-None-Match (RFC 9110 section 8.8.3), in which `*` is any."""
+_TAG = re.compile(r'(?:W/)?"[^"]*"')
+"""One in If-Match or If-None-Match (RFC 9110 section 8.8.3)."""
 
 router = APIRouter(prefix="/v1")
 
@@ -40,8 +40,8 @@ async def _control(request: Request) -> Control:
 
 
 Controlled = Annotated[Control, Depends(_control)]
-IfMatch = Annotated[str | None, Header(include_in_schema=False)]
-"""Its absence is told with 428, not as a bad parameter; so OpenAPI learns by hand that it is required."""
+IfMatch = Annotated[list[str] | None, Header(include_in_schema=False)]
+"""Its lines. Absence is told with 428, not as a bad parameter; OpenAPI learns by hand that it is required."""
 
 REPLACING: dict[str, Any] = {
     "parameters": [
@@ -61,7 +61,13 @@ def etag(revision: Revision) -> str:
     return f'"{revision.number}-{revision.sha256[:12]}"'
 
 
-async def _expected(control: Control, if_match: str | None) -> int | None:
+def _tags(*lines: str) -> list[str]:
+    """Those that the lines of a header name. `*`, which is any, stands alone (RFC 9110 section 13.1.1)."""
+    text = ",".join(lines)
+    return ["*"] if text.strip() == "*" else _TAG.findall(text)
+
+
+async def _expected(control: Control, if_match: list[str] | None) -> int | None:
     """The number of the newest revision, which If-Match names; None when any may be replaced.
 
     Raises HTTPException (428) and ConflictError.
@@ -71,7 +77,7 @@ async def _expected(control: Control, if_match: str | None) -> int | None:
             HTTPStatus.PRECONDITION_REQUIRED,
             "the header If-Match must name the policy that is replaced: its ETag, or * for whichever it is",
         )
-    known = _TAG.findall(if_match)
+    known = _tags(*if_match)
     if "*" in known:
         return None
     newest = (await in_time(control.current())).revision
@@ -96,7 +102,7 @@ async def policy(
     """The policy in force, which is the newest accepted one."""
     current = await in_time(control.current())
     tag = etag(current.revision)
-    known = [known.removeprefix("W/") for known in _TAG.findall(if_none_match or "")]
+    known = [known.removeprefix("W/") for known in _tags(if_none_match or "")]
     if tag in known or "*" in known:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers={"etag": tag})
     response.headers["etag"] = tag

@@ -97,7 +97,7 @@ async def test_a_change_must_say_what_it_replaces(writer: httpx.AsyncClient) -> 
     assert (await writer.get(f"{V1}/revisions")).json() == {"revisions": []}
 
 
-@pytest.mark.parametrize("known", ['"0-ffffffffffff"', 'W/"1-{sha}"', "nonsense", ""])
+@pytest.mark.parametrize("known", ['"0-ffffffffffff"', 'W/"1-{sha}"', "nonsense", "", "a*b", '"a", *'])
 async def test_a_tag_that_is_not_the_newest_ones_changes_nothing(
     writer: httpx.AsyncClient, known: str
 ) -> None:
@@ -107,6 +107,15 @@ async def test_a_tag_that_is_not_the_newest_ones_changes_nothing(
     assert answer.status_code == 412
     assert "revision 1 by bob" in answer.json()["error"]
     assert (await writer.get(f"{V1}/policy")).json()["revision"]["number"] == 1
+
+
+async def test_if_match_may_name_several(writer: httpx.AsyncClient) -> None:
+    """In one line or in several, which mean the same (RFC 9110 section 5.3)."""
+    tag = (await writer.get(f"{V1}/policy")).headers["etag"]
+    done = await put(writer, limits_json(), f'"9-ffffffffffff", {tag}')
+    lines = [("if-match", '"9-ffffffffffff"'), ("if-match", done.headers["etag"])]
+    again = await writer.put(f"{V1}/policy", json={"text": limits_json()}, headers=lines)
+    assert (done.status_code, again.status_code) == (200, 200)
 
 
 async def test_of_two_who_change_the_same_policy_one_is_told(writer: httpx.AsyncClient) -> None:
