@@ -76,15 +76,10 @@ class DiffBody(TextBody):
 
 
 class ChangeBody(Body):
-    """Who changes something, and why."""
+    """Who changes something, why, and whether every replica must have it before the answer."""
 
     author: Author = Field(AUTHOR, description="Who changes it.")
     note: Note = Field("", description="Why.")
-
-
-class PolicyBody(ChangeBody, TextBody):
-    """A policy that is to be in force."""
-
     wait_s: float = Field(
         0,
         ge=0,
@@ -92,6 +87,10 @@ class PolicyBody(ChangeBody, TextBody):
         allow_inf_nan=False,
         description="How long to wait until every live replica runs it, in seconds. 0 does not wait.",
     )
+
+
+class PolicyBody(ChangeBody, TextBody):
+    """A policy that is to be in force."""
 
 
 class RollbackBody(ChangeBody):

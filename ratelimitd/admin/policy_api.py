@@ -10,6 +10,7 @@ from ratelimitd.admin.bodies import MAX_NUMBER, DiffBody, HistoryQuery, PolicyBo
 from ratelimitd.admin.failures import failing
 from ratelimitd.admin.guard import may_change
 from ratelimitd.admin.in_time import in_time
+from ratelimitd.control.answers import Applied
 from ratelimitd.control.control import Control
 from ratelimitd.control.policy_shapes import (
     AppliedShape,
@@ -17,7 +18,6 @@ from ratelimitd.control.policy_shapes import (
     DiffShape,
     HistoryShape,
     ReadingShape,
-    RevisionShape,
     RevisionTextShape,
 )
 from ratelimitd.errors import ConflictError, StoreError
@@ -121,20 +121,24 @@ async def put_policy(
     """Makes a policy the one in force."""
     expected = await _expected(control, if_match)
     applied = await in_time(control.apply(body.text, author=body.author, note=body.note, expected=expected))
-    if body.wait_s:
-        await _everywhere(control, applied.revision, body.wait_s)
-    response.headers["etag"] = etag(applied.revision)
+    return await _accepted(control, applied, body.wait_s, response)
+
+
+async def _accepted(control: Control, applied: Applied, wait_s: float, response: Response) -> AppliedShape:
+    """The answer, once every replica runs it when there is a time to wait.
+
+    Raises WaitError, and StoreError that says what was done before.
+    """
+    revision = applied.revision
+    if wait_s:
+        try:
+            await control.wait(revision.number, wait_s)
+        except StoreError as error:
+            raise StoreError(
+                f"revision {revision.number} is accepted; whether it runs is unknown: {error}"
+            ) from error
+    response.headers["etag"] = etag(revision)
     return AppliedShape.of(applied)
-
-
-async def _everywhere(control: Control, revision: Revision, wait_s: float) -> None:
-    """Returns once every replica runs it. Raises WaitError, and StoreError that says what was done before."""
-    try:
-        await control.wait(revision.number, wait_s)
-    except StoreError as error:
-        raise StoreError(
-            f"revision {revision.number} is accepted; whether it runs is unknown: {error}"
-        ) from error
 
 
 @router.post("/policy/validate", responses=failing(400, 422))
@@ -159,16 +163,15 @@ async def policy_schema() -> dict[str, Any]:
     "/policy/rollback",
     dependencies=[Depends(may_change)],
     openapi_extra=REPLACING,
-    responses=TAGGED | failing(400, 403, 404, 412, 422, 428),
+    responses=TAGGED | failing(400, 403, 404, 412, 422, 428, 504),
 )
 async def rollback(
     control: Controlled, body: RollbackBody, response: Response, if_match: IfMatch = None
-) -> RevisionShape:
+) -> AppliedShape:
     """Makes the text of an earlier revision the one in force, as a new revision."""
     expected = await _expected(control, if_match)
     revision = await in_time(control.rollback(body.to, author=body.author, note=body.note, expected=expected))
-    response.headers["etag"] = etag(revision)
-    return RevisionShape.of(revision)
+    return await _accepted(control, Applied(revision, ()), body.wait_s, response)
 
 
 @router.get("/revisions", responses=failing(422))

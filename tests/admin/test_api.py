@@ -172,7 +172,8 @@ async def test_a_rollback_is_a_new_revision_with_the_old_text(writer: httpx.Asyn
     assert stale.status_code == 412
     done = await writer.post(f"{V1}/policy/rollback", json=body, headers={"if-match": second.headers["etag"]})
     assert done.status_code == 200
-    assert (done.json()["number"], done.json()["author"], done.json()["note"]) == (3, "carol", "too tight")
+    revision = done.json()["revision"]
+    assert (revision["number"], revision["author"], revision["note"]) == (3, "carol", "too tight")
     assert done.headers["etag"] == f'"3-{revision_of(limits_json())}"'
     unknown = await writer.post(f"{V1}/policy/rollback", json={"to": 99}, headers=ANY)
     assert unknown.status_code == 404
@@ -221,6 +222,19 @@ async def test_a_change_can_wait_until_every_replica_runs_it(store: Redis, write
     assert late.json()["error"] == "after 0.2 s revision 1 does not run yet on slow"
     await run_replica(store, "slow", 9)
     assert (await put(writer, limits_json(), wait_s=5)).status_code == 200
+
+
+async def test_a_rollback_can_wait_as_a_change_can(store: Redis, writer: httpx.AsyncClient) -> None:
+    """And is answered in the shape of one, as `policy rollback --wait --json` is."""
+    await put(writer, limits_json())
+    await run_replica(store, "slow", 1)
+    body = {"to": 0, "wait_s": 0.2}
+    late = await writer.post(f"{V1}/policy/rollback", json=body, headers=ANY)
+    assert late.status_code == 504
+    assert late.json()["error"] == "after 0.2 s revision 2 does not run yet on slow"
+    await run_replica(store, "slow", 9)
+    done = await writer.post(f"{V1}/policy/rollback", json=body, headers=ANY)
+    assert (done.status_code, done.json().keys()) == (200, {"revision", "advice"})
 
 
 async def test_the_schema_of_policies_is_one(reader: httpx.AsyncClient) -> None:
