@@ -12,8 +12,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ratelimitd.admin.api import ROOT, admin_api
 from ratelimitd.admin.bounds import BoundedBody, BrowserRules
@@ -46,13 +46,15 @@ def admin_app(
         pause_s: how late a wrong key is answered.
     """
     guard = Guard(keys, pause_s)
-    routes = _open(control, guard)
-    routes += _behind_keys(control, keys, settings, check, guard) if keys else [Mount("", app=_no_key)]
-    return Starlette(
-        routes=routes,
+    app = Starlette(
+        routes=_open(control, guard) + (_behind_keys(control, settings, check, guard) if keys else []),
         middleware=[Middleware(BrowserRules), Middleware(NoTraceback), Middleware(BoundedBody)],
         exception_handlers=HANDLERS,
     )
+    # No route for what is left: it would take the paths above for methods that they lack, which are 405.
+    app.router.default = _panel(control, keys, settings, guard) if keys else _no_key
+    app.router.redirect_slashes = False
+    return app
 
 
 def _open(control: Control, guard: Guard) -> list[BaseRoute]:
@@ -76,16 +78,22 @@ def _open(control: Control, guard: Guard) -> list[BaseRoute]:
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", scrape)]
 
 
-def _behind_keys(
-    control: Control, keys: Keys, settings: Settings, check: Check, guard: Guard
-) -> list[BaseRoute]:
+def _behind_keys(control: Control, settings: Settings, check: Check, guard: Guard) -> list[BaseRoute]:
     api = admin_api(control, settings, check)
 
     async def openapi(_request: Request) -> Response:
         return JSONResponse(api.openapi())
 
-    session = Middleware(
-        SessionMiddleware,
+    return [
+        Route("/admin/config", seed_config(control, guard), methods=["GET", "POST"]),
+        Route(f"{ROOT}/openapi.json", openapi),
+        Mount(ROOT, app=Guarded(api, guard)),
+    ]
+
+
+def _panel(control: Control, keys: Keys, settings: Settings, guard: Guard) -> ASGIApp:
+    return SessionMiddleware(
+        Router(panel_routes(control, keys, settings, guard.hold)),
         secret_key=keys.session_secret(),
         session_cookie="ratelimitd_session",
         max_age=SESSION_S,
@@ -93,13 +101,6 @@ def _behind_keys(
         same_site="strict",
         https_only=False,  # it listens on loopback, without TLS
     )
-    return [
-        Route("/admin/config", seed_config(control, guard), methods=["GET", "POST"]),
-        Route(f"{ROOT}/openapi.json", openapi),
-        Mount(ROOT, app=Guarded(api, guard)),
-        # Last: it takes every path that is left.
-        Mount("", routes=panel_routes(control, keys, settings, guard.hold), middleware=[session]),
-    ]
 
 
 async def _no_key(scope: Scope, receive: Receive, send: Send) -> None:

@@ -309,6 +309,24 @@ async def test_what_is_not_there_and_what_is_not_taken_are_sentences(writer: htt
     assert other.json()["error"] == f"{POLICY} does not take DELETE"
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/healthz", {"GET", "HEAD"}),
+        ("/metrics", {"GET", "HEAD"}),
+        ("/admin/config", {"GET", "HEAD", "POST"}),
+    ],
+)
+async def test_what_is_beside_the_panel_says_what_it_takes(
+    nobody: httpx.AsyncClient, path: str, allowed: set[str]
+) -> None:
+    """The panel, which takes what is left, does not answer for it; nor is anybody sent to another path."""
+    other = await nobody.delete(path)
+    assert (other.status_code, set(other.headers["allow"].split(", "))) == (405, allowed)
+    assert other.json()["error"] == f"{path} does not take DELETE"
+    assert (await nobody.get(f"{path}/")).status_code in {401, 404}
+
+
 @pytest.mark.parametrize("path", [POLICY, "/admin/config", "/readyz"])
 async def test_what_nobody_expected_is_logged_and_500(
     writer: httpx.AsyncClient, control: Control, monkeypatch: pytest.MonkeyPatch, path: str
