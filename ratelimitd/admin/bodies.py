@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from ratelimitd.control.question import Question, Who
-from ratelimitd.policy.revisions import EXTERNAL, KEPT
+from ratelimitd.policy.revisions import KEPT, MAX_AUTHOR, MAX_NOTE, checked_author
 
 AUTHOR = "admin"
 """Who changed something, when nobody says."""
@@ -26,12 +26,6 @@ def _printable(text: str) -> str:
     return text
 
 
-def _not_external(author: str) -> str:
-    if author.casefold() == EXTERNAL:
-        raise ValueError(f"must be another: {EXTERNAL} is who writes past ratelimitd")
-    return author
-
-
 def _address(text: str) -> str:
     try:
         ip_address(text)
@@ -45,8 +39,8 @@ _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _PLAIN = r"^[^\x00-\x1f\x7f-\x9f]*$"
 _Plain = Annotated[str, AfterValidator(_printable), Field(json_schema_extra={"pattern": _PLAIN})]
-Author = Annotated[_Plain, Field(min_length=1, max_length=100), AfterValidator(_not_external)]
-Note = Annotated[_Plain, Field(max_length=500)]
+Author = Annotated[_Plain, Field(min_length=1, max_length=MAX_AUTHOR), AfterValidator(checked_author)]
+Note = Annotated[_Plain, Field(max_length=MAX_NOTE)]
 Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 Value = Annotated[_Plain, Field(max_length=8192)]
 Token = Annotated[str, Field(pattern=_TOKEN)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -23,7 +24,7 @@ from ratelimitd.control.policy_shapes import (
 )
 from ratelimitd.errors import ConflictError, PolicyError
 from ratelimitd.policy.advice import advice
-from ratelimitd.policy.revisions import KEPT
+from ratelimitd.policy.revisions import KEPT, checked_author, checked_note
 from ratelimitd.policy.schema import schema_text
 from ratelimitd.policy.text import parse
 
@@ -34,14 +35,39 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _checked(check: Callable[[str], str]) -> Callable[[str], str]:
+    """`check` as the command line wants it."""
+
+    def callback(text: str) -> str:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return callback
+
+
 File = Annotated[
     typer.FileBinaryRead,
     typer.Argument(help="The policy, JSON or YAML; - is standard input.", metavar="FILE", show_default=False),
 ]
 Author = Annotated[
-    str, typer.Option(envvar="USER", help="Who the revision says did it.", metavar="NAME", show_envvar=True)
+    str,
+    typer.Option(
+        envvar="USER",
+        callback=_checked(checked_author),
+        help="Who the revision says did it.",
+        metavar="NAME",
+        show_envvar=True,
+    ),
 ]
-Note = Annotated[str, typer.Option(help="Why, for the history.", metavar="TEXT", show_default=False)]
+Note = Annotated[
+    str,
+    typer.Option(
+        callback=_checked(checked_note), help="Why, for the history.", metavar="TEXT", show_default=False
+    ),
+]
 Expect = Annotated[
     int | None,
     typer.Option(

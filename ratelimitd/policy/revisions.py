@@ -26,8 +26,30 @@ KEPT = 100
 EXTERNAL = "external"
 """The author of what was written or deleted past ratelimitd."""
 
+MAX_AUTHOR = 100
+"""Characters of a person's name. Whoever is told of a revision is told the name."""
+
+MAX_NOTE = 500
+"""Characters of a note."""
+
 RESET = b"reset"
 """The message that tells replicas of a reset of buckets."""
+
+
+def checked_author(name: str) -> str:
+    """The name, if a person may have it. Raises ValueError."""
+    if not 1 <= len(name) <= MAX_AUTHOR:
+        raise ValueError(f"must have 1 to {MAX_AUTHOR} characters")
+    if name.strip().casefold() == EXTERNAL:
+        raise ValueError(f"must be another: {EXTERNAL} is who writes past ratelimitd")
+    return name
+
+
+def checked_note(note: str) -> str:
+    """The note, if it is one. Raises ValueError."""
+    if len(note) > MAX_NOTE:
+        raise ValueError(f"must have at most {MAX_NOTE} characters")
+    return note
 
 
 class Revisions:

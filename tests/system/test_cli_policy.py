@@ -194,6 +194,24 @@ async def test_an_author_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [revision["author"] for revision in history] == ["cli", "deploy"]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--author", "External", "must be another: external is who writes past ratelimitd"),
+        ("--author", "", "must have 1 to 100 characters"),
+        ("--author", "a" * 101, "must have 1 to 100 characters"),
+        ("--note", "n" * 501, "must have at most 500 characters"),
+    ],
+)
+async def test_who_and_why_are_bounded_as_in_the_api(option: str, value: str, sentence: str) -> None:
+    """Nobody passes for who writes past ratelimitd, and a history stays one that can be read."""
+    for command in (("apply", "-"), ("rollback", "0")):
+        done = await run("policy", *command, option, value, text=limits_json())
+        assert done.status == Exit.USAGE
+        assert sentence in " ".join(done.err.split())
+    assert (await run("policy", "history", "--json")).json == {"revisions": []}
+
+
 async def test_a_file_is_applied_as_standard_input_is(tmp_path: Path, store: Redis) -> None:
     """A byte order mark and a missing end of line are part of it."""
     file = tmp_path / "limits.json"
