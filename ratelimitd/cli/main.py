@@ -1,5 +1,6 @@
 """The command line: parses, calls, and turns every error of ours into a sentence and an exit status."""
 
+import errno
 import sys
 from typing import Annotated
 
@@ -88,3 +89,8 @@ def main() -> None:
         for problem in problems:
             typer.echo(f"ratelimitd: {printable(str(problem))}", err=True)
         sys.exit(EXITS.get(type(error), Exit.FAILED))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:  # anything else is nobody's disk but a defect
+            raise
+        typer.echo(f"ratelimitd: {error}", err=True)
+        sys.exit(Exit.FAILED)

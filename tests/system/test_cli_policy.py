@@ -708,6 +708,25 @@ def test_the_shell_completes_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked.out.split() == ["rollback"]
 
 
+@pytest.mark.parametrize(
+    "arguments", [("policy", "schema"), ("policy", "show"), ("policy", "show", "--json")]
+)
+def test_an_answer_that_cannot_be_written_is_one_sentence(arguments: tuple[str, ...]) -> None:
+    """A full disk is not a defect of ours, and a script learns that it has no answer."""
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ratelimitd", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        Exit.FAILED,
+        "ratelimitd: [Errno 28] No space left on device\n",
+    )
+
+
 def test_a_process_of_its_own_ends_the_same_way(tmp_path: Path) -> None:
     """Statuses, streams and colours are the process's, not the test's."""
     file = tmp_path / "limits.yaml"
