@@ -1,6 +1,10 @@
 """Runs the admin service until a signal. Nothing else depends on it: limits hold without it."""
 
-from contextlib import AsyncExitStack
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from socket import socket
 
 import structlog
 import uvicorn
@@ -19,11 +23,29 @@ from ratelimitd.transport.listen import TcpAddress, ensure_free, parse_listen
 DRAIN_S = 5
 """How long requests in flight may take to finish after SIGTERM."""
 
+_log = structlog.get_logger("ratelimitd.admin")
+
+
+class _Server(uvicorn.Server):
+    """Tells of its address once connections to it are taken, and ends like any function at a signal."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Begins the end at SIGTERM or Ctrl-C. The original raises it again, before the store is closed."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        address = TcpAddress(self.config.host, self.config.port)
+        _log.info("admin_listening", address=str(address), version=__version__)
+
 
 async def serve_admin(settings: Settings) -> None:
     """Serves until SIGTERM or Ctrl-C. Raises SettingsError and ListenError."""
     configure_logs(settings.log_level)
-    log = structlog.get_logger("ratelimitd.admin")
     address = parse_listen(settings.admin_listen)
     if not isinstance(address, TcpAddress):
         raise SettingsError(f"{env_name('admin_listen')} is {settings.admin_listen!r}: must be HOST:PORT")
@@ -41,6 +63,8 @@ async def serve_admin(settings: Settings) -> None:
             host=address.host,
             port=address.port,
             log_config=None,
+            log_level="error",  # its warnings are about requests: anybody could fill the log with them
+            ws="none",  # a library that happens to be installed would open a door of its own
             access_log=False,
             server_header=False,
             date_header=False,
@@ -49,8 +73,6 @@ async def serve_admin(settings: Settings) -> None:
             lifespan="off",
         )
         if not keys:
-            log.warning("admin_without_key", answers="/healthz, /readyz and /metrics only")
-        log.info("admin_listening", address=str(address), version=__version__)
-        server = uvicorn.Server(config)
-        await server.serve()
-    log.info("admin_stopped")
+            _log.warning("admin_without_key", answers="/healthz, /readyz and /metrics only")
+        await _Server(config).serve()
+    _log.info("admin_stopped")
