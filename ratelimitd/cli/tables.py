@@ -63,14 +63,23 @@ def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     from rich.table import Table  # noqa: PLC0415 - see above
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in names:
-        if name.startswith(">"):
-            table.add_column(name[1:], justify="right", no_wrap=True)
+    cells = [[printable(str(value)) for value in row] for row in rows]
+    least = 0
+    for column, name in enumerate(names):
+        title = name.removeprefix(">")
+        if title == name:
+            width = len(title)
+            table.add_column(title, overflow="fold", min_width=width)
         else:
-            table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(printable(str(value)) for value in row))
-    _console().print(table)
+            width = max(len(text) for text in (title, *(row[column] for row in cells)))
+            table.add_column(title, justify="right", no_wrap=True)
+        least += width + 2
+    for row in cells:
+        table.add_row(*row)
+    console = _console()
+    # On a terminal narrower than this, its own line breaks hide less than a column without any width.
+    console.width = max(console.width, least)
+    console.print(table)
 
 
 def _console() -> "Console":

@@ -112,12 +112,12 @@ def process(*arguments: str, **env: str) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def on_a_terminal(*arguments: str, typed: str = "") -> tuple[int, str]:
-    """The same on a terminal of 80 columns: the exit status and what is on the screen."""
+def on_a_terminal(*arguments: str, typed: str = "", columns: int = 80) -> tuple[int, str]:
+    """The same on a terminal: the exit status and what is on the screen."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "ratelimitd", *arguments],
-        env=os.environ | {"COLUMNS": "80", "TERM": "xterm"},
+        env=os.environ | {"COLUMNS": str(columns), "TERM": "xterm"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -425,6 +425,16 @@ async def test_a_table_on_a_terminal_of_80_columns_hides_nothing(store: Redis) -
     (head,) = [line for line in lines if line.rstrip().endswith("replica")]
     below = lines[lines.index(head) + 1 :]
     assert "".join(line[head.index("replica") :].rstrip() for line in below) == name
+
+
+async def test_a_table_on_a_narrow_terminal_keeps_every_column() -> None:
+    """Each has the width of its name at least; where that is too much, the terminal breaks the lines."""
+    status, screen = on_a_terminal("explain", "--user", "a-user-of-some-length", "--path", "/", columns=40)
+    assert status == 0
+    table = visible(screen).partition("\n\n")[2].splitlines()
+    assert table[0].split() == ["tier", "tokens", "now", "capacity", "refill", "wait", "bucket"]
+    width = table[0].index("tokens")
+    assert "".join(line[:width].rstrip() for line in table[1:]) == "globaluseruser_api"
 
 
 # explain
