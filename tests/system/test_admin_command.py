@@ -3,11 +3,14 @@
 import json
 import signal
 import socket
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
 
 from ratelimitd.loopback import free_port
+from ratelimitd.settings import load
+from ratelimitd.transport.listen import TcpAddress, parse_listen
 from tests.system.test_cli import end_of, line_with, started
 
 WRITE_KEY = "the-key-that-may-change"
@@ -17,6 +20,13 @@ UPGRADE = {
     "sec-websocket-version": "13",
     "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
+
+
+def test_it_listens_on_loopback_unless_a_setting_says_otherwise() -> None:
+    """Its requests are not encrypted."""
+    address = parse_listen(load({}, {}).admin_listen)
+    assert isinstance(address, TcpAddress)
+    assert ip_address(address.host).is_loopback
 
 
 async def test_nobody_without_a_key_fills_its_log(store_url: str, tmp_path: Path) -> None:

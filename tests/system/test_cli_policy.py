@@ -709,13 +709,19 @@ def test_every_help_says_how_the_command_may_end() -> None:
 
 
 def test_the_shell_completes_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the shell's script, and by what the script asks. The shell is named, for a test has none."""
+    """By the script for bash, run in one, and by what the one for zsh asks. A test has no shell to detect."""
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
-    script = process("--show-completion", "bash")
-    assert script.status == 0
-    assert "complete -o default -F" in script.out
-    asked = process(_RATELIMITD_COMPLETE="complete_bash", COMP_WORDS="ratelimitd policy ro", COMP_CWORD="2")
-    assert asked.out.split() == ["rollback"]
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    script = process("--show-completion", "bash").out
+    assert "complete -o default -F _ratelimitd_completion ratelimitd" in script
+    ask = (
+        "COMP_WORDS=(ratelimitd policy ro); COMP_CWORD=2; _ratelimitd_completion ratelimitd; echo $COMPREPLY"
+    )
+    asked = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+    assert asked.stdout.split() == ["rollback"]
+    assert "compdef _ratelimitd_completion ratelimitd" in process("--show-completion", "zsh").out
+    words = process(_RATELIMITD_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS="ratelimitd policy ro").out
+    assert words.startswith('_arguments \'*: :(("rollback":')
 
 
 @pytest.mark.parametrize(
