@@ -86,12 +86,9 @@ def _keys(text: str, file: str, name: str) -> tuple[str, ...]:
             raise SettingsError(f"{env_name(name + '_file')}: {file} cannot be read: {error}") from error
         if not found:
             raise SettingsError(f"{env_name(name + '_file')}: {file} holds no key")
+    where = f"{env_name(name)} with {file}" if file else env_name(name)
     if len(found) > MAX_KEYS:
-        raise SettingsError(
-            f"{env_name(name)}: there are {len(found)} keys; at most {MAX_KEYS} can be in use"
-        )
+        raise SettingsError(f"{where}: there are {len(found)} keys; at most {MAX_KEYS} can be in use")
     if not all(_KEY.fullmatch(key) for key in found):
-        raise SettingsError(
-            f"{env_name(name)}: a key must have 16 to 256 printable ASCII characters, no spaces"
-        )
+        raise SettingsError(f"{where}: a key must have 16 to 256 printable ASCII characters, no spaces")
     return tuple(found)

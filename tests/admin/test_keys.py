@@ -53,7 +53,7 @@ def test_keys_come_from_a_file_one_a_line(tmp_path: Path) -> None:
     file.write_text(f"{SECOND}\n{THIRD}\n")
     assert load_keys(settings(admin_read_key_file=str(file))).read == (SECOND, THIRD)
     with pytest.raises(
-        SettingsError, match="RATELIMITD_ADMIN_KEY: there are 3 keys; at most 2 can be in use"
+        SettingsError, match=r"RATELIMITD_ADMIN_KEY with .*: there are 3 keys; at most 2 can be in use"
     ):
         load_keys(settings(admin_key=FIRST, admin_key_file=str(file)))
 
@@ -65,6 +65,10 @@ def test_a_file_that_holds_no_key_stops_the_start(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError, match=r"RATELIMITD_ADMIN_KEY_FILE: .*empty holds no key"):
         load_keys(settings(admin_key_file=str(empty)))
+    short = tmp_path / "short"
+    short.write_text("short\n")
+    with pytest.raises(SettingsError, match=r"RATELIMITD_ADMIN_KEY with .*short: a key must have 16 to 256"):
+        load_keys(settings(admin_key_file=str(short)))
     for name in (str(tmp_path / "none"), str(binary), str(tmp_path)):
         with pytest.raises(SettingsError, match=r"RATELIMITD_ADMIN_READ_KEY_FILE: .* cannot be read: "):
             load_keys(settings(admin_read_key_file=name))
