@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from ratelimitd.control.question import Question, Who
 from ratelimitd.policy.revisions import KEPT, MAX_AUTHOR, MAX_NOTE, checked_author
+from ratelimitd.policy.text import DEFAULT_TEXT
 
 AUTHOR = "admin"
 """Who changed something, when nobody says."""
@@ -60,7 +61,7 @@ class Body(BaseModel):
 class TextBody(Body):
     """A policy, JSON or YAML, flat or full."""
 
-    text: str = Field(description="The policy: JSON or YAML, at most 1 MiB.")
+    text: str = Field(description="The policy: JSON or YAML, at most 1 MiB.", examples=[DEFAULT_TEXT])
 
 
 class DiffBody(TextBody):

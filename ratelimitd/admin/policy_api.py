@@ -50,6 +50,7 @@ REPLACING: dict[str, Any] = {
             "in": "header",
             "required": True,
             "schema": {"type": "string"},
+            "example": "*",
             "description": "The ETag of the policy that is replaced; * is whichever is the newest.",
         }
     ]

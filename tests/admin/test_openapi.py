@@ -1,4 +1,7 @@
-"""The OpenAPI tells the truth: schemathesis makes requests of it, good and bad, and reads every answer."""
+"""The OpenAPI tells the truth: schemathesis makes requests of it, good and bad, and reads every answer.
+
+No text that it makes up is a policy: the examples that the OpenAPI tells take it to the answers behind one.
+"""
 
 import asyncio
 import socket
