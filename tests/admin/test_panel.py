@@ -249,6 +249,21 @@ async def test_without_a_session_no_form_is_ours(control: Control) -> None:
             assert (page.status_code, "set-cookie" in page.headers) == (403, False)
 
 
+async def test_the_form_of_a_stranger_is_not_read(control: Control) -> None:
+    """It may be as long as a policy, and strangers may be many."""
+    read = False
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        read = True
+        yield b""
+
+    async with browsing(control) as browser:
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        page = await browser.post("/admin/edit", content=body(), headers=form)
+    assert (page.status_code, read) == (401, False)
+
+
 @pytest.mark.parametrize("path", [path for path in POSTS if path not in {"/admin/login", "/admin/logout"}])
 async def test_who_is_signed_out_changes_nothing(control: Control, path: str) -> None:
     """A form that comes after the session's end is 401 and says how to save what was written."""

@@ -86,6 +86,8 @@ def endpoint(panel: Panel, handler: Handler, needs: Role | None) -> Callable[[Re
 
     async def answer(request: Request) -> Response:
         visitor = session.visitor_of(request, panel.keys)
+        if needs is not None and visitor.role is None:  # before the form: a stranger's is not worth reading
+            return _signed_out(request, visitor)
         try:
             sent = await _sent(request)
             refusal = _refusal(request, visitor, sent, needs)
@@ -118,11 +120,8 @@ async def _sent(request: Request) -> dict[str, str]:
 def _refusal(
     request: Request, visitor: Visitor, sent: Mapping[str, str], needs: Role | None
 ) -> Response | None:
-    is_post = request.method == "POST"
-    if needs is not None and visitor.role is None:
-        return _signed_out(request, visitor, is_post=is_post)
     token = request.headers.get(CSRF_HEADER, "") or sent.get(CSRF_FIELD, "")
-    if is_post and session.is_forged(visitor, token):
+    if request.method == "POST" and session.is_forged(visitor, token):
         return error_page(
             request,
             visitor,
@@ -141,8 +140,8 @@ def _refusal(
     return None
 
 
-def _signed_out(request: Request, visitor: Visitor, *, is_post: bool) -> Response:
-    if is_post:
+def _signed_out(request: Request, visitor: Visitor) -> Response:
+    if request.method == "POST":
         return error_page(
             request,
             visitor,
