@@ -8,13 +8,10 @@ from bench.goals import Goal
 from bench.http2 import LoadError
 from bench.load import measure
 from bench.messages import API, user_id
-from bench.stores import POLICY, REDIS, Store, running_store
+from bench.stores import REDIS, Store, running_store, spend
 from bench.table import Table
 from bench.works import MANY_CONNECTIONS, STREAMS, Cell, Way, Work
-from ratelimitd.core.match import API_CONTEXT, match
-from ratelimitd.core.model import Identity, Request
 from ratelimitd.limiter.redis_limiter import RedisLimiter
-from ratelimitd.policy.compile import policy_set
 
 _BATCH = 64
 _BYTES_A_USER = {REDIS: 400, "valkey": 300}
@@ -37,13 +34,9 @@ async def stored_bytes(kind: str, users: int) -> tuple[str, float, int]:
 
 
 async def _charge(store: Store, users: int) -> None:
-    limiter, policy = RedisLimiter(store.client), policy_set(POLICY, "bench")
-    request = Request("GET", "/api/ping", "", {}, "", {API_CONTEXT: API})
+    limiter = RedisLimiter(store.client)
     for first in range(0, users, _BATCH):
-        batch = [
-            match(policy, request, Identity("header", user_id(number)), "rate").spend
-            for number in range(first, min(first + _BATCH, users))
-        ]
+        batch = [spend(number) for number in range(first, min(first + _BATCH, users))]
         outcomes = await limiter.take(batch)
         if not all(outcome.allowed for outcome in outcomes):
             raise LoadError("a user was denied while the store was filled")

@@ -6,12 +6,12 @@ from typing import Any
 
 from bench import messages, policies
 from bench.goals import Goal
-from bench.stores import POLICY
+from bench.stores import POLICY, spend
 from bench.table import Table, shown
 from ratelimitd.core.check import Check
 from ratelimitd.core.identity import identify, parse_sources
 from ratelimitd.core.match import match
-from ratelimitd.core.model import MICRO, Answer, Identity, OnStoreError, Outcome, TakeRequest
+from ratelimitd.core.model import MICRO, Answer, OnStoreError, Outcome, TakeRequest
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.limiter import script
 from ratelimitd.policy.compile import policy_set
@@ -71,10 +71,7 @@ def _steps() -> list[tuple[str, Callable[[], object], int]]:
     who = identify(SOURCES, request)
     allowing, denying = _check(allowed=True), _check(allowed=False)
     answer, denial = (_finished(check(request)) for check in (allowing, denying))
-    spends = [
-        match(_POLICY, request, Identity("header", f"u{number:08d}"), "rate").spend
-        for number in range(_BATCH)
-    ]
+    spends = [spend(number) for number in range(_BATCH)]
     reply = [number for _ in spends for number in (1, 999 * MICRO, 99 * MICRO, 9 * MICRO)]
     return [
         ("translate.decode", lambda: decode(payload), 1),

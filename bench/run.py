@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench import forms, memory, micro
+from bench.alone import store_call
 from bench.forms import FLOOR_OF, UNLIMITED, YOURS, Form
 from bench.goals import Goal, goals_table, load_goals
 from bench.options import NAMES, Options
@@ -44,6 +45,7 @@ async def run(options: Options) -> None:
         async with running_store(options.store) as store:
             sys.stdout.write(_machine(store) + "\n\n")
             goals = await _loads(options, store, folder, put)
+            goals.append(await store_call(store, options.pace))
             tell("start-up times")
             put(await _starts(options, store, folder))
         tell("memory of the stores")

@@ -12,9 +12,12 @@ from redis.asyncio import Redis
 
 from bench import messages
 from bench.http2 import LoadError
+from ratelimitd.core.match import API_CONTEXT, match
+from ratelimitd.core.model import Identity, Request, TakeRequest
 from ratelimitd.demo.children import child
 from ratelimitd.errors import StoreError
 from ratelimitd.loopback import LOOPBACK, free_port
+from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.document import SeedPolicy
 from ratelimitd.store.client import open_client, store_errors
 from ratelimitd.store.embedded import embedded_store
@@ -32,6 +35,14 @@ POLICY = SeedPolicy(
 """Nobody runs out, but who has nothing gets nothing: so one policy serves every kind of work."""
 
 CONFIG_KEY = "rate_limit:config"
+
+_POLICY_SET = policy_set(POLICY, "bench")
+_REQUEST = Request("GET", "/api/ping", "", {}, "", {API_CONTEXT: messages.API})
+
+
+def spend(user: int) -> TakeRequest:
+    """What a request of the user with this number takes."""
+    return match(_POLICY_SET, _REQUEST, Identity("header", messages.user_id(user)), "rate").spend
 
 
 @dataclass(frozen=True)
