@@ -35,13 +35,14 @@ REMEMBERED = 4096
 class TierTerms(NamedTuple):
     """A tier before it is known who asks: a key is the identity's between `before` and `after`.
 
-    Everybody has one bucket of a tier whose `after` is None; its key is `before`.
+    `shared` is a tier that is the same for everybody.
     """
 
     name: TierName
     limit: Limit
     before: str
-    after: str | None
+    after: str
+    shared: Tier | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,10 +102,7 @@ def match(policy: PolicySet, request: Request, identity: Identity, key_prefix: s
 
 def _tiers(tiers: tuple[TierTerms, ...], who: str) -> tuple[Tier, ...]:
     return tuple(
-        [
-            Tier(name, before if after is None else f"{before}{who}{after}", limit)
-            for name, limit, before, after in tiers
-        ]
+        [shared or Tier(name, f"{before}{who}{after}", limit) for name, limit, before, after, shared in tiers]
     )
 
 
@@ -129,9 +127,9 @@ def _terms(
     shadow: list[TierTerms] = []
     for name, rule in policy.tiers.items():
         in_shadow = all_in_shadow or rule.shadow
-        before, after = _around(name, api, f"{key_prefix}:shadow" if in_shadow else key_prefix)
-        tier = TierTerms(name, _limit(name, rule.limit, route, override), before, after)
-        (shadow if in_shadow else enforced).append(tier)
+        limit = _limit(name, rule.limit, route, override)
+        prefix = f"{key_prefix}:shadow" if in_shadow else key_prefix
+        (shadow if in_shadow else enforced).append(_tier(name, limit, api, prefix))
     limits = tuple([(tier.name, tier.limit) for tier in enforced])
     answers = {policy.tiers[tier.name].on_store_error for tier in enforced}
     if answers and route is not None and route.on_store_error is not None:
@@ -149,13 +147,11 @@ def _terms(
     )
 
 
-def _around(name: TierName, api: str, key_prefix: str) -> tuple[str, str | None]:
-    """What stands before and after the identity in the key of a tier's bucket."""
+def _tier(name: TierName, limit: Limit, api: str, key_prefix: str) -> TierTerms:
     if name is TierName.GLOBAL:
-        return f"{key_prefix}:global", None
-    if name is TierName.USER:
-        return f"{key_prefix}:user:", ""
-    return f"{key_prefix}:user:", f":api:{api}"
+        return TierTerms(name, limit, "", "", Tier(name, f"{key_prefix}:global", limit))
+    after = "" if name is TierName.USER else f":api:{api}"
+    return TierTerms(name, limit, f"{key_prefix}:user:", after, None)
 
 
 def shadow_of_all(policy: PolicySet, route: Route | None, override: Override | None) -> str | None:

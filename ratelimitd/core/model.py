@@ -4,7 +4,7 @@ Those that every decision builds anew are tuples with names: a frozen dataclass 
 """
 
 from collections.abc import Mapping
-from enum import Enum, StrEnum
+from enum import StrEnum
 from typing import NamedTuple
 
 MICRO = 1_000_000
@@ -99,7 +99,7 @@ class OnStoreError(StrEnum):
     ENVOY = "envoy"
 
 
-class Reply(Enum):
+class Reply(StrEnum):
     """Which of CheckResponse's three answers is given."""
 
     OK = "ok_response"

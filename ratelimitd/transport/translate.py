@@ -7,6 +7,7 @@ code, since only the code decides.
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.struct_pb2 import Struct
@@ -76,36 +77,51 @@ def _encoded(answer: Answer) -> bytes:
 
     Building all of the message anew took four times as long.
     """
-    kind = answer.reply.value
-    inner = [_refusal(kind, answer.http_status, answer.body)] if answer.reply is not Reply.OK else []
-    tag = _HEADER_TAGS[kind]
+    parts = _parts(answer.reply, answer.http_status, answer.body)
+    content = parts.refusal
     for key, value in answer.headers:
-        named = _name(key)
-        text = value.encode()
-        inner.append(_field(tag, _field(_OPTION_TAG, named + _field(_VALUE_TAG, text)) + _OVERWRITE))
-    metadata = [_metadata(key, value) for key, value in answer.metadata.items()]
-    return b"".join(
-        (
-            _status(0 if answer.reply is Reply.OK else _CODES[answer.http_status]),
-            _field(_TAGS[kind], b"".join(inner)),
-            _field(_TAGS["dynamic_metadata"], b"".join(metadata)),
-        )
-    )
+        header = _name(key) + _field(_VALUE_TAG, value.encode())
+        content += _field(parts.header_tag, _field(_HEADER_TAG, header) + _OVERWRITE)
+    metadata = b"".join([_metadata(key, value) for key, value in answer.metadata.items()])
+    return parts.status + _field(parts.tag, content) + _field(_METADATA_TAG, metadata)
 
 
-def _tags(message: type[Message]) -> dict[str, bytes]:
-    """What begins each field that holds bytes: https://protobuf.dev/programming-guides/encoding/#structure."""
-    return {field.name: bytes([field.number << 3 | 2]) for field in message.DESCRIPTOR.fields}
+class _Parts(NamedTuple):
+    """What all answers of a kind have.
+
+    Args:
+        status: the field of that name.
+        tag: what begins the field that holds the rest.
+        header_tag: what begins each header in it.
+        refusal: what it holds beside headers.
+    """
+
+    status: bytes
+    tag: bytes
+    header_tag: bytes
+    refusal: bytes
 
 
-_TAGS = _tags(CheckResponse)
-_HEADER_TAGS = {
-    Reply.OK.value: _tags(OkHttpResponse)["response_headers_to_add"],
-    Reply.DENIED.value: _tags(DeniedHttpResponse)["headers"],
-    Reply.ERROR.value: _tags(DeniedHttpResponse)["headers"],
-}
-_OPTION_TAG = _tags(HeaderValueOption)["header"]
-_VALUE_TAG = _tags(HeaderValue)["value"]
+@_remembered
+def _parts(reply: Reply, http_status: int, body: str) -> _Parts:
+    response = CheckResponse()
+    response.status.code = 0 if reply is Reply.OK else _CODES[http_status]
+    status, tag = response.SerializeToString(), _tag(CheckResponse, reply.value)
+    if reply is Reply.OK:
+        return _Parts(status, tag, _tag(OkHttpResponse, "response_headers_to_add"), b"")
+    refusal = DeniedHttpResponse(body=body)
+    refusal.status.code = http_status
+    return _Parts(status, tag, _tag(DeniedHttpResponse, "headers"), refusal.SerializeToString())
+
+
+def _tag(message: type[Message], field: str) -> bytes:
+    """What begins a field that holds bytes: https://protobuf.dev/programming-guides/encoding/#structure."""
+    return bytes([message.DESCRIPTOR.fields_by_name[field].number << 3 | 2])
+
+
+_METADATA_TAG = _tag(CheckResponse, "dynamic_metadata")
+_HEADER_TAG = _tag(HeaderValueOption, "header")
+_VALUE_TAG = _tag(HeaderValue, "value")
 _OVERWRITE = HeaderValueOption(append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD).SerializeToString()
 
 
@@ -127,23 +143,6 @@ def _varint(number: int) -> bytes:
 def _name(key: str) -> bytes:
     """A HeaderValue that has no value yet."""
     return HeaderValue(key=key).SerializeToString()
-
-
-@_remembered
-def _status(code: int) -> bytes:
-    response = CheckResponse()
-    response.status.code = code
-    return response.SerializeToString()
-
-
-@_remembered
-def _refusal(kind: str, http_status: int, body: str) -> bytes:
-    """The part of a denied_response or error_response that holds no headers."""
-    refusal = getattr(CheckResponse(), kind)
-    refusal.status.code = http_status
-    refusal.body = body
-    serialized: bytes = refusal.SerializeToString()
-    return serialized
 
 
 @_remembered
