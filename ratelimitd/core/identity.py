@@ -28,7 +28,8 @@ HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 def plain_key(value: str) -> str:
     """The key of a name. Bytes that were not UTF-8 keep their identity: `%FF` is not `%FE`."""
-    key = quote(value, safe="", errors="surrogateescape")
+    # Most names are plain already, and two looks take less time than quote.
+    key = value if value.isalnum() and value.isascii() else quote(value, safe="", errors="surrogateescape")
     if len(key) <= MAX_PLAIN_KEY:
         return key
     return "sha256=" + hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()
