@@ -781,9 +781,10 @@ async def test_a_mistyped_address_is_a_page_that_says_so(browser: Browser, path:
     assert (page.status_code, "No such page" in page.text) == (404, True)
 
 
-async def test_a_slash_at_the_end_still_finds_the_panel(browser: Browser) -> None:
-    """People type one, and proxies add it."""
-    page = await browser.get("/admin/", follow_redirects=True)
+@pytest.mark.parametrize("typed", ["/", "/admin/"])
+async def test_the_port_alone_and_a_slash_at_the_end_find_the_panel(browser: Browser, typed: str) -> None:
+    """People type them, and proxies add a slash."""
+    page = await browser.get(typed, follow_redirects=True)
     assert (page.status_code, page.url.path, "<h1>Limits" in page.text) == (200, "/admin", True)
 
 

@@ -66,6 +66,6 @@ def panel_routes(
         *(Route(path, endpoint(panel, handler, Role.READ), methods=["GET"]) for path, handler in LOOK),
         *(Route(path, endpoint(panel, handler, Role.WRITE), methods=["GET"]) for path, handler in WRITE),
         *(Route(path, endpoint(panel, handler, Role.WRITE), methods=["POST"]) for path, handler in CHANGE),
-        Route("/admin/", RedirectResponse("/admin")),
+        *(Route(path, RedirectResponse("/admin")) for path in ("/", "/admin/")),
         Route("/admin/{rest:path}", endpoint(panel, nowhere, None), methods=["GET"]),
     ]
