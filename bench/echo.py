@@ -1,6 +1,6 @@
 """What both floors answer: bytes as long as an allowed decision's, made once."""
 
-from ratelimitd.core.headers import limit_field, policy_field
+from ratelimitd.core.headers import limit_field, policy_field, rate_limit_fields
 from ratelimitd.core.model import MICRO, Answer, Limit, Reply, TierName
 from ratelimitd.transport.translate import encode
 
@@ -14,10 +14,7 @@ ANSWER = encode(
     Answer(
         Reply.OK,
         200,
-        (
-            ("ratelimit-policy", policy_field(_LIMITS)),
-            ("ratelimit", limit_field(_LIMITS, [99 * MICRO] * len(_LIMITS))),
-        ),
+        rate_limit_fields(policy_field(_LIMITS), limit_field(_LIMITS, [99 * MICRO] * len(_LIMITS))),
         "",
         {
             "outcome": "allowed",

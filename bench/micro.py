@@ -6,7 +6,7 @@ from typing import Any
 
 from bench import messages, policies
 from bench.goals import Goal
-from bench.stores import POLICY, spend
+from bench.stores import POLICY_SET, spend
 from bench.table import Table, shown
 from ratelimitd.core.check import Check
 from ratelimitd.core.identity import identify, parse_sources
@@ -14,7 +14,6 @@ from ratelimitd.core.match import match
 from ratelimitd.core.model import MICRO, Answer, OnStoreError, Outcome, TakeRequest
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.limiter import script
-from ratelimitd.policy.compile import policy_set
 from ratelimitd.transport.translate import decode, encode
 
 SOURCES = parse_sources("header:x-user-id,address", "x-ratelimitd-client-address")
@@ -24,12 +23,9 @@ _AT_ONCE = 200
 """Runs between two looks at the clock."""
 
 
-_POLICY = policy_set(POLICY, "bench")
-
-
 class _Policies:
     def current(self) -> PolicySet:
-        return _POLICY
+        return POLICY_SET
 
 
 class _Store:
@@ -58,7 +54,7 @@ def micro_table(*, times: int, seconds: float) -> tuple[Table, list[Goal]]:
     for name, step, size in _steps():
         values = [_us(step, seconds) / size for _ in range(times)]
         rows.append([name, shown(values, 2)])
-    added = policies.added_us(_POLICY, times, lambda step: _us(step, seconds))
+    added = policies.added_us(POLICY_SET, times, lambda step: _us(step, seconds))
     what = f"a match with {policies.ROUTES} routes and {policies.OVERRIDES} overrides: us more than with none"
     rows.append([what, shown(added, 2)])
     return Table("Without I/O: us a decision", ["step", "us"], rows), [Goal(what, policies.MATCH_US, added)]
@@ -76,7 +72,7 @@ def _steps() -> list[tuple[str, Callable[[], object], int]]:
     return [
         ("translate.decode", lambda: decode(payload), 1),
         ("identify", lambda: identify(SOURCES, request), 1),
-        ("match", lambda: match(_POLICY, request, who, "rate"), 1),
+        ("match", lambda: match(POLICY_SET, request, who, "rate"), 1),
         ("check, allowed (with the two above)", lambda: _finished(allowing(request)), 1),
         ("check, denied (with the two above)", lambda: _finished(denying(request)), 1),
         (f"script.encode, batches of {_BATCH}", lambda: script.encode(spends), _BATCH),

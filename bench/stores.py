@@ -36,13 +36,13 @@ POLICY = SeedPolicy(
 
 CONFIG_KEY = "rate_limit:config"
 
-_POLICY_SET = policy_set(POLICY, "bench")
+POLICY_SET = policy_set(POLICY, "bench")
 _REQUEST = Request("GET", "/api/ping", "", {}, "", {API_CONTEXT: messages.API})
 
 
 def spend(user: int) -> TakeRequest:
     """What a request of the user with this number takes."""
-    return match(_POLICY_SET, _REQUEST, Identity("header", messages.user_id(user)), "rate").spend
+    return match(POLICY_SET, _REQUEST, Identity("header", messages.user_id(user)), "rate").spend
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from ratelimitd.core.headers import (
     denying_tier,
     grpc_fields,
     limit_field,
+    rate_limit_fields,
     whole_seconds,
 )
 from ratelimitd.core.identity import Source, identify
@@ -144,7 +145,7 @@ def _allowed(
     left = min(tokens)  # type: ignore[type-var] # likewise
     metadata["tier"] = terms.limits[tokens.index(left)][0]
     metadata["remaining"] = left // MICRO  # type: ignore[operator] # likewise
-    headers = (("ratelimit-policy", terms.policy_field), ("ratelimit", limit_field(terms.limits, tokens)))
+    headers = rate_limit_fields(terms.policy_field, limit_field(terms.limits, tokens))
     return Answer(Reply.OK, 200, headers, "", metadata)
 
 
@@ -184,10 +185,5 @@ def _denial(  # noqa: PLR0917 - all that the answer depends on
         "identity": identity_kind,
         "policy": revision,
     }
-    headers = (
-        ("ratelimit-policy", policy_field),
-        ("ratelimit", limits_left),
-        *denied_fields(tier, retry_after_s),
-        *grpc,
-    )
+    headers = (*rate_limit_fields(policy_field, limits_left), *denied_fields(tier, retry_after_s), *grpc)
     return Answer(Reply.DENIED, 429, headers, _json_error(DENIED), metadata)

@@ -39,6 +39,11 @@ def limit_field(limits: Limits, tokens: Sequence[int | None]) -> str:
     return ", ".join(items)
 
 
+def rate_limit_fields(policy: str, left: str) -> Headers:
+    """Both fields, from their values."""
+    return (("ratelimit-policy", policy), ("ratelimit", left))
+
+
 def denying_tier(limits: Limits, cost: int, tokens: Sequence[int | None]) -> tuple[TierName, int]:
     """The tier that said no and the wait in microseconds until it can pay: the longest, as all must pay.
 
