@@ -6,10 +6,12 @@ from itertools import count
 from bench.goals import Goal
 from bench.rounds import Pace
 from bench.stores import Store, spend
+from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.store.link import Link
 
 CALLS_A_SECOND = 4000
+_TIMEOUT_S = 2.0
 
 
 async def store_call(store: Store, pace: Pace) -> Goal:
@@ -17,8 +19,7 @@ async def store_call(store: Store, pace: Pace) -> Goal:
     await store.reset()
     users = count()
     means_us = []
-    async with Link(store.url) as link:
-        limiter = RedisLimiter(link)
+    async with Link(store.url) as link, Batcher(RedisLimiter(link), timeout_s=_TIMEOUT_S) as limiter:
         for _ in range(pace.times + 1):
             calls = max(pace.first_calls, int(CALLS_A_SECOND * pace.seconds))
             asked = [spend(next(users)) for _ in range(calls)]

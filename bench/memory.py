@@ -11,9 +11,12 @@ from bench.messages import API, user_id
 from bench.stores import REDIS, Store, running_store, spend
 from bench.table import Table
 from bench.works import MANY_CONNECTIONS, STREAMS, Cell, Way, Work
+from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.redis_limiter import RedisLimiter
+from ratelimitd.store.link import Link
 
 _BATCH = 64
+_TIMEOUT_S = 2.0
 _BYTES_A_USER = {REDIS: 400, "valkey": 300}
 _MB = 1 << 20
 
@@ -34,12 +37,12 @@ async def stored_bytes(kind: str, users: int) -> tuple[str, float, int]:
 
 
 async def _charge(store: Store, users: int) -> None:
-    limiter = RedisLimiter(store.client)
-    for first in range(0, users, _BATCH):
-        batch = [spend(number) for number in range(first, min(first + _BATCH, users))]
-        outcomes = await limiter.take(batch)
-        if not all(outcome.allowed for outcome in outcomes):
-            raise LoadError("a user was denied while the store was filled")
+    async with Link(store.url) as link, Batcher(RedisLimiter(link), timeout_s=_TIMEOUT_S) as limiter:
+        for first in range(0, users, _BATCH):
+            batch = [spend(number) for number in range(first, min(first + _BATCH, users))]
+            outcomes = await limiter.take(batch)
+            if not all(outcome.allowed for outcome in outcomes):
+                raise LoadError("a user was denied while the store was filled")
 
 
 async def store_table(kinds: list[str], users: int) -> tuple[Table, list[Goal]]:

@@ -14,22 +14,16 @@ from ratelimitd import __version__
 from ratelimitd.core.check import Check
 from ratelimitd.errors import ChildError
 from ratelimitd.limiter.batcher import Batcher
-from ratelimitd.limiter.deadline import Deadline
 from ratelimitd.limiter.deny_cache import DenyCache
-from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.policy.redis_policies import RedisPolicies
 from ratelimitd.policy.replicas import Replica
 from ratelimitd.settings import EMBEDDED, Settings, environment
 from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
-from ratelimitd.store.link import Link
+from ratelimitd.store.link import SILENCE_S, Link
 from ratelimitd.telemetry.logs import configure_logs
 from ratelimitd.transport.listen import Address, Listener, parse_listen
-
-CALL_TIMEOUT_S = 1.0
-"""A call may outlast the decisions in it: it may have to connect first, which a decision's deadline would cut
-off again and again where the store is some round trips away."""
 
 GC_THRESHOLD = 50_000
 """Objects, those of some thousand decisions in flight, between two looks of the garbage collector."""
@@ -46,15 +40,16 @@ async def deciding(settings: Settings) -> AsyncIterator[Check]:
     """
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_client(settings.redis_url))
-        link = await stack.enter_async_context(Link(settings.redis_url))
         timeout_s = settings.store_timeout_ms / 1000
-        calls = Deadline(RedisLimiter(link), max(CALL_TIMEOUT_S, timeout_s))
+        # A call may outlast the decisions in it: it may have to connect first.
+        link = Link(settings.redis_url, silence_s=max(SILENCE_S, timeout_s))
+        calls = RedisLimiter(await stack.enter_async_context(link))
         batcher = await stack.enter_async_context(
             Batcher(
                 calls, timeout_s=timeout_s, max_batch=settings.max_batch, max_in_flight=settings.max_in_flight
             )
         )
-        limiter = DenyCache(OutageLog(batcher))
+        limiter = DenyCache(batcher)
         policies = RedisPolicies(
             client,
             settings.config_key,

@@ -1,18 +1,20 @@
 """Decisions that arrive while calls are in flight travel together in the next one. There is no timer.
 
-The callers of one event-loop turn go into the same call while it has room; a single caller goes at once. A
-caller that gives up before its call begins is not part of it, so it costs nobody a token.
+The callers of one event-loop turn go into the same call while it has room; a single caller goes in the next
+turn. A caller that gives up before its call begins is not part of it, so it costs nobody a token.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.core.ports import Limiter
 from ratelimitd.errors import StoreError
+from ratelimitd.limiter.outage_log import OutageLog
 
 MAX_BATCH = 64
 """Requests in one call: more would hold the store for over a millisecond at 12 us a decision."""
@@ -23,13 +25,16 @@ MAX_IN_FLIGHT = 2
 MAX_WAITING = 4096
 """Callers that may wait; beyond that none could be answered in time anyway."""
 
+Done = Callable[[Sequence[Outcome] | Exception], None]
+"""Is told once: an outcome for each request, in order, or a StoreError, and nothing is known about any."""
 
-GRACE_TURNS = 3
-"""Turns of the event loop that a deadline waits once it is due.
 
-After a stall of the loop its timers come before what has arrived meanwhile: an answer that is there is read
-in the first turn, its call goes on in the second, and its callers have it before the third.
-"""
+class BatchLimiter(Protocol):
+    """Takes tokens, for many decisions at once."""
+
+    def begin(self, requests: Sequence[TakeRequest], done: Done) -> None:
+        """One call. `done` is told what became of it, and not before this has returned."""
+        ...
 
 
 _Caller = tuple[Sequence[TakeRequest], asyncio.Future[Sequence[Outcome]], float]
@@ -37,7 +42,7 @@ _Caller = tuple[Sequence[TakeRequest], asyncio.Future[Sequence[Outcome]], float]
 
 
 class Batcher:
-    """Fewer and fuller calls of the limiter that it wraps. Use it as an async context manager.
+    """A limiter that makes few and full calls of another. Use it as an async context manager.
 
     Args:
         limiter: gets the calls.
@@ -48,7 +53,7 @@ class Batcher:
 
     def __init__(
         self,
-        limiter: Limiter,
+        limiter: BatchLimiter,
         *,
         timeout_s: float,
         max_batch: int = MAX_BATCH,
@@ -58,11 +63,14 @@ class Batcher:
         self._timeout_s = timeout_s
         self._max_batch = max_batch
         self._max_in_flight = max_in_flight
+        self._outages = OutageLog()
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Caller] = deque()
         self._unanswered: deque[_Caller] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._calls: set[asyncio.Task[None]] = set()
+        self._in_flight = 0
+        self._about_to_call = False
+        self._ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,71 +79,69 @@ class Batcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Waits for the calls that are left."""
-        while self._calls:
-            await asyncio.wait(self._calls)
+        while self._in_flight or self._about_to_call:
+            self._ended.clear()
+            await self._ended.wait()
         if self._timer is not None:
             self._timer.cancel()
 
     def take(self, requests: Sequence[TakeRequest]) -> Awaitable[Sequence[Outcome]]:
-        """The wrapped limiter's outcomes. Raises StoreError when it is late, at once when too many wait."""
+        """An outcome for each. Raises StoreError when it is late, at once when too many wait."""
         if len(self._waiting) >= MAX_WAITING:
-            raise StoreError(f"{MAX_WAITING} decisions are waiting for the store already")
+            error = StoreError(f"{MAX_WAITING} decisions are waiting for the store already")
+            self._outages.failed(error)
+            raise error
         outcomes = self._loop.create_future()
         due_s = self._loop.time() + self._timeout_s
         caller = (requests, outcomes, due_s)
         self._waiting.append(caller)
         self._unanswered.append(caller)
         if self._timer is None:
-            self._timer = self._loop.call_at(due_s, self._expire, GRACE_TURNS)
-        if len(self._calls) < self._max_in_flight:
-            self._start_call()
+            self._timer = self._loop.call_at(due_s, self._expire)
+        if not self._about_to_call and self._in_flight < self._max_in_flight:
+            self._call_soon()
         return outcomes
 
-    def _expire(self, turns: int) -> None:
-        """Fails who has waited too long. All may wait equally long, so they stand in order for one timer."""
-        if turns:
-            self._loop.call_soon(self._expire, turns - 1)
-            return
+    def _expire(self) -> None:
+        """Fails who has waited too long. All may wait equally long, so they stand in order for one timer.
+
+        After a stall of the loop an answer that is there comes first: asyncio and uvloop read before they
+        look at timers, and an answer reaches its callers in the turn that reads it.
+        """
         now_s = self._loop.time()
         self._timer = None
         while self._unanswered:
             _, outcomes, due_s = self._unanswered[0]
             if not outcomes.done():
                 if due_s > now_s:
-                    self._timer = self._loop.call_at(due_s, self._expire, GRACE_TURNS)
+                    self._timer = self._loop.call_at(due_s, self._expire)
                     break
-                outcomes.set_exception(StoreError(f"no answer within {self._timeout_s * 1000:g} ms"))
+                self._fail(outcomes, StoreError(f"no answer within {self._timeout_s * 1000:g} ms"))
             self._unanswered.popleft()
 
-    def _start_call(self) -> None:
-        call = self._loop.create_task(self._call())
-        self._calls.add(call)
-        call.add_done_callback(self._ended)
+    def _call_soon(self) -> None:
+        self._about_to_call = True
+        self._loop.call_soon(self._call)
 
-    def _ended(self, call: asyncio.Task[None]) -> None:
-        self._calls.discard(call)
-        if self._waiting:
-            self._start_call()
-
-    async def _call(self) -> None:
+    def _call(self) -> None:
+        self._about_to_call = False
         callers = self._next_batch()
-        if not callers:
-            return
-        try:
-            answers = await self._limiter.take([one for requests, _, _ in callers for one in requests])
-        except Exception as error:  # noqa: BLE001 - it is the callers' to handle, whatever it is
-            for _, outcomes, _ in callers:
-                if not outcomes.done():
-                    outcomes.set_exception(error)
-            return
-        at = 0
-        for requests, outcomes, _ in callers:
-            end = at + len(requests)
-            if not outcomes.done():
-                outcomes.set_result(answers[at:end])
-            at = end
-        while self._unanswered and self._unanswered[0][1].done():
-            self._unanswered.popleft()
+        if callers:
+            self._in_flight += 1
+            requests = [one for requests, _, _ in callers for one in requests]
+            try:
+                self._limiter.begin(requests, partial(self._answered, callers))
+            except Exception as error:  # noqa: BLE001 - it is the callers' to handle, whatever it is
+                self._answered(callers, error)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Another call, or the end, if it is time."""
+        if self._waiting:
+            if self._in_flight < self._max_in_flight and not self._about_to_call:
+                self._call_soon()
+        elif not self._in_flight:
+            self._ended.set()
 
     def _next_batch(self) -> list[_Caller]:
         callers: list[_Caller] = []
@@ -146,6 +152,31 @@ class Batcher:
                 callers.append(caller)
                 room -= len(caller[0])
         return callers
+
+    def _answered(self, callers: Sequence[_Caller], answer: Sequence[Outcome] | Exception) -> None:
+        self._in_flight -= 1
+        if isinstance(answer, Exception):
+            for _, outcomes, _ in callers:
+                self._fail(outcomes, answer)
+        else:
+            self._hand_out(callers, answer)
+        while self._unanswered and self._unanswered[0][1].done():
+            self._unanswered.popleft()
+        self._go_on()
+
+    def _hand_out(self, callers: Sequence[_Caller], answers: Sequence[Outcome]) -> None:
+        at = 0
+        for requests, outcomes, _ in callers:
+            end = at + len(requests)
+            if not outcomes.done():
+                outcomes.set_result(answers[at:end])
+                self._outages.over()
+            at = end
+
+    def _fail(self, outcomes: "asyncio.Future[Sequence[Outcome]]", error: Exception) -> None:
+        if not outcomes.done():
+            outcomes.set_exception(error)
+            self._outages.failed(error)
 
 
 _port: type[Limiter] = Batcher

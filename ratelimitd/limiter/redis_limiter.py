@@ -1,48 +1,60 @@
 """Takes tokens in Redis, one script call per batch."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from redis.exceptions import NoScriptError
 
-from ratelimitd.core.model import Outcome, TakeRequest
-from ratelimitd.core.ports import Limiter
-from ratelimitd.limiter.script import Argument, decode, encode
+from ratelimitd.core.model import TakeRequest
+from ratelimitd.errors import StoreError
+from ratelimitd.limiter.batcher import BatchLimiter, Done
+from ratelimitd.limiter.script import decode, encode
 from ratelimitd.shipped import shipped
-from ratelimitd.store.client import store_errors
 
 
 class Commands(Protocol):
-    """What is needed of a connection to the store: a Link has it, and so has every client of redis-py."""
+    """What is needed of a connection to the store: a Link is one."""
 
-    async def execute_command(self, *arguments: Any) -> Any:
-        """The reply to one command. Raises what `store_errors` knows."""
+    def call(self, arguments: tuple[Any, ...], done: Callable[[Any], None]) -> None:
+        """Sends a command. `done` is told its reply, or the exception that came instead."""
         ...
 
 
 class RedisLimiter:
-    """The limiter that all replicas share. It has no deadline of its own."""
+    """The limiter that all replicas share."""
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
         self._script = shipped("lua/take.lua").read_text()
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """One outcome per request, in order. Raises StoreError: tokens may have been taken all the same."""
+    def begin(self, requests: Sequence[TakeRequest], done: Done) -> None:
+        """One call of the script. With a StoreError tokens may have been taken all the same."""
         keys, arguments = encode(requests)
-        with store_errors():
-            reply = await self._run(keys, arguments)
-        return decode(reply, requests)
+        call = (len(keys), *keys, *arguments)
 
-    async def _run(self, keys: list[str], arguments: list[Argument]) -> object:
-        execute = self._commands.execute_command
-        try:
-            return await execute("EVALSHA", self._sha, len(keys), *keys, *arguments)
-        except NoScriptError:
-            # A restart or SCRIPT FLUSH lost it. EVAL runs it and caches it again in the same round trip.
-            return await execute("EVAL", self._script, len(keys), *keys, *arguments)
+        def answered(reply: object) -> None:
+            if isinstance(reply, NoScriptError):
+                # A restart or SCRIPT FLUSH lost it. EVAL runs it and caches it again in the same round trip.
+                self._commands.call(("EVAL", self._script, *call), partial(_tell, done, requests))
+            else:
+                _tell(done, requests, reply)
+
+        self._commands.call(("EVALSHA", self._sha, *call), answered)
 
 
-_port: type[Limiter] = RedisLimiter
+def _tell(done: Done, requests: Sequence[TakeRequest], reply: object) -> None:
+    if isinstance(reply, Exception):
+        done(StoreError(f"the store failed: {reply}"))
+        return
+    try:
+        outcomes = decode(reply, requests)
+    except StoreError as error:
+        done(error)
+    else:
+        done(outcomes)
+
+
+_port: type[BatchLimiter] = RedisLimiter

@@ -11,7 +11,6 @@ from ratelimitd.control.question import Question, Who
 from ratelimitd.core.model import MICRO, Limit, TierName
 from ratelimitd.errors import ConflictError, PolicyError, QuestionError, UnknownRevisionError, WaitError
 from ratelimitd.limiter.deny_cache import DenyCache
-from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.policy.redis_policies import RedisPolicies
 from ratelimitd.policy.replicas import Replica, Replicas
 from ratelimitd.policy.revisions import EXTERNAL, Revisions
@@ -19,6 +18,7 @@ from ratelimitd.policy.text import DEFAULT_TEXT, revision_of
 from ratelimitd.settings import load
 from tests.core.fakes import check_over
 from tests.limits import KEY, limits_json
+from tests.taking import ScriptLimiter
 from tests.waiting import eventually
 
 SETTINGS = load({}, {})
@@ -166,7 +166,7 @@ async def test_an_explanation_is_the_decision_and_spends_nothing(control: Contro
     await applied(control, limits_json(user_rate=0.001, user_api_rate=0.001))
     policies = RedisPolicies(store, KEY, ME)
     await policies.poll()
-    check = check_over(RedisLimiter(store), policy=policies.current())
+    check = check_over(ScriptLimiter(store), policy=policies.current())
     question = Question(path="/api/ping?q=1", user="user1", context={"api": "/api/*"})
     for _ in range(3):
         assert (await control.explain(question)).outcome == "allowed"
@@ -229,7 +229,7 @@ async def test_somebodys_buckets_are_shown_as_they_are_now(control: Control, sto
     await applied(control, limits_json(user_rate=0.001))
     policies = RedisPolicies(store, KEY, ME)
     await policies.poll()
-    check = check_over(RedisLimiter(store), policy=policies.current())
+    check = check_over(ScriptLimiter(store), policy=policies.current())
     await check(Question(path="/", user="al", context={"api": "/api/*"}).request(SETTINGS))
     user, api = await control.buckets(Who(user="al"))
     assert (user.key, user.tier, user.api, user.limit) == (
@@ -248,7 +248,7 @@ async def test_somebodys_buckets_are_shown_as_they_are_now(control: Control, sto
 async def test_a_reset_is_known_to_every_replica_at_once(control: Control, store: Redis) -> None:
     """The denials that they remember are forgotten; other users keep theirs."""
     await applied(control, limits_json(user_rate=0.001, user_api_rate=0.001))
-    cache = DenyCache(RedisLimiter(store), now_us=lambda: 0)
+    cache = DenyCache(ScriptLimiter(store), now_us=lambda: 0)
     async with RedisPolicies(store, KEY, ME, on_reset=cache.clear).watched() as policies:
         check = check_over(cache, policy=policies.current())
         request = Question(path="/", user="al").request(SETTINGS)

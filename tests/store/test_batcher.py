@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter import batcher as module
-from ratelimitd.limiter.batcher import Batcher
-from ratelimitd.limiter.deadline import Deadline
+from ratelimitd.limiter.batcher import Batcher, Done
 
 
-def request(number: int) -> TakeRequest:
+def request(number: object) -> TakeRequest:
     """A request that can be told from others by its key."""
     return TakeRequest((Tier(TierName.USER, str(number), Limit(1, 1.0)),))
 
@@ -24,26 +24,25 @@ class HeldLimiter:
     """Keeps each call until the test answers it."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[list[int], asyncio.Future[None]]] = []
+        self.batches: list[list[int]] = []
+        self._held: list[tuple[list[int], Done]] = []
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """Answers with each key as the tokens left."""
+    def begin(self, requests: Sequence[TakeRequest], done: Done) -> None:
+        """Notes what the call holds."""
         numbers = [int(one.tiers[0].key) for one in requests]
-        held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.calls.append((numbers, held))
-        await held
-        return [Outcome(allowed=True, tokens=(number * MICRO,)) for number in numbers]
+        self.batches.append(numbers)
+        self._held.append((numbers, done))
 
     def answer_all(self) -> None:
-        """Lets every call go on."""
-        for _, held in self.calls:
-            if not held.done():
-                held.set_result(None)
+        """Answers every call with each key as the tokens left."""
+        while self._held:
+            numbers, done = self._held.pop(0)
+            done([Outcome(allowed=True, tokens=(number * MICRO,)) for number in numbers])
 
-    @property
-    def batches(self) -> list[list[int]]:
-        """What each call held."""
-        return [numbers for numbers, _ in self.calls]
+    def fail_first(self, error: Exception) -> None:
+        """Fails the call that has been held longest."""
+        _, done = self._held.pop(0)
+        done(error)
 
 
 async def settle() -> None:
@@ -52,7 +51,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def ask(batcher: Batcher, numbers: Sequence[int]) -> list["asyncio.Future[Sequence[Outcome]]"]:
+def ask(batcher: Batcher, numbers: Sequence[object]) -> list["asyncio.Future[Sequence[Outcome]]"]:
     """One caller per number."""
     return [asyncio.ensure_future(batcher.take([request(number)])) for number in numbers]
 
@@ -133,7 +132,7 @@ async def test_a_failed_call_fails_only_its_own_callers() -> None:
         await settle()
         fine = ask(batcher, [1])
         await settle()
-        limiter.calls[0][1].set_exception(StoreError("away"))
+        limiter.fail_first(StoreError("away"))
         await asyncio.wait(failing)
         with pytest.raises(StoreError, match="away"):
             failing[0].result()
@@ -145,7 +144,7 @@ async def test_a_failed_call_fails_only_its_own_callers() -> None:
 
 
 async def test_a_caller_that_gave_up_is_dropped_from_the_batch_it_waits_for() -> None:
-    """By being cancelled, or by its deadline."""
+    """It costs nobody a token."""
     limiter = HeldLimiter()
     async with Batcher(limiter, timeout_s=30) as batcher:
         held = ask(batcher, [0])
@@ -153,8 +152,6 @@ async def test_a_caller_that_gave_up_is_dropped_from_the_batch_it_waits_for() ->
         held += ask(batcher, [1])
         await settle()
         cancelled, stays = ask(batcher, [2, 3])
-        with pytest.raises(StoreError, match="no answer within 1 ms"):
-            await Deadline(batcher, 0.001).take([request(4)])  # its own, shorter than the batcher's
         cancelled.cancel()
         await settle()
         limiter.answer_all()
@@ -197,6 +194,39 @@ async def test_too_many_waiting_is_an_error_at_once(monkeypatch: pytest.MonkeyPa
     assert answered(callers) == [0, 1, 2, 3]
 
 
+async def test_what_cannot_be_sent_fails_its_callers() -> None:
+    """Whatever it is, it is theirs to handle, and whoever comes later is served."""
+    limiter = HeldLimiter()
+    async with Batcher(limiter, timeout_s=30) as batcher:
+        failing = ask(batcher, ["no number"])
+        with pytest.raises(ValueError, match="no number"):
+            await failing[0]
+        callers = ask(batcher, [1])
+        await settle()
+        limiter.answer_all()
+        await asyncio.wait(callers)
+    assert answered(callers) == [1]
+
+
+async def test_an_outage_is_over_when_somebody_is_answered_in_time() -> None:
+    """An answer that comes when all its callers have left ends none."""
+    limiter = HeldLimiter()
+    with capture_logs() as lines:
+        async with Batcher(limiter, timeout_s=0.01) as batcher:
+            for number in range(2):
+                late = ask(batcher, [number])
+                with pytest.raises(StoreError, match="no answer within 10 ms"):
+                    await late[0]
+                limiter.answer_all()
+            assert [line["event"] for line in lines] == ["store_away"]
+            callers = ask(batcher, [2])
+            await settle()
+            limiter.answer_all()
+            await asyncio.wait(callers)
+    assert [line["event"] for line in lines] == ["store_away", "store_back"]
+    assert lines[1]["failed_calls"] == 2
+
+
 async def test_the_end_waits_for_the_calls_that_are_left() -> None:
     """Nobody who was let in goes unanswered."""
     limiter = HeldLimiter()
@@ -235,24 +265,30 @@ async def test_who_waits_too_long_is_told_so_and_the_others_wait_on() -> None:
 
 @pytest.mark.parametrize("loop_of", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_an_answer_that_is_there_is_not_late(loop_of: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """After a stall of the loop its timers come first; what has arrived meanwhile is read first."""
+    """After a stall of the loop what has arrived meanwhile is read before its timers run."""
 
     async def stalled() -> Sequence[Outcome]:
         here, there = socket.socketpair()
         here.setblocking(False)  # noqa: FBT003 - the library's way
         with here, there:
 
-            class Store:
-                async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-                    await asyncio.get_running_loop().sock_recv(here, 1)
-                    return [Outcome(allowed=True, tokens=(MICRO,)) for _ in requests]
+            class Store(asyncio.Protocol):
+                def begin(self, _requests: Sequence[TakeRequest], done: Done) -> None:
+                    self.done = done
 
-            async with Batcher(Store(), timeout_s=0.02) as batcher:
+                def data_received(self, _data: bytes) -> None:
+                    self.done([Outcome(allowed=True, tokens=(MICRO,))])
+
+            loop = asyncio.get_running_loop()
+            transport, store = await loop.create_connection(Store, sock=here)
+            async with Batcher(store, timeout_s=0.02) as batcher:
                 (caller,) = ask(batcher, [1])
                 await settle()
                 there.send(b"x")
                 time.sleep(0.04)  # noqa: ASYNC251 - the stall: the deadline passes, and the answer is there
-                return await caller
+                outcomes = await caller
+            transport.close()
+            return outcomes
 
     with asyncio.Runner(loop_factory=loop_of) as runner:
         (outcome,) = runner.run(stalled())

@@ -10,8 +10,8 @@ from ratelimitd.core.bucket import Bucket
 from ratelimitd.core.model import MICRO, Limit, TakeRequest, Tier, TierName
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.buckets import Buckets
-from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.store.client import open_client
+from tests.taking import ScriptLimiter
 
 
 def tier(key: str) -> Tier:
@@ -21,7 +21,7 @@ def tier(key: str) -> Tier:
 
 async def test_what_the_script_wrote_is_read_to_the_microtoken(store: Redis) -> None:
     """With the store's clock; a key that holds none is left out."""
-    limiter = RedisLimiter(store)
+    limiter = ScriptLimiter(store)
     await limiter.take([TakeRequest((tier("rate:user:a"),), 1_234_567)])
     stored = await Buckets(store, "rate").read(["rate:user:a", "rate:user:b"])
     assert stored.buckets.keys() == {"rate:user:a"}

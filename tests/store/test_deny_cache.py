@@ -21,9 +21,9 @@ from ratelimitd.core.headers import denying_tier
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.deny_cache import RECOUNT_US, TRUST_US, DenyCache, monotonic_us
-from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.store.client import open_client
 from tests.core.fakes import OracleLimiter
+from tests.taking import ScriptLimiter
 
 LIMIT = Limit(3, 2.0)
 """Half a second brings a token back, well within the trust."""
@@ -506,7 +506,7 @@ def test_whoever_is_denied_here_is_denied_by_the_store_and_told_its_wait(
 class Replica:
     """A cache before a limiter of its own, and when its last denial came from the store (us, monotonic)."""
 
-    limiter: RedisLimiter
+    limiter: ScriptLimiter
     calls: int = 0
     answered_us: int = 0
     cache: DenyCache = field(init=False)
@@ -587,7 +587,7 @@ async def test_a_hot_user_is_denied_by_two_replicas_only_while_the_store_would(
                 denials.append(Denial(answered_us, began_us, monotonic_us()))
             await asyncio.sleep(0)
 
-    async def look_into(limiter: RedisLimiter) -> None:
+    async def look_into(limiter: ScriptLimiter) -> None:
         nonlocal admitted
         for turn in range(400):
             sent_us = monotonic_us()
@@ -605,12 +605,12 @@ async def test_a_hot_user_is_denied_by_two_replicas_only_while_the_store_would(
         open_client(store_url) as second,
         open_client(store_url) as third,
     ):
-        replicas = [Replica(RedisLimiter(first)), Replica(RedisLimiter(second))]
+        replicas = [Replica(ScriptLimiter(first)), Replica(ScriptLimiter(second))]
         began_us = await server_us(store)
         async with asyncio.TaskGroup() as tasks:
             for replica in replicas * 4:
                 tasks.create_task(ask_through(replica))
-            tasks.create_task(look_into(RedisLimiter(third)))
+            tasks.create_task(look_into(ScriptLimiter(third)))
         ended_us = await server_us(store)
 
     assert denials
@@ -622,7 +622,7 @@ async def test_a_hot_user_is_denied_by_two_replicas_only_while_the_store_would(
 async def test_a_bucket_deleted_in_the_store_is_served_again_within_the_trust(store: Redis) -> None:
     """By a replica that nobody told. Until then it denies."""
     now_us = 0
-    cache = DenyCache(RedisLimiter(store), now_us=lambda: now_us)
+    cache = DenyCache(ScriptLimiter(store), now_us=lambda: now_us)
     slow = request(limit=Limit(1, 0.001))
     assert [(await one(cache, slow)).allowed for _ in range(2)] == [True, False]
     await store.delete("k")

@@ -24,8 +24,9 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as NotConnectedError
 
-from ratelimitd.store.link import STALL_S, Link
+from ratelimitd.store.link import Link
 from tests.programs import need
+from tests.taking import told
 from tests.waiting import WAIT_S, eventually
 
 
@@ -58,15 +59,29 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     return both
 
 
+SILENT_S = 0.02
+
+
 class Clock:
     """Seconds that pass when a test says so."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
+        self._looks = 0
 
     def __call__(self) -> float:
         """The instant."""
+        self._looks += 1
         return self.now_s
+
+    async def looked_at(self, times: int) -> None:
+        """Returns once it was asked so many times more."""
+        looks = self._looks + times
+
+        async def enough() -> bool:
+            return self._looks >= looks
+
+        await eventually(enough, "somebody looks at the clock")
 
 
 class Server:
@@ -132,9 +147,16 @@ async def serving(path: Path) -> AsyncIterator[Server]:
     await server.ended()
 
 
-def opened(path: Path, clock: Callable[[], float] | None = None) -> Link:
+def opened(path: Path, clock: Callable[[], float] | None = None, silence_s: float = WAIT_S) -> Link:
     """A link to that Unix socket, whose clock stands still."""
-    return Link(f"unix://{path}", now_s=clock or Clock())
+    return Link(f"unix://{path}", now_s=clock or Clock(), silence_s=silence_s)
+
+
+async def execute(link: Link, *arguments: Any) -> Any:
+    """The reply to one command. Raises the error that came instead."""
+    reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    link.call(arguments, lambda answer: told(reply, answer))
+    return await reply
 
 
 @on_both_loops
@@ -143,11 +165,11 @@ async def test_each_of_many_callers_gets_its_own_reply(store_url: str) -> None:
 
     async def echo(n: int) -> bool:
         text = f"{n}," * (40_000 if n % 250 == 0 else 1)
-        return bool(await link.execute_command("ECHO", text) == text.encode())
+        return bool(await execute(link, "ECHO", text) == text.encode())
 
     async with Link(store_url) as link:
         assert all(await asyncio.gather(*(echo(n) for n in range(1000))))
-        connections = (await link.execute_command("CLIENT", "LIST")).count(b"cmd=client|list")
+        connections = (await execute(link, "CLIENT", "LIST")).count(b"cmd=client|list")
     assert connections == 1
 
 
@@ -155,14 +177,12 @@ async def test_each_of_many_callers_gets_its_own_reply(store_url: str) -> None:
 async def test_replies_may_come_in_pieces(tmp_path: Path) -> None:
     """Where a packet ends means nothing."""
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s") as link:
-        calls = asyncio.gather(*(link.execute_command("GET", n, 0.5, b"x", "y") for n in range(3)))
+        calls = asyncio.gather(*(execute(link, "GET", n, 0.5, b"x", "y") for n in range(3)))
         command, writer = await server.call()
         assert command == b"GET 0 0.5 x y"
         await server.calls(2)
         writer.write(b"$3\r\none\r\n*2\r\n:1\r\n")
-        first = asyncio.ensure_future(
-            link.execute_command("GET", 3)
-        )  # hears of nothing until the rest is there
+        first = asyncio.ensure_future(execute(link, "GET", 3))  # hears of nothing until the rest is there
         await server.call()
         writer.write(b":2\r\n$-1\r\n+four\r\n")
         assert await calls == [b"one", [1, 2], None]
@@ -173,7 +193,7 @@ async def test_replies_may_come_in_pieces(tmp_path: Path) -> None:
 async def test_a_caller_who_left_keeps_its_place(tmp_path: Path) -> None:
     """Its reply is thrown away, and nobody else gets it."""
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s") as link:
-        one, two, three = (asyncio.ensure_future(link.execute_command("GET", n)) for n in range(3))
+        one, two, three = (asyncio.ensure_future(execute(link, "GET", n)) for n in range(3))
         writer = await server.calls(3)
         two.cancel()
         await asyncio.wait((two,))
@@ -190,15 +210,15 @@ async def test_a_broken_connection_fails_its_calls_and_the_next_call_gets_a_new_
 ) -> None:
     """The calls in flight are not sent again: the store may have carried them out."""
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s") as link:
-        answered = asyncio.ensure_future(link.execute_command("GET", 0))
+        answered = asyncio.ensure_future(execute(link, "GET", 0))
         (await server.calls(1)).write(b":0\r\n")
         assert await answered == 0
-        lost = [asyncio.ensure_future(link.execute_command("GET", n)) for n in (1, 2)]
+        lost = [asyncio.ensure_future(execute(link, "GET", n)) for n in (1, 2)]
         writer = await server.calls(2)
         getattr(writer if how == "close" else writer.transport, how)()
         for outcome in await asyncio.gather(*lost, return_exceptions=True):
             assert isinstance(outcome, NotConnectedError)
-        after = asyncio.ensure_future(link.execute_command("GET", 3))
+        after = asyncio.ensure_future(execute(link, "GET", 3))
         command, writer = await server.call()
         writer.write(b":3\r\n")
         assert (command, await after, server.connections) == (b"GET 3", 3, 2)
@@ -210,10 +230,10 @@ async def test_opening_needs_no_store(tmp_path: Path) -> None:
     clock = Clock()
     async with opened(tmp_path / "s", clock) as link:
         with pytest.raises(NotConnectedError, match="No such file"):
-            await link.execute_command("PING")
+            await execute(link, "PING")
         clock.now_s += 1
         async with serving(tmp_path / "s") as server:
-            call = asyncio.ensure_future(link.execute_command("PING"))
+            call = asyncio.ensure_future(execute(link, "PING"))
             (await server.calls(1)).write(b"+PONG\r\n")
             assert await call == b"PONG"
             await link.aclose()
@@ -227,11 +247,11 @@ async def test_failed_attempts_come_ever_more_slowly(tmp_path: Path) -> None:
         server.greeting = b"-ERR not today\r\n"
         for attempt, pause_s in enumerate((0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0), start=1):
             with pytest.raises(NotConnectedError, match="not today"):
-                await link.execute_command("PING")
+                await execute(link, "PING")
             assert server.connections == attempt
             clock.now_s += pause_s - 0.001
             with pytest.raises(NotConnectedError, match="not today"):
-                await link.execute_command("PING")
+                await execute(link, "PING")
             assert server.connections == attempt
             clock.now_s += 0.002
 
@@ -244,10 +264,10 @@ async def test_an_answer_ends_the_slowness(tmp_path: Path) -> None:
         server.greeting = b"-ERR not today\r\n"
         for _ in range(4):
             with pytest.raises(NotConnectedError):
-                await link.execute_command("PING")
+                await execute(link, "PING")
             clock.now_s += 1
         server.greeting = b"+OK\r\n"
-        call = asyncio.ensure_future(link.execute_command("PING"))
+        call = asyncio.ensure_future(execute(link, "PING"))
         writer = await server.calls(1)
         writer.write(b"+PONG\r\n")
         await call
@@ -260,27 +280,20 @@ async def test_an_answer_ends_the_slowness(tmp_path: Path) -> None:
         await eventually(noticed, "the link closes its end")
         for attempts in (6, 7):
             with pytest.raises(NotConnectedError):
-                await link.execute_command("PING")
+                await execute(link, "PING")
             assert server.connections == attempts
             clock.now_s += 0.05
 
 
 @on_both_loops
 async def test_one_attempt_for_all_who_wait(tmp_path: Path) -> None:
-    """It goes on when the caller who began it gives up."""
+    """Their calls go in their order, also that of one who left meanwhile."""
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s") as link:
-        server.ready.clear()
-        calls = [asyncio.ensure_future(link.execute_command("GET", n)) for n in range(5)]
-
-        async def greeted() -> bool:
-            return bool(server.heard)
-
-        await eventually(greeted, "the link connects")
+        calls = [asyncio.ensure_future(execute(link, "GET", n)) for n in range(5)]
+        await asyncio.sleep(0)
         calls[0].cancel()
-        await asyncio.wait((calls[0],))
-        server.ready.set()
-        writer = await server.calls(4)
-        writer.write(b":1\r\n:2\r\n:3\r\n:4\r\n")
+        writer = await server.calls(5)
+        writer.write(b":0\r\n:1\r\n:2\r\n:3\r\n:4\r\n")
         assert await asyncio.gather(*calls[1:]) == [1, 2, 3, 4]
     assert server.connections == 1
 
@@ -305,15 +318,15 @@ async def test_a_refusal_is_the_error_that_redis_py_has_for_it(
     """And it belongs to one call. What another connection may mend gets one, after a pause."""
     clock = Clock()
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s", clock) as link:
-        refused = asyncio.ensure_future(link.execute_command("GET", 1))
+        refused = asyncio.ensure_future(execute(link, "GET", 1))
         (await server.calls(1)).write(b"-" + reply.encode(errors="surrogateescape") + b"\r\n")
         with pytest.raises(kind):
             await refused
         if connections > 1:
             with pytest.raises(NotConnectedError):
-                await link.execute_command("GET", 2)
+                await execute(link, "GET", 2)
             clock.now_s += 0.05
-        after = asyncio.ensure_future(link.execute_command("GET", 3))
+        after = asyncio.ensure_future(execute(link, "GET", 3))
         (await server.calls(1)).write(b":3\r\n")
         assert await after == 3
     assert server.connections == connections
@@ -335,7 +348,7 @@ async def test_garbage_ends_the_connection(tmp_path: Path, garbage: bytes) -> No
     """Also one reply too many: after that nobody could know whose is whose."""
     clock = Clock()
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s", clock) as link:
-        calls = asyncio.gather(*(link.execute_command("GET", n) for n in (1, 2)), return_exceptions=True)
+        calls = asyncio.gather(*(execute(link, "GET", n) for n in (1, 2)), return_exceptions=True)
         (await server.calls(2)).write(garbage)
         outcomes = await calls
         assert all(isinstance(outcome, NotConnectedError) for outcome in outcomes) or outcomes == [1, 2]
@@ -345,7 +358,7 @@ async def test_garbage_ends_the_connection(tmp_path: Path, garbage: bytes) -> No
 
         await eventually(noticed, "the link closes the connection")
         clock.now_s += 1
-        after = asyncio.ensure_future(link.execute_command("GET", 3))
+        after = asyncio.ensure_future(execute(link, "GET", 3))
         (await server.calls(1)).write(b":3\r\n")
         assert (await after, server.connections) == (3, 2)
 
@@ -356,7 +369,7 @@ async def test_a_store_that_says_more_than_it_was_asked_is_not_used(tmp_path: Pa
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s") as link:
         server.greeting = b"+OK\r\n+OK\r\n"
         with pytest.raises(NotConnectedError, match="said more than it was asked"):
-            await link.execute_command("GET", 1)
+            await execute(link, "GET", 1)
 
 
 @on_both_loops
@@ -382,52 +395,63 @@ async def test_a_connection_that_is_reset_before_it_is_taken_over_is_not_used() 
         connection.connect = connect_and_lose
         async with link:
             with pytest.raises(NotConnectedError, match="the store left"):
-                await link.execute_command("GET", 1)
+                await execute(link, "GET", 1)
     await server.ended()
 
 
 @on_both_loops
-async def test_a_silent_connection_is_given_up_with_a_caller(tmp_path: Path) -> None:
-    """Not before STALL_S. All in flight fail, and the next call gets a new connection."""
+async def test_a_silent_connection_is_ended(tmp_path: Path) -> None:
+    """Not before its time. All in flight fail, and the next call gets a new connection."""
     clock = Clock()
-    async with serving(tmp_path / "s") as server, opened(tmp_path / "s", clock) as link:
-        answered = asyncio.ensure_future(link.execute_command("GET", 0))
+    async with serving(tmp_path / "s") as server, opened(tmp_path / "s", clock, SILENT_S) as link:
+        answered = asyncio.ensure_future(execute(link, "GET", 0))
         (await server.calls(1)).write(b":0\r\n")
         await answered
         clock.now_s += 3600  # idle is not silent
-        one, two = (asyncio.ensure_future(link.execute_command("GET", n)) for n in (1, 2))
-        await server.calls(2)
-        clock.now_s += STALL_S - 0.001
-        three = asyncio.ensure_future(link.execute_command("GET", 3))
+        one = asyncio.ensure_future(execute(link, "GET", 1))
+        await server.calls(1)
+        clock.now_s += SILENT_S - 0.001
+        two = asyncio.ensure_future(execute(link, "GET", 2))
         await server.calls(1)  # what is said to it breaks no silence
-        one.cancel()
-        await asyncio.wait((one,))
-        assert not three.done()
-        clock.now_s += 0.001
-        two.cancel()
-        with pytest.raises(NotConnectedError, match="silent for 500 ms"):
-            await three
-        after = asyncio.ensure_future(link.execute_command("GET", 4))
-        (await server.calls(1)).write(b":4\r\n")
-        assert (await after, server.connections) == (4, 2)
+        await clock.looked_at(2)
+        assert not one.done()
+        clock.now_s += 0.002
+        for silent in (one, two):
+            with pytest.raises(NotConnectedError, match="the store was silent for 20 ms"):
+                await silent
+        after = asyncio.ensure_future(execute(link, "GET", 3))
+        (await server.calls(1)).write(b":3\r\n")
+        assert (await after, server.connections) == (3, 2)
 
 
 @on_both_loops
 async def test_a_slow_connection_is_kept(tmp_path: Path) -> None:
     """While replies come, the store is behind but there: another connection would not be faster."""
     clock = Clock()
-    async with serving(tmp_path / "s") as server, opened(tmp_path / "s", clock) as link:
-        one, two, three = (asyncio.ensure_future(link.execute_command("GET", n)) for n in (1, 2, 3))
-        writer = await server.calls(3)
-        clock.now_s += STALL_S
-        writer.write(b":1\r\n")
-        await one
-        clock.now_s += STALL_S / 2
-        two.cancel()
-        await asyncio.wait((two,))
-        writer.write(b":2\r\n:3\r\n")
-        assert await three == 3
+    async with serving(tmp_path / "s") as server, opened(tmp_path / "s", clock, SILENT_S) as link:
+        calls = [asyncio.ensure_future(execute(link, "GET", n)) for n in range(5)]
+        writer = await server.calls(5)
+        for n, call in enumerate(calls):
+            clock.now_s += SILENT_S - 0.001
+            await clock.looked_at(2)
+            writer.write(b":%d\r\n" % n)
+            assert await call == n
     assert server.connections == 1
+
+
+@on_both_loops
+async def test_an_attempt_outlasts_those_who_wait_for_it(tmp_path: Path) -> None:
+    """They are told in time, and whoever comes later gets the connection."""
+    async with serving(tmp_path / "s") as server, opened(tmp_path / "s", silence_s=SILENT_S) as link:
+        server.ready.clear()
+        for _ in range(2):
+            with pytest.raises(NotConnectedError, match="no connection within 20 ms"):
+                await execute(link, "GET", 0)
+        server.ready.set()
+        call = asyncio.ensure_future(execute(link, "GET", 1))
+        command, writer = await server.call()
+        writer.write(b":1\r\n")
+        assert (command, await call, server.connections) == (b"GET 1", 1, 1)
 
 
 @on_both_loops
@@ -436,10 +460,10 @@ async def test_closing_fails_the_calls_in_flight_and_all_later_ones(tmp_path: Pa
     clock = Clock()
     async with serving(tmp_path / "s") as server:
         async with opened(tmp_path / "s", clock) as link:
-            call = asyncio.ensure_future(link.execute_command("GET", 1))
+            call = asyncio.ensure_future(execute(link, "GET", 1))
             await server.calls(1)
         clock.now_s += 1
-        for late in (call, link.execute_command("GET", 2)):
+        for late in (call, execute(link, "GET", 2)):
             with pytest.raises(NotConnectedError, match="the link is closed"):
                 await late
         await server.ended()
@@ -452,7 +476,7 @@ async def test_closing_ends_an_attempt(tmp_path: Path) -> None:
     async with serving(tmp_path / "s") as server:
         async with opened(tmp_path / "s") as link:
             server.ready.clear()
-            call = asyncio.ensure_future(link.execute_command("GET", 1))
+            call = asyncio.ensure_future(execute(link, "GET", 1))
 
             async def greeted() -> bool:
                 return bool(server.heard)
@@ -467,17 +491,17 @@ async def test_the_url_says_user_password_and_database(store_url: str) -> None:
     """As it does for redis-py, which negotiates. The connection bears our name."""
     address = store_url.removeprefix("redis://").removesuffix("/0")
     async with Link(store_url) as admin:
-        await admin.execute_command("ACL", "SETUSER", "linkuser", "on", ">p@ss/word", "~*", "+@all")
+        await execute(admin, "ACL", "SETUSER", "linkuser", "on", ">p@ss/word", "~*", "+@all")
         try:
             async with Link(f"redis://linkuser:p%40ss%2Fword@{address}/3") as link:
-                assert await link.execute_command("ACL", "WHOAMI") == b"linkuser"
-                me = (await link.execute_command("CLIENT", "INFO")).split()
+                assert await execute(link, "ACL", "WHOAMI") == b"linkuser"
+                me = (await execute(link, "CLIENT", "INFO")).split()
                 assert {b"db=3", b"name=ratelimitd", b"resp=2"} <= set(me)
             async with Link(f"redis://linkuser:wrong@{address}/3") as link:
                 with pytest.raises(NotConnectedError, match="invalid username-password"):
-                    await link.execute_command("PING")
+                    await execute(link, "PING")
         finally:
-            await admin.execute_command("ACL", "DELUSER", "linkuser")
+            await execute(admin, "ACL", "DELUSER", "linkuser")
 
 
 @pytest.fixture(scope="session")
@@ -518,19 +542,19 @@ async def test_tls(certificate: Path) -> None:
         url = f"rediss://:secret@localhost:{listening.sockets[0].getsockname()[1]}/2"
         async with Link(f"{url}?ssl_ca_certs={certificate}", now_s=Clock()) as link:
             for attempt in (1, 2):
-                answered = asyncio.gather(*(link.execute_command("GET", n) for n in range(50)))
+                answered = asyncio.gather(*(execute(link, "GET", n) for n in range(50)))
                 writer = await server.calls(50)
                 writer.write(b"".join(b":%d\r\n" % n for n in range(50)))
                 assert await answered == list(range(50))
                 assert writer.get_extra_info("sslcontext")
                 assert server.heard[0] == b"AUTH secret"
                 assert server.connections == attempt
-                lost = asyncio.ensure_future(link.execute_command("GET", 50))
+                lost = asyncio.ensure_future(execute(link, "GET", 50))
                 await server.calls(1)
                 writer.close()
                 with pytest.raises(NotConnectedError):
                     await lost
         async with Link(url, now_s=Clock()) as link:
             with pytest.raises(NotConnectedError, match="certificate verify failed"):
-                await link.execute_command("PING")
+                await execute(link, "PING")
     await server.ended()

@@ -1,0 +1,42 @@
+"""Ways to take tokens in a test without a batcher."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from ratelimitd.core.model import Outcome, TakeRequest
+from ratelimitd.limiter.batcher import BatchLimiter
+from ratelimitd.limiter.script import decode, encode
+from ratelimitd.shipped import shipped
+
+
+class ScriptLimiter:
+    """The shipped script through any client of redis-py, which people who test with a stand-in have."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._script = shipped("lua/take.lua").read_text()
+
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        """One call for these."""
+        keys, arguments = encode(requests)
+        return decode(await self._client.eval(self._script, len(keys), *keys, *arguments), requests)
+
+
+def told(future: "asyncio.Future[Any]", answer: Any) -> None:
+    """Puts what a function is told, an exception too, into the future, if somebody still waits."""
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+async def taken(limiter: BatchLimiter, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    """The outcomes of a call of its own. Raises StoreError."""
+    outcomes: asyncio.Future[Sequence[Outcome]] = asyncio.get_running_loop().create_future()
+    limiter.begin(requests, lambda answer: told(outcomes, answer))
+    return await outcomes
