@@ -72,7 +72,7 @@ def _steps() -> list[tuple[str, Callable[[], object], int]]:
     return [
         ("translate.decode", lambda: decode(payload), 1),
         ("identify", lambda: identify(SOURCES, request), 1),
-        ("match", lambda: match(POLICY_SET, request, who, "rate"), 1),
+        ("match", lambda: match(POLICY_SET, request, who, "rate").spend(who), 1),
         ("check, allowed (with the two above)", lambda: _finished(allowing(request)), 1),
         ("check, denied (with the two above)", lambda: _finished(denying(request)), 1),
         (f"script.encode, batches of {_BATCH}", lambda: script.encode(spends), _BATCH),

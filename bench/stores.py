@@ -42,7 +42,8 @@ _REQUEST = Request("GET", "/api/ping", "", {}, "", {API_CONTEXT: messages.API})
 
 def spend(user: int) -> TakeRequest:
     """What a request of the user with this number takes."""
-    return match(POLICY_SET, _REQUEST, Identity("header", messages.user_id(user)), "rate").spend
+    who = Identity("header", messages.user_id(user))
+    return match(POLICY_SET, _REQUEST, who, "rate").spend(who)
 
 
 @dataclass(frozen=True)

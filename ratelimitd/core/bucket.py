@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ratelimitd.core.model import Limit, Outcome, TakeRequest, Tier
+from ratelimitd.core.model import Limit, Outcome, TakeRequest
 
 EXPIRY_MARGIN_US = 1_000_000
 """How long a bucket outlives the instant at which it is full again."""
@@ -37,19 +37,26 @@ def take(
     buckets: Mapping[str, Bucket], request: TakeRequest, now_us: int
 ) -> tuple[Outcome, dict[str, Bucket]]:
     """The outcome, and the buckets to write: none when the request is denied or takes nothing."""
-    outcome, spent = _take(buckets, request.tiers, request, now_us)
-    if outcome.allowed and request.shadow:
-        shadow, spent_in_shadow = _take(buckets, request.shadow, request, now_us)
+    charge, keys, _ = request
+    enforced = len(charge.limits)
+    outcome, spent = _take(buckets, keys[:enforced], charge.limits, request, now_us)
+    if outcome.allowed and charge.shadow:
+        shadow, spent_in_shadow = _take(buckets, keys[enforced:], charge.shadow, request, now_us)
         return outcome._replace(shadow=shadow), spent | spent_in_shadow
     return outcome, spent
 
 
 def _take(
-    buckets: Mapping[str, Bucket], tiers: Sequence[Tier], request: TakeRequest, now_us: int
+    buckets: Mapping[str, Bucket],
+    keys: Sequence[str],
+    limits: Sequence[Limit],
+    request: TakeRequest,
+    now_us: int,
 ) -> tuple[Outcome, dict[str, Bucket]]:
-    full = {tier.key: refill(buckets.get(tier.key), tier.limit, now_us) for tier in tiers}
-    allowed = all(bucket.tokens >= request.cost for bucket in full.values())
-    taken = request.cost if allowed and not request.look else 0
+    cost = request.charge.cost
+    full = {key: refill(buckets.get(key), limit, now_us) for key, limit in zip(keys, limits, strict=True)}
+    allowed = all(bucket.tokens >= cost for bucket in full.values())
+    taken = cost if allowed and not request.look else 0
     left = {key: Bucket(bucket.tokens - taken, bucket.last) for key, bucket in full.items()}
     return Outcome(allowed, tuple(bucket.tokens for bucket in left.values())), left if taken else {}
 

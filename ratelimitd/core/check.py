@@ -82,10 +82,10 @@ class Check:
             policy = self._policies.current()
         except StoreError:
             return self._undecided(request, identity, (self._on_store_error,))
-        matched = match(policy, request, identity, self._key_prefix)
-        spend, terms = matched
-        if not (spend.tiers or spend.shadow):
+        terms = match(policy, request, identity, self._key_prefix)
+        if not terms.keys:
             return _unlimited(request, policy, identity, terms)
+        spend = terms.spend(identity)
         if request.context.get(DRY_RUN_CONTEXT) == "true":
             spend = spend._replace(look=True)
         try:
@@ -96,7 +96,7 @@ class Check:
         if not outcome.allowed:
             grpc = grpc_fields(request.headers.get("content-type", ""), RESOURCE_EXHAUSTED)
             return _denied(terms, outcome, grpc, identity.kind, policy.revision)
-        shadow = denying_shadow(policy, matched, outcome)
+        shadow = denying_shadow(policy, terms, outcome)
         if shadow is not None and not spend.look:
             self._on_shadow_denial(shadow)
         return _allowed(policy, identity, terms, outcome, shadow)
@@ -156,7 +156,7 @@ _remembered = lru_cache(maxsize=4096)
 
 @_remembered
 def _denied(terms: Terms, outcome: Outcome, grpc: Headers, identity_kind: str, revision: str) -> Answer:
-    tier, retry_after_us = denying_tier(terms.limits, terms.cost, outcome.tokens)
+    tier, retry_after_us = denying_tier(terms.limits, terms.charge.cost, outcome.tokens)
     return _denial(
         terms.policy_field,
         limit_field(terms.limits, outcome.tokens),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from ratelimitd.core.bucket import Bucket, refill, take, wait_us
 from ratelimitd.core.headers import denying_tier
 from ratelimitd.core.match import Terms, denying_shadow, match
-from ratelimitd.core.model import MICRO, Identity, Limit, Request, Tier, TierName
+from ratelimitd.core.model import MICRO, Identity, Limit, Request, TierName
 from ratelimitd.core.policy import PolicySet
 
 
@@ -66,8 +66,7 @@ class Explanation(NamedTuple):
 
 def keys_of(policy: PolicySet, request: Request, identity: Identity, key_prefix: str) -> tuple[str, ...]:
     """The buckets that `explain` wants to know."""
-    spend = match(policy, request, identity, key_prefix).spend
-    return tuple(tier.key for tier in (*spend.tiers, *spend.shadow))
+    return match(policy, request, identity, key_prefix).spend(identity).keys
 
 
 def explain(  # noqa: PLR0917 - what a decision depends on
@@ -79,44 +78,50 @@ def explain(  # noqa: PLR0917 - what a decision depends on
     now_us: int,
 ) -> Explanation:
     """The explanation, from the buckets as the store holds them; one that is absent is full."""
-    matched = match(policy, request, identity, key_prefix)
-    spend, terms = matched
+    terms = match(policy, request, identity, key_prefix)
+    spend, cost = terms.spend(identity), terms.charge.cost
     outcome, _ = take(buckets, spend._replace(look=True), now_us)
     tiers = [
-        *(_state(tier, spend.cost, buckets, now_us, shadow=False) for tier in spend.tiers),
-        *(_state(tier, spend.cost, buckets, now_us, shadow=True) for tier in spend.shadow),
+        _state(name, key, limit, cost, refill(buckets.get(key), limit, now_us).tokens, shadow=shadow)
+        for key, (name, limit, shadow) in zip(
+            spend.keys,
+            [
+                *((name, limit, False) for name, limit in terms.limits),
+                *((name, limit, True) for name, limit in terms.shadow),
+            ],
+            strict=True,
+        )
     ]
     denied_by, retry_after_us = None, None
     if not outcome.allowed:
-        denied_by, retry_after_us = denying_tier(terms.limits, spend.cost, outcome.tokens)
-    shadow = denying_shadow(policy, matched, outcome) if outcome.allowed else None
+        denied_by, retry_after_us = denying_tier(terms.limits, cost, outcome.tokens)
+    shadow = denying_shadow(policy, terms, outcome) if outcome.allowed else None
     left = [state.tokens for state in tiers if not state.shadow]
     return Explanation(
         identity=identity,
         route=None if terms.route is None else terms.route.name,
         override=None if terms.override is None else terms.override.name,
-        cost=spend.cost,
+        cost=cost,
         outcome=terms.unlimited if outcome.allowed else "denied",
         reason=_reason(terms, tiers, denied_by, shadow),
         denied_by=denied_by,
         shadow=shadow,
         tiers=tuple(tiers),
         retry_after_us=retry_after_us,
-        more=min(left) // spend.cost if left and spend.cost else None,
+        more=min(left) // cost if left and cost else None,
     )
 
 
-def _state(tier: Tier, cost: int, buckets: Mapping[str, Bucket], now_us: int, *, shadow: bool) -> TierState:
-    tokens = refill(buckets.get(tier.key), tier.limit, now_us).tokens
+def _state(name: TierName, key: str, limit: Limit, cost: int, tokens: int, *, shadow: bool) -> TierState:
     return TierState(
-        name=tier.name,
-        key=tier.key,
-        limit=tier.limit,
+        name=name,
+        key=key,
+        limit=limit,
         shadow=shadow,
         tokens=tokens,
         enough=tokens >= cost,
-        retry_after_us=wait_us(tokens, cost, tier.limit),
-        reset_after_us=wait_us(tokens, tier.limit.capacity_micro, tier.limit),
+        retry_after_us=wait_us(tokens, cost, limit),
+        reset_after_us=wait_us(tokens, limit.capacity_micro, limit),
     )
 
 
@@ -127,7 +132,7 @@ def _reason(terms: Terms, tiers: Sequence[TierState], denied_by: TierName | None
         return f"{terms.exempt_by} exempts it"
     if not tiers:
         return "no tier is on"
-    cost = f"{terms.cost / MICRO:g}"
+    cost = f"{terms.charge.cost / MICRO:g}"
     for state in tiers:
         if state.name == denied_by and not state.shadow:
             held = state.tokens // 1000 / 1000  # rounded down, as nobody is denied who could pay

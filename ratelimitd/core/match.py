@@ -3,18 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 from ratelimitd.core.headers import Limits, denying_tier, policy_field
 from ratelimitd.core.model import (
     MICRO,
+    Charge,
     Identity,
     Limit,
     OnStoreError,
     Outcome,
     Request,
     TakeRequest,
-    Tier,
     TierName,
 )
 from ratelimitd.core.policy import Override, PolicySet, Route
@@ -31,18 +30,8 @@ DRY_RUN_CONTEXT = "ratelimitd.dry_run"
 REMEMBERED = 4096
 """Terms of a policy that are remembered, the least recently used forgotten first: about 4 MB."""
 
-
-class TierTerms(NamedTuple):
-    """A tier before it is known who asks: a key is the identity's between `before` and `after`.
-
-    `shared` is a tier that is the same for everybody.
-    """
-
-    name: TierName
-    limit: Limit
-    before: str
-    after: str
-    shared: Tier | None
+NO_CHARGE = Charge(MICRO, ())
+"""Of a request for which no bucket takes part."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,11 +44,12 @@ class Terms:
         blocked: such a request is refused.
         blocked_in_shadow: it would be, if nothing were in shadow.
         exempt_by: what exempts it, by its name in the policy's text: it is allowed without a look.
-        tiers: those that can deny. None where it is blocked or exempt.
-        shadow: those that cannot.
-        cost: in microtokens.
-        limits: those of the tiers that can deny.
-        policy_field: RateLimit-Policy, of the same.
+        charge: what is taken; from no bucket where it is blocked or exempt.
+        limits: those of the tiers that can deny, in the charge's order.
+        shadow: those of the tiers that cannot, likewise.
+        keys: of the tiers' buckets, likewise. The identity's key goes between two pieces; where the second is
+            None, the first is all of it.
+        policy_field: RateLimit-Policy, of the tiers that can deny.
         on_store_error: the answers to a store that is away, of the route, else of each tier that can deny;
             None among them is the setting's.
     """
@@ -69,10 +59,10 @@ class Terms:
     blocked: bool = False
     blocked_in_shadow: bool = False
     exempt_by: str | None = None
-    tiers: tuple[TierTerms, ...] = ()
-    shadow: tuple[TierTerms, ...] = ()
-    cost: int = MICRO
+    charge: Charge = NO_CHARGE
     limits: Limits = ()
+    shadow: Limits = ()
+    keys: tuple[tuple[str, str | None], ...] = ()
     policy_field: str = ""
     on_store_error: frozenset[OnStoreError | None] = frozenset()
 
@@ -81,29 +71,19 @@ class Terms:
         """The outcome where no bucket takes part."""
         return "blocked" if self.blocked else "exempt" if self.exempt_by else "allowed"
 
+    def spend(self, identity: Identity) -> TakeRequest:
+        """What is to be taken for a request of this identity."""
+        who = identity.key
+        keys = [before if after is None else before + who + after for before, after in self.keys]
+        return TakeRequest(self.charge, tuple(keys))
 
-class Match(NamedTuple):
-    """What is to be taken for a request, and the terms it is under."""
 
-    spend: TakeRequest
-    terms: Terms
-
-
-def match(policy: PolicySet, request: Request, identity: Identity, key_prefix: str) -> Match:
+def match(policy: PolicySet, request: Request, identity: Identity, key_prefix: str) -> Terms:
     """What holds for a request of this identity. A matched route names the API's bucket, not the context."""
     route = policy.route(request)
     override = policy.override(request, identity)
     api = request.context.get(API_CONTEXT) or ANY_API if route is None else route.api
-    terms = _terms_of(policy)(api, route, override, key_prefix)
-    who = identity.key
-    shadow = _tiers(terms.shadow, who) if terms.shadow else ()
-    return Match(TakeRequest(_tiers(terms.tiers, who), terms.cost, shadow), terms)
-
-
-def _tiers(tiers: tuple[TierTerms, ...], who: str) -> tuple[Tier, ...]:
-    return tuple(
-        [shared or Tier(name, f"{before}{who}{after}", limit) for name, limit, before, after, shared in tiers]
-    )
+    return _terms_of(policy)(api, route, override, key_prefix)
 
 
 @lru_cache(maxsize=2)
@@ -123,35 +103,37 @@ def _terms(
     for exempting in (override, route):
         if exempting is not None and exempting.exempt:
             return Terms(route, override, exempt_by=exempting.name)
-    enforced: list[TierTerms] = []
-    shadow: list[TierTerms] = []
+    enforced: dict[TierName, Limit] = {}
+    shadow: dict[TierName, Limit] = {}
     for name, rule in policy.tiers.items():
         in_shadow = all_in_shadow or rule.shadow
-        limit = _limit(name, rule.limit, route, override)
-        prefix = f"{key_prefix}:shadow" if in_shadow else key_prefix
-        (shadow if in_shadow else enforced).append(_tier(name, limit, api, prefix))
-    limits = tuple([(tier.name, tier.limit) for tier in enforced])
-    answers = {policy.tiers[tier.name].on_store_error for tier in enforced}
+        (shadow if in_shadow else enforced)[name] = _limit(name, rule.limit, route, override)
+    answers = {policy.tiers[name].on_store_error for name in enforced}
     if answers and route is not None and route.on_store_error is not None:
         answers = {route.on_store_error}
+    limits = tuple(enforced.items())
     return Terms(
         route,
         override,
         blocked_in_shadow=blocked_in_shadow,
-        tiers=tuple(enforced),
-        shadow=tuple(shadow),
-        cost=MICRO if route is None else route.cost * MICRO,
+        charge=Charge(
+            MICRO if route is None else route.cost * MICRO, tuple(enforced.values()), tuple(shadow.values())
+        ),
         limits=limits,
+        shadow=tuple(shadow.items()),
+        keys=(
+            *[_key(name, api, key_prefix) for name in enforced],
+            *[_key(name, api, f"{key_prefix}:shadow") for name in shadow],
+        ),
         policy_field=policy_field(limits),
         on_store_error=frozenset(answers),
     )
 
 
-def _tier(name: TierName, limit: Limit, api: str, key_prefix: str) -> TierTerms:
+def _key(name: TierName, api: str, key_prefix: str) -> tuple[str, str | None]:
     if name is TierName.GLOBAL:
-        return TierTerms(name, limit, "", "", Tier(name, f"{key_prefix}:global", limit))
-    after = "" if name is TierName.USER else f":api:{api}"
-    return TierTerms(name, limit, f"{key_prefix}:user:", after, None)
+        return f"{key_prefix}:global", None
+    return f"{key_prefix}:user:", "" if name is TierName.USER else f":api:{api}"
 
 
 def shadow_of_all(policy: PolicySet, route: Route | None, override: Override | None) -> str | None:
@@ -165,15 +147,13 @@ def shadow_of_all(policy: PolicySet, route: Route | None, override: Override | N
     return None
 
 
-def denying_shadow(policy: PolicySet, matched: Match, outcome: Outcome) -> str | None:
+def denying_shadow(policy: PolicySet, terms: Terms, outcome: Outcome) -> str | None:
     """What is in shadow and would have denied, by its name in the policy's text; None when nothing would."""
-    spend, terms = matched
     if terms.blocked_in_shadow and terms.override is not None:
         return terms.override.name
     if outcome.shadow is None or outcome.shadow.allowed:
         return None
-    limits = [(tier.name, tier.limit) for tier in spend.shadow]
-    tier, _ = denying_tier(limits, spend.cost, outcome.shadow.tokens)
+    tier, _ = denying_tier(terms.shadow, terms.charge.cost, outcome.shadow.tokens)
     return shadow_of_all(policy, terms.route, terms.override) or f"tiers.{tier}"
 
 

@@ -4,6 +4,7 @@ Those that every decision builds anew are tuples with names: a frozen dataclass 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -57,33 +58,40 @@ class Limit(NamedTuple):
         return self.capacity * MICRO
 
 
-class Tier(NamedTuple):
-    """One bucket that a request spends from: its name, its key in the store and its limit."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Charge:
+    """What all requests of a kind take, whoever sends them. Equal to itself alone.
 
-    name: TierName
-    key: str
-    limit: Limit
+    Args:
+        cost: in microtokens, from each bucket.
+        limits: those of the buckets that can deny.
+        shadow: those of the buckets that cannot.
+    """
+
+    cost: int
+    limits: tuple[Limit, ...]
+    shadow: tuple[Limit, ...] = ()
 
 
 class TakeRequest(NamedTuple):
-    """Take `cost` microtokens from every tier, or from none. Keys within one request differ.
+    """Take the charge's cost from every bucket, or from none.
 
-    `shadow` are tiers that cannot deny. When the others could pay, the cost is taken from all of these, or
-    from none of these. With `look` nothing is taken: the outcome is the real one, with the tokens before it.
+    `keys` are the buckets, one for each limit of the charge, those in shadow last; all differ. When those
+    that can deny could pay, the cost is taken from all in shadow, or from none of these. With `look` nothing
+    is taken: the outcome is the real one, with the tokens before it.
     """
 
-    tiers: tuple[Tier, ...]
-    cost: int = MICRO
-    shadow: tuple[Tier, ...] = ()
+    charge: Charge
+    keys: tuple[str, ...]
     look: bool = False
 
 
 class Outcome(NamedTuple):
-    """What a TakeRequest got. `tokens` are the microtokens left, tier by tier in the request's order.
+    """What a TakeRequest got. `tokens` are the microtokens left in the buckets that can deny, in their order.
 
-    None is a tier of which nothing is known. An allowed outcome knows all of them, a denied one at least the
-    tier that said no. `shadow` is the outcome of the tiers in shadow; None when there are none, and when the
-    request was denied without them.
+    None is a bucket of which nothing is known. An allowed outcome knows all of them, a denied one at least
+    the one that said no. `shadow` is the outcome of the buckets in shadow; None when there are none, and when
+    the request was denied without them.
     """
 
     allowed: bool

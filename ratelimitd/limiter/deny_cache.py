@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from math import floor
 from typing import NamedTuple
 
-from ratelimitd.core.model import Limit, Outcome, TakeRequest, Tier
+from ratelimitd.core.model import Charge, Limit, Outcome, TakeRequest
 from ratelimitd.core.ports import Limiter
 
 TRUST_US = 1_000_000
@@ -45,8 +45,8 @@ no more than that. Counting anew is most of the work of denying somebody who ask
 class _Given(NamedTuple):
     """A denial that was made here: what it was for, and until when it is given again."""
 
-    tiers: tuple[Tier, ...]
-    cost: int
+    charge: Charge
+    keys: tuple[str, ...]
     until_us: int
     outcome: Outcome
 
@@ -86,7 +86,7 @@ class DenyCache:
         self._now_us = now_us
         self._max_entries = max_entries
         self._denials: OrderedDict[str, _Denial] = OrderedDict()
-        self._given: dict[str, _Given] = {}  # by the key of the last tier
+        self._given: dict[str, _Given] = {}  # by the last key
 
     def clear(self) -> None:
         """Forgets every denial, also one that is on its way: for new limits, and after a bucket's reset."""
@@ -118,28 +118,29 @@ class DenyCache:
 
     def _denied(self, request: TakeRequest, now_us: int) -> Outcome | None:
         """The denial, when one of the request's buckets is known to hold too little; else None."""
-        tiers, cost, denials = request.tiers, request.cost, self._denials
-        for tier in tiers:
-            if tier.key in denials:
+        charge, keys, _ = request
+        denials = self._denials
+        for key in keys:
+            if key in denials:
                 break
         else:
             return None
-        given = self._given.get(tiers[-1].key)
-        if given and now_us < given.until_us and given.tiers == tiers and given.cost == cost:
+        given = self._given.get(keys[-1])
+        if given and now_us < given.until_us and given.charge is charge and given.keys == keys:
             return given.outcome
-        return self._counted(tiers, cost, now_us)
+        return self._counted(charge, keys, now_us)
 
-    def _counted(self, tiers: tuple[Tier, ...], cost: int, now_us: int) -> Outcome | None:
+    def _counted(self, charge: Charge, keys: tuple[str, ...], now_us: int) -> Outcome | None:
         """The same from the tokens as they are now. A denial that will hold is noted, to be given again."""
         denying: _Denial | None = None
         tokens: list[int | None] = []
-        for _, key, limit in tiers:
+        for key, limit in zip(keys, charge.limits, strict=False):  # those in shadow, at the end, deny nobody
             denial = self._denials.get(key)
             if denial is None or denial.limit != limit or now_us - denial.sent_us > TRUST_US:
                 tokens.append(None)
                 continue
             self._denials.move_to_end(key)
-            if denial.at_most(now_us) < cost:
+            if denial.at_most(now_us) < charge.cost:
                 denying = denial
             at_least = denial.tokens + floor((now_us - denial.received_us) * limit.refill_rate)
             tokens.append(min(limit.capacity_micro, at_least))
@@ -147,10 +148,10 @@ class DenyCache:
             return None
         outcome = Outcome(False, tuple(tokens))  # noqa: FBT003 - a field of it
         until_us = now_us + RECOUNT_US
-        if until_us - denying.sent_us <= TRUST_US and denying.at_most(until_us) < cost:
+        if until_us - denying.sent_us <= TRUST_US and denying.at_most(until_us) < charge.cost:
             if len(self._given) >= self._max_entries:
                 self._given.clear()
-            self._given[tiers[-1].key] = _Given(tiers, cost, until_us, outcome)
+            self._given[keys[-1]] = _Given(charge, keys, until_us, outcome)
         return outcome
 
     def _remember(
@@ -166,10 +167,11 @@ class DenyCache:
             if outcome.allowed:
                 continue
             self._given.clear()  # it may have been counted from older numbers
-            for tier, tokens in zip(request.tiers, outcome.tokens, strict=True):
+            limits = request.charge.limits
+            for key, limit, tokens in zip(request.keys, limits, outcome.tokens, strict=False):
                 if tokens is not None:
-                    denials[tier.key] = _Denial(tier.limit, tokens, sent_us, received_us)
-                    denials.move_to_end(tier.key)
+                    denials[key] = _Denial(limit, tokens, sent_us, received_us)
+                    denials.move_to_end(key)
                     if len(denials) > self._max_entries:
                         denials.popitem(last=False)
 

@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 
-from ratelimitd.core.model import Limit, Outcome, TakeRequest
+from ratelimitd.core.model import Charge, Outcome, TakeRequest
 from ratelimitd.errors import StoreError
 
 Argument = int | float
-
-_Kind = tuple[tuple[int, int, int], tuple[Limit, ...]]
-"""Cost, negative for a look, number of tiers, number of those in shadow; and the limit of each."""
 
 # The script's word on a decision; 1 is a plain yes.
 _DENIED = 0
@@ -16,37 +13,34 @@ _DENIED_IN_SHADOW = 2
 
 
 def encode(requests: Sequence[TakeRequest]) -> tuple[list[str], list[Argument]]:
-    """KEYS and ARGV for a batch. A cost with its limits is sent once, however many share them."""
+    """KEYS and ARGV for a batch. A charge is sent once, however many share it."""
     keys: list[str] = []
-    kinds: dict[_Kind, int] = {}
+    kinds: dict[tuple[Charge, bool], int] = {}
     decisions: list[Argument] = []
-    for tiers, cost, shadow, look in requests:
-        every = tiers + shadow
-        keys += [tier.key for tier in every]
-        what = (-cost if look else cost, len(tiers), len(shadow))
-        kind = (what, tuple([tier.limit for tier in every]))
-        decisions.append(kinds.setdefault(kind, len(kinds) + 1))
+    for charge, buckets, look in requests:
+        keys += buckets
+        decisions.append(kinds.setdefault((charge, look), len(kinds) + 1))
     arguments: list[Argument] = [len(kinds)]
-    for what, limits in kinds:
-        arguments += what
-        for limit in limits:
+    for charge, look in kinds:
+        arguments += (-charge.cost if look else charge.cost, len(charge.limits), len(charge.shadow))
+        for limit in charge.limits + charge.shadow:
             arguments += limit
     return keys, arguments + decisions
 
 
 def decode(reply: object, requests: Sequence[TakeRequest]) -> list[Outcome]:
     """One outcome per request, in order. Raises StoreError when the reply is not what the script returns."""
-    expected = sum(1 + len(request.tiers) + len(request.shadow) for request in requests)
+    expected = sum([1 + len(request.keys) for request in requests])
     if not isinstance(reply, list) or len(reply) != expected or set(map(type, reply)) - {int}:
         raise StoreError(f"the store answered nonsense: expected {expected} integers, got {reply!r:.100}")
     outcomes = []
     at = 0
-    for request in requests:
-        verdict, end = reply[at], at + 1 + len(request.tiers)
+    for charge, keys, _ in requests:
+        verdict, end = reply[at], at + 1 + len(charge.limits)
         tokens = tuple(reply[at + 1 : end])
-        at = end + len(request.shadow)
+        at += 1 + len(keys)
         shadow = None
-        if request.shadow and verdict != _DENIED:
+        if charge.shadow and verdict != _DENIED:
             shadow = Outcome(verdict != _DENIED_IN_SHADOW, tuple(reply[end:at]))
         outcomes.append(Outcome(verdict != _DENIED, tokens, shadow))
     return outcomes

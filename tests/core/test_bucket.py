@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimitd.core.bucket import EXPIRY_MARGIN_US, Bucket, expiry_ms, refill, take, wait_us
-from ratelimitd.core.model import MICRO, Limit, TakeRequest, Tier, TierName
+from ratelimitd.core.model import MICRO, Limit, TakeRequest
+from tests.core.takes import taking
 
 RATES = st.decimals("0.000001", 1000, places=6)
 CAPACITIES = st.integers(1, 4000)
@@ -17,7 +18,7 @@ NOW = 1_800_000_000_000_000
 
 def one_tier(limit: Limit, cost: int = MICRO, key: str = "k") -> TakeRequest:
     """A request on a single bucket."""
-    return TakeRequest((Tier(TierName.GLOBAL, key, limit),), cost)
+    return taking({key: limit}, cost)
 
 
 def test_an_unknown_bucket_is_full() -> None:
@@ -43,7 +44,7 @@ def test_a_lowered_capacity_caps_the_tokens_at_once() -> None:
 def test_all_tiers_pay_or_none() -> None:
     """One empty tier denies, and the full ones keep what they had."""
     rich, poor = Limit(5, 1.0), Limit(1, 1.0)
-    request = TakeRequest((Tier(TierName.GLOBAL, "rich", rich), Tier(TierName.USER, "poor", poor)))
+    request = taking({"rich": rich, "poor": poor})
     first, buckets = take({}, request, NOW)
     second, untouched = take(buckets, request, NOW)
     assert (first.allowed, first.tokens) == (True, (4 * MICRO, 0))

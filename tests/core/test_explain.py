@@ -95,7 +95,7 @@ async def test_the_explanation_and_the_decision_say_the_same(gaps_us: list[int],
     """At any instant, after any history; and `more` is exactly how many go through at once."""
     policy = replace(SEED_POLICY, shadow=in_shadow)
     limiter = OracleLimiter()
-    spend = match(policy, REQUEST, WHO, "rate").spend
+    spend = match(policy, REQUEST, WHO, "rate").spend(WHO)
     for gap_us in gaps_us:
         limiter.now_us += gap_us
         told = explain(policy, REQUEST, WHO, "rate", limiter.buckets, limiter.now_us)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimitd.core.identity import identify, parse_sources
-from ratelimitd.core.match import Match, match
+from ratelimitd.core.match import Terms, match
 from ratelimitd.core.model import MICRO, OnStoreError, Reply, Request
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.policy.compile import policy_set
@@ -35,14 +35,14 @@ def request(path: str = "/a", method: str = "GET", user: str | None = "alice", *
     )
 
 
-def matched(data: dict[str, Any], asked: Request) -> Match:
+def matched(data: dict[str, Any], asked: Request) -> Terms:
     """What holds for a request."""
     return match(compiled(data), asked, identify(SOURCES, asked), "rate")
 
 
-def capacities(found: Match) -> dict[str, int]:
+def capacities(found: Terms) -> dict[str, int]:
     """The capacity of each tier that takes part."""
-    return {tier.name.value: tier.limit.capacity for tier in (*found.spend.tiers, *found.spend.shadow)}
+    return {name.value: limit.capacity for name, limit in (*found.limits, *found.shadow)}
 
 
 def test_a_policy_that_is_replaced_is_forgotten() -> None:
@@ -78,7 +78,7 @@ def test_overrides_by_identity_come_before_those_by_header_and_those_before_cont
     policy = compiled(document(overrides=overrides))
 
     def name(asked: Request) -> str | None:
-        found = match(policy, asked, identify(SOURCES, asked), "rate").terms.override
+        found = match(policy, asked, identify(SOURCES, asked), "rate").override
         return None if found is None else found.name
 
     everything: dict[str, Any] = {
@@ -112,10 +112,12 @@ def test_overrides_by_identity_come_before_those_by_header_and_those_before_cont
 def test_what_is_in_shadow_has_buckets_of_its_own(parts: dict[str, Any], name: str) -> None:
     """At rate:shadow: it takes nothing that real requests need."""
     found = matched(document(**parts), request())
-    assert [tier.name.value for tier in found.spend.shadow] == name.split()
-    assert all(tier.key.startswith("rate:shadow:") for tier in found.spend.shadow)
-    assert not any(tier.key.startswith("rate:shadow:") for tier in found.spend.tiers)
-    assert len(found.spend.shadow) + len(found.spend.tiers) == 3
+    keys = found.spend(identify(SOURCES, request())).keys
+    enforced = len(found.limits)
+    assert [tier.value for tier, _ in found.shadow] == name.split()
+    assert all(key.startswith("rate:shadow:") for key in keys[enforced:])
+    assert not any(key.startswith("rate:shadow:") for key in keys[:enforced])
+    assert len(keys) == 3
 
 
 async def test_a_blocked_user_is_refused_and_charged_nothing() -> None:
@@ -215,9 +217,9 @@ def _override(
     return None, {}
 
 
-def told(found: Match) -> dict[str, Any]:
+def told(terms: Terms, asked: Request) -> dict[str, Any]:
     """A match in the words of `expected`."""
-    spend, terms = found
+    charge, keys, _ = terms.spend(identify(SOURCES, asked))
     said: dict[str, Any] = {
         "route": None if terms.route is None else int(terms.route.name[7:-1]),
         "override": terms.override and terms.override.name,
@@ -228,8 +230,8 @@ def told(found: Match) -> dict[str, Any]:
         return said | {"exempt": True}
     return (
         said
-        | {"cost": spend.cost, "blocked_in_shadow": terms.blocked_in_shadow}
-        | {tier.key: (tier.limit.capacity, tier.limit.refill_rate) for tier in (*spend.tiers, *spend.shadow)}
+        | {"cost": charge.cost, "blocked_in_shadow": terms.blocked_in_shadow}
+        | dict(zip(keys, [tuple(limit) for limit in charge.limits + charge.shadow], strict=True))
         | {"answers": {answer and answer.value for answer in terms.on_store_error}}
     )
 
@@ -267,7 +269,7 @@ def test_a_compiled_policy_says_what_its_document_says(
     """Rule by rule, limit by limit, key by key, as a reader of the document would find it."""
     user, peer, key, names = who
     asked = asked._replace(headers={**asked.headers, **user}, peer_address=peer)
-    assert told(matched(data, asked)) == expected(data, asked, key, names)
+    assert told(matched(data, asked), asked) == expected(data, asked, key, names)
 
 
 ANY_TEXT = st.text(max_size=20) | st.binary(max_size=20).map(lambda raw: raw.decode(errors="surrogateescape"))

@@ -9,15 +9,16 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
-from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
+from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter import batcher as module
 from ratelimitd.limiter.batcher import Batcher, Done
+from tests.core.takes import taking
 
 
 def request(number: object) -> TakeRequest:
     """A request that can be told from others by its key."""
-    return TakeRequest((Tier(TierName.USER, str(number), Limit(1, 1.0)),))
+    return taking({str(number): Limit(1, 1.0)})
 
 
 class HeldLimiter:
@@ -29,7 +30,7 @@ class HeldLimiter:
 
     def begin(self, requests: Sequence[TakeRequest], done: Done) -> None:
         """Notes what the call holds."""
-        numbers = [int(one.tiers[0].key) for one in requests]
+        numbers = [int(one.keys[0]) for one in requests]
         self.batches.append(numbers)
         self._held.append((numbers, done))
 

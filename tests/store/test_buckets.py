@@ -7,22 +7,18 @@ import pytest
 from redis.asyncio import Redis
 
 from ratelimitd.core.bucket import Bucket
-from ratelimitd.core.model import MICRO, Limit, TakeRequest, Tier, TierName
+from ratelimitd.core.model import MICRO, Limit
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.buckets import Buckets
 from ratelimitd.store.client import open_client
+from tests.core.takes import taking
 from tests.taking import ScriptLimiter
-
-
-def tier(key: str) -> Tier:
-    """A tier with three tokens that come back slowly."""
-    return Tier(TierName.USER, key, Limit(3, 0.001))
 
 
 async def test_what_the_script_wrote_is_read_to_the_microtoken(store: Redis) -> None:
     """With the store's clock; a key that holds none is left out."""
     limiter = ScriptLimiter(store)
-    await limiter.take([TakeRequest((tier("rate:user:a"),), 1_234_567)])
+    await limiter.take([taking({"rate:user:a": Limit(3, 0.001)}, 1_234_567)])
     stored = await Buckets(store, "rate").read(["rate:user:a", "rate:user:b"])
     assert stored.buckets.keys() == {"rate:user:a"}
     bucket = stored.buckets["rate:user:a"]

@@ -18,11 +18,12 @@ from redis.asyncio import Redis
 from ratelimitd.core import bucket
 from ratelimitd.core.bucket import Bucket, refill, wait_us
 from ratelimitd.core.headers import denying_tier
-from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
+from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, TierName
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.deny_cache import RECOUNT_US, TRUST_US, DenyCache, monotonic_us
 from ratelimitd.store.client import open_client
 from tests.core.fakes import OracleLimiter
+from tests.core.takes import taking
 from tests.taking import ScriptLimiter
 
 LIMIT = Limit(3, 2.0)
@@ -31,12 +32,12 @@ LIMIT = Limit(3, 2.0)
 
 def request(key: str = "k", cost: int = MICRO, limit: Limit = LIMIT) -> TakeRequest:
     """A request on a single bucket."""
-    return TakeRequest((Tier(TierName.USER, key, limit),), cost)
+    return taking({key: limit}, cost)
 
 
 def both(one: str, other: str) -> TakeRequest:
     """A request on two buckets."""
-    return TakeRequest((Tier(TierName.USER, one, LIMIT), Tier(TierName.USER_API, other, LIMIT)))
+    return taking({one: LIMIT, other: LIMIT})
 
 
 class Store(OracleLimiter):
@@ -75,12 +76,12 @@ class Store(OracleLimiter):
 
 def limits(asked: TakeRequest) -> list[tuple[TierName, Limit]]:
     """Those of a request's tiers."""
-    return [(tier.name, tier.limit) for tier in asked.tiers]
+    return list(zip(TierName, asked.charge.limits, strict=False))
 
 
 def told_wait_us(outcome: Outcome) -> int:
     """The wait that a denial of `request()` tells."""
-    return denying_tier(limits(request()), request().cost, outcome.tokens)[1]
+    return denying_tier(limits(request()), MICRO, outcome.tokens)[1]
 
 
 async def one(limiter: DenyCache, asked: TakeRequest) -> Outcome:
@@ -415,11 +416,11 @@ class World:
     def request(self, user: str, api: str, cost: int, above_what_is_left: bool) -> TakeRequest:  # noqa: FBT001 - see Ask
         """A request on three buckets, with the limits in force."""
         keys = ("global", user, user + api)
-        tiers = [Tier(*tier) for tier in zip(TierName, keys, self.policy, strict=True)]
+        limits = dict(zip(keys, self.policy, strict=True))
         if above_what_is_left:
             buckets, now_us = self.store.buckets, self.store.now_us
-            cost += min(refill(buckets.get(tier.key), tier.limit, now_us).tokens for tier in tiers)
-        return TakeRequest(tuple(tiers), max(1, cost))
+            cost += min(refill(buckets.get(key), limit, now_us).tokens for key, limit in limits.items())
+        return taking(limits, max(1, cost))
 
     def ask(self, ask: Ask) -> None:
         """Asks, and tries the law on each denial that the store has not seen."""
@@ -449,25 +450,28 @@ class World:
             elif not outcome.allowed:
                 buckets = self.store.counted[id(request)]
                 latency_us = self.store.now_us - moment.now_us
-                for tier in request.tiers:
-                    self.remembered[tier.key] = Remembered(buckets.get(tier.key), latency_us)
+                for key in request.keys:
+                    self.remembered[key] = Remembered(buckets.get(key), latency_us)
 
     def check(self, request: TakeRequest, outcome: Outcome, moment: Moment) -> None:
         """The law, for a denial made here at that moment."""
         truth, _ = bucket.take(moment.buckets, request, moment.now_us)
         assert not truth.allowed
         assert not outcome.allowed
-        name, told_us = denying_tier(limits(request), request.cost, outcome.tokens)
-        for tier, known, true in zip(request.tiers, outcome.tokens, truth.tokens, strict=True):
+        cost = request.charge.cost
+        denying, told_us = denying_tier(limits(request), cost, outcome.tokens)
+        for (name, limit), key, known, true in zip(
+            limits(request), request.keys, outcome.tokens, truth.tokens, strict=True
+        ):
             if known is None or true is None:
                 continue
-            remembered = moment.remembered[tier.key]
-            unspent = refill(remembered.bucket, tier.limit, moment.now_us).tokens
+            remembered = moment.remembered[key]
+            unspent = refill(remembered.bucket, limit, moment.now_us).tokens
             # To the microtoken: the double product of a part may be rounded up to a whole number.
-            assert wait_us(unspent + 1, request.cost, tier.limit) <= told_us
-            if tier.name is name:
-                rounding_us = ceil(4 / tier.limit.refill_rate) + 1
-                true_us = wait_us(true, request.cost, tier.limit)
+            assert wait_us(unspent + 1, cost, limit) <= told_us
+            if name is denying:
+                rounding_us = ceil(4 / limit.refill_rate) + 1
+                true_us = wait_us(true, cost, limit)
                 assert told_us <= true_us + remembered.latency_us + RECOUNT_US + rounding_us
 
 

@@ -10,13 +10,14 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
+from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.limiter.script import decode
 from ratelimitd.store.link import Link
+from tests.core.takes import taking
 from tests.taking import ScriptLimiter, taken
 
 
@@ -30,7 +31,7 @@ async def link(store_url: str, store: Redis) -> AsyncIterator[Link]:
 
 def request(key: str = "k", capacity: int = 3) -> TakeRequest:
     """One token from one bucket that hardly refills."""
-    return TakeRequest((Tier(TierName.USER, key, Limit(capacity, 0.001)),))
+    return taking({key: Limit(capacity, 0.001)})
 
 
 async def test_a_batch_is_answered_in_order(link: Link) -> None:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from redis import Redis as SyncRedis
 
 from ratelimitd.core.bucket import Bucket, expiry_ms, take
-from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, Tier, TierName
+from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
 from ratelimitd.limiter.script import decode, encode
 from ratelimitd.shipped import shipped
+from tests.core.takes import taking
 
 SCRIPT = shipped("lua/take.lua").read_text()
 NOW = 1_800_000_000_000_000
@@ -39,14 +40,14 @@ LIMITS = st.one_of(
 )
 
 
-def tiers(keys: list[str], limits: list[Limit]) -> tuple[Tier, ...]:
-    """So many tiers as there are keys."""
-    return tuple(Tier(TierName.USER, key, limit) for key, limit in zip(keys, limits, strict=False))
+def limits_of(keys: list[str], limits: list[Limit]) -> dict[str, Limit]:
+    """So many as there are keys."""
+    return dict(zip(keys, limits, strict=False))
 
 
 REQUESTS = st.builds(
-    lambda keys, limits, cost, in_shadow, look: TakeRequest(
-        tiers(keys[in_shadow:], limits[in_shadow:]), cost, tiers(keys[:in_shadow], limits), look
+    lambda keys, limits, cost, in_shadow, look: taking(
+        limits_of(keys[in_shadow:], limits[in_shadow:]), cost, limits_of(keys[:in_shadow], limits), look=look
     ),
     st.lists(st.sampled_from(KEYS), min_size=1, max_size=4, unique=True),
     st.lists(LIMITS, min_size=4, max_size=4),
@@ -83,9 +84,10 @@ class Model:
         """The oracle's outcome."""
         outcome, changed = take(self.buckets, request, now_us)
         self.buckets |= changed
-        for tier in (*request.tiers, *request.shadow):
-            if tier.key in changed:
-                self.written[tier.key] = (now_us, expiry_ms(changed[tier.key], tier.limit, now_us))
+        limits = request.charge.limits + request.charge.shadow
+        for key, limit in zip(request.keys, limits, strict=True):
+            if key in changed:
+                self.written[key] = (now_us, expiry_ms(changed[key], limit, now_us))
         return outcome
 
 
@@ -108,7 +110,7 @@ def stored(server: Any) -> dict[str, Bucket]:
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-@example(steps=[(0, [TakeRequest((Tier(TierName.USER, "a", Limit(72_057_595, 0.000001)),))])])
+@example(steps=[(0, [taking({"a": Limit(72_057_595, 0.000001)})])])
 def test_the_script_agrees_with_the_oracle(server: Any, steps: list[tuple[int, list[TakeRequest]]]) -> None:
     """Outcomes, numbers and expiries are equal: batches, changing limits, clocks that step back."""
     server.flushall()
@@ -145,7 +147,7 @@ def fields_of(server: Any, key: str) -> dict[str, str]:
 def test_stored_numbers_are_readable_and_whole(server: Any, capacity: int, cost: int, shown: str) -> None:
     """No exponent, no lost digit, at either end of the range."""
     server.flushall()
-    run(server, [TakeRequest((Tier(TierName.USER, "a", Limit(capacity, 1.0)),), cost)], NOW)
+    run(server, [taking({"a": Limit(capacity, 1.0)}, cost)], NOW)
     assert fields_of(server, "a") == {"tokens": shown, "last": "1800000000000000"}
 
 
@@ -166,14 +168,14 @@ def test_a_bucket_full_of_nonsense_is_a_full_one(server: Any, nonsense: dict[str
     """What somebody wrote by hand heals with the next request."""
     server.flushall()
     server.hset("a", mapping=nonsense)
-    (outcome,) = run(server, [TakeRequest((Tier(TierName.USER, "a", Limit(3, 1.0)),))], NOW)
+    (outcome,) = run(server, [taking({"a": Limit(3, 1.0)})], NOW)
     assert outcome == Outcome(True, (2 * MICRO,))  # noqa: FBT003 - the field is the name
 
 
 def test_a_denial_leaves_the_bytes_and_the_expiry_alone(server: Any) -> None:
     """Not even the clock of a bucket moves."""
     server.flushall()
-    request = TakeRequest((Tier(TierName.USER, "a", Limit(1, 0.001)),))
+    request = taking({"a": Limit(1, 0.001)})
     run(server, [request], NOW)
     before = (fields_of(server, "a"), fields_of(server, "test:expiry"))
     (denied,) = run(server, [request], NOW + 5 * MICRO)
@@ -184,7 +186,7 @@ def test_a_denial_leaves_the_bytes_and_the_expiry_alone(server: Any) -> None:
 def test_the_real_clock_is_the_servers_and_the_real_expiry_is_exact(server: Any) -> None:
     """Without the shim: `last` is TIME in microseconds, and PTTL is time to full plus a second."""
     server.flushall()
-    keys, arguments = encode([TakeRequest((Tier(TierName.USER, "a", Limit(3, 0.1)),))])
+    keys, arguments = encode([taking({"a": Limit(3, 0.1)})])
     seconds, micros = server.time()
     server.eval(SCRIPT, len(keys), *keys, *arguments)
     assert 0 <= int(fields_of(server, "a")["last"]) - (seconds * MICRO + micros) < 60 * MICRO
@@ -192,14 +194,14 @@ def test_the_real_clock_is_the_servers_and_the_real_expiry_is_exact(server: Any)
     assert abs(server.pexpiretime("a") - set_at_ms - 11_000) <= 2
 
 
-USER = Tier(TierName.USER, "a", Limit(3, 0.001))
-TRIED = Tier(TierName.USER_API, "b", Limit(1, 0.001))
+USER = {"a": Limit(3, 0.001)}
+TRIED = {"b": Limit(1, 0.001)}
 
 
 def test_a_tier_in_shadow_counts_and_denies_nobody(server: Any) -> None:
     """Its denial is told and spends nothing of it; the tiers that can deny pay as ever."""
     server.flushall()
-    request = TakeRequest((USER,), shadow=(TRIED,))
+    request = taking(USER, shadow=TRIED)
     outcomes = run(server, [request] * 4, NOW)
     assert [outcome.allowed for outcome in outcomes] == [True, True, True, False]
     assert [outcome.shadow for outcome in outcomes] == [
@@ -213,8 +215,8 @@ def test_a_tier_in_shadow_counts_and_denies_nobody(server: Any) -> None:
 def test_a_denied_request_takes_nothing_from_a_shadow(server: Any) -> None:
     """With the shadow enforced it would have been denied too, and a denial spends nothing."""
     server.flushall()
-    run(server, [TakeRequest((USER,), 3 * MICRO)], NOW)
-    (denied,) = run(server, [TakeRequest((USER,), shadow=(TRIED,))], NOW)
+    run(server, [taking(USER, 3 * MICRO)], NOW)
+    (denied,) = run(server, [taking(USER, shadow=TRIED)], NOW)
     assert denied == Outcome(False, (0,))  # noqa: FBT003 - the field is the name
     assert "b" not in stored(server)
 
@@ -222,30 +224,28 @@ def test_a_denied_request_takes_nothing_from_a_shadow(server: Any) -> None:
 def test_a_look_takes_nothing_and_a_cost_of_0_neither(server: Any) -> None:
     """A look is denied where the request would be; what costs nothing is never denied. No byte is written."""
     server.flushall()
-    look = TakeRequest((USER,), 2 * MICRO, shadow=(TRIED,), look=True)
+    look = taking(USER, 2 * MICRO, shadow=TRIED, look=True)
     assert run(server, [look] * 2, NOW) == [Outcome(True, (3 * MICRO,), Outcome(False, (MICRO,)))] * 2  # noqa: FBT003 - the field is the name
     assert stored(server) == {}
-    run(server, [TakeRequest((USER,), 2 * MICRO)], NOW)
+    run(server, [taking(USER, 2 * MICRO)], NOW)
     before = stored(server)
-    assert [outcome.allowed for outcome in run(server, [look, look._replace(cost=0, look=False)], NOW)] == [
-        False,
-        True,
-    ]
+    free = taking(USER, 0, shadow=TRIED)
+    assert [outcome.allowed for outcome in run(server, [look, free], NOW)] == [False, True]
     assert stored(server) == before
 
 
 def test_a_changed_limit_refills_nothing(server: Any) -> None:
     """More capacity gives no tokens, less takes those above it; a bucket under a new name starts full."""
     server.flushall()
-    run(server, [TakeRequest((USER,), 2 * MICRO)], NOW)
+    run(server, [taking(USER, 2 * MICRO)], NOW)
 
     def left(key: str, limit: Limit) -> int | None:
-        look = TakeRequest((Tier(TierName.USER, key, limit),), look=True)
+        look = taking({key: limit}, look=True)
         return run(server, [look], NOW)[0].tokens[0]
 
     assert left("a", Limit(100, 0.001)) == MICRO
     assert left("a", Limit(1, 0.001)) == MICRO
-    run(server, [TakeRequest((Tier(TierName.USER, "c", Limit(9, 0.001)),))], NOW)
+    run(server, [taking({"c": Limit(9, 0.001)})], NOW)
     assert left("c", Limit(5, 0.001)) == 5 * MICRO
     assert left("renamed", Limit(100, 0.001)) == 100 * MICRO
 
