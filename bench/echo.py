@@ -1,7 +1,7 @@
 """What both floors answer: bytes as long as an allowed decision's, made once."""
 
-from ratelimitd.core.headers import limit_field, policy_field, rate_limit_fields
-from ratelimitd.core.model import MICRO, Answer, Limit, Reply, TierName
+from ratelimitd.core.headers import limit_field, limit_items, policy_field
+from ratelimitd.core.model import MICRO, Answer, Limit, Reply, TierName, Verdict
 from ratelimitd.transport.translate import encode
 
 SERVICE, METHOD = "bench.Echo", "Echo"
@@ -10,19 +10,12 @@ HOSTED = "bench.echo_fast:application"
 """What an Envoy loads."""
 
 _LIMITS = [(name, Limit(100, 5.0)) for name in TierName]
-ANSWER = encode(
-    Answer(
-        Reply.OK,
-        200,
-        rate_limit_fields(policy_field(_LIMITS), limit_field(_LIMITS, [99 * MICRO] * len(_LIMITS))),
-        "",
-        {
-            "outcome": "allowed",
-            "tier": "user_api",
-            "remaining": 99,
-            "identity": "header",
-            "policy": "0123456789ab",
-        },
-    )
+_METADATA = {"outcome": "allowed", "tier": "user_api", "identity": "header", "policy": "0123456789ab"}
+_VERDICT = Verdict(
+    Reply.OK,
+    200,
+    (("ratelimit-policy", policy_field(_LIMITS)),),
+    metadata=tuple(_METADATA.items()),
 )
+ANSWER = encode(Answer(_VERDICT, limit_field(limit_items(_LIMITS), [99 * MICRO] * len(_LIMITS)), 99))
 """The message, without gRPC's prefix."""

@@ -61,13 +61,12 @@ def _take(
     return Outcome(allowed, tuple(bucket.tokens for bucket in left.values())), left if taken else {}
 
 
-def wait_us(tokens: int, needed: int, limit: Limit) -> int:
-    """The shortest wait after which a bucket with `tokens` holds `needed`, by the arithmetic of `refill`."""
-    deficit = needed - tokens
+def wait_us(deficit: int, refill_rate: float) -> int:
+    """The shortest wait after which so many microtokens have come, by the arithmetic of `refill`."""
     if deficit <= 0:
         return 0
-    wait = math.floor(deficit / limit.refill_rate)
-    return wait if math.floor(wait * limit.refill_rate) >= deficit else wait + 1
+    wait = math.floor(deficit / refill_rate)
+    return wait if math.floor(wait * refill_rate) >= deficit else wait + 1
 
 
 def expiry_ms(bucket: Bucket, limit: Limit, now_us: int) -> int:

@@ -10,7 +10,6 @@ from ratelimitd.core.headers import (
     denying_tier,
     grpc_fields,
     limit_field,
-    rate_limit_fields,
     whole_seconds,
 )
 from ratelimitd.core.identity import Source, identify
@@ -24,6 +23,7 @@ from ratelimitd.core.model import (
     Reply,
     Request,
     TierName,
+    Verdict,
 )
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.core.ports import Limiter, Policies
@@ -99,91 +99,77 @@ class Check:
         shadow = denying_shadow(policy, terms, outcome)
         if shadow is not None and not spend.look:
             self._on_shadow_denial(shadow)
-        return _allowed(policy, identity, terms, outcome, shadow)
+        return _allowed(terms, outcome, identity.kind, policy.revision, shadow)
 
     def _undecided(self, request: Request, identity: Identity, answers: Collection[OnStoreError]) -> Answer:
         """The strictest of the answers; nothing that can deny took part when there are none."""
         answer = next((answer for answer in _STRICTEST_FIRST if answer in answers), OnStoreError.ALLOW)
-        metadata = {"outcome": "undecided", "identity": identity.kind}
+        metadata = (("outcome", "undecided"), ("identity", identity.kind))
         if answer is OnStoreError.ALLOW:
-            return Answer(Reply.OK, 200, (), "", metadata)
+            return Answer(_verdict(Reply.OK, 200, metadata=metadata))
         headers = (
             ("content-type", "application/json"),
             ("retry-after", "1"),
             *grpc_fields(request.headers.get("content-type", ""), UNAVAILABLE),
         )
         reply = Reply.ERROR if answer is OnStoreError.ENVOY else Reply.DENIED
-        return Answer(reply, 503, headers, _json_error(UNDECIDED), metadata)
+        return Answer(_verdict(reply, 503, headers, _json_error(UNDECIDED), metadata))
+
+
+# The same words are one verdict, so its bytes are made once.
+_remembered = lru_cache(maxsize=4096)
+_verdict = _remembered(Verdict)
 
 
 def _unlimited(request: Request, policy: PolicySet, identity: Identity, terms: Terms) -> Answer:
     """The answer where no bucket takes part: blocked, exempt, or all tiers are off."""
-    metadata = {"outcome": terms.unlimited, "identity": identity.kind, "policy": policy.revision}
+    metadata = (("outcome", terms.unlimited), ("identity", identity.kind), ("policy", policy.revision))
     if not terms.blocked:
-        return Answer(Reply.OK, 200, (), "", metadata)
+        return Answer(_verdict(Reply.OK, 200, metadata=metadata))
     headers = (
         ("content-type", "application/json"),
         *grpc_fields(request.headers.get("content-type", ""), PERMISSION_DENIED),
     )
-    return Answer(Reply.DENIED, 403, headers, _json_error(BLOCKED), metadata)
+    return Answer(_verdict(Reply.DENIED, 403, headers, _json_error(BLOCKED), metadata))
 
 
-def _allowed(
-    policy: PolicySet, identity: Identity, terms: Terms, outcome: Outcome, shadow: str | None
-) -> Answer:
-    metadata: dict[str, str | int] = {
-        "outcome": "allowed",
-        "identity": identity.kind,
-        "policy": policy.revision,
-    }
-    if shadow is not None:
-        metadata["shadow"] = shadow
+def _allowed(terms: Terms, outcome: Outcome, identity_kind: str, revision: str, shadow: str | None) -> Answer:
     tokens = outcome.tokens
     if not tokens:
-        return Answer(Reply.OK, 200, (), "", metadata)
+        return Answer(_allowance("", identity_kind, revision, None, shadow))
     # The tier that is nearest to its end; all are known, for all have paid.
     left = min(tokens)  # type: ignore[type-var] # likewise
-    metadata["tier"] = terms.limits[tokens.index(left)][0]
-    metadata["remaining"] = left // MICRO  # type: ignore[operator] # likewise
-    headers = rate_limit_fields(terms.policy_field, limit_field(terms.limits, tokens))
-    return Answer(Reply.OK, 200, headers, "", metadata)
-
-
-# Who is denied again and again gets the same answer: the same outcome, for a hundredth of a second, has been
-# answered before, and until a whole second has passed others say the same.
-_remembered = lru_cache(maxsize=4096)
-
-
-@_remembered
-def _denied(terms: Terms, outcome: Outcome, grpc: Headers, identity_kind: str, revision: str) -> Answer:
-    tier, retry_after_us = denying_tier(terms.limits, terms.charge.cost, outcome.tokens)
-    return _denial(
-        terms.policy_field,
-        limit_field(terms.limits, outcome.tokens),
-        tier,
-        whole_seconds(retry_after_us),
-        grpc,
-        identity_kind,
-        revision,
+    tier, _ = terms.limits[tokens.index(left)]
+    return Answer(
+        _allowance(terms.policy_field, identity_kind, revision, tier, shadow),
+        limit_field(terms.limit_items, tokens),
+        left // MICRO,  # type: ignore[operator] # likewise
     )
 
 
 @_remembered
-def _denial(  # noqa: PLR0917 - all that the answer depends on
-    policy_field: str,
-    limits_left: str,
-    tier: TierName,
-    retry_after_s: int,
-    grpc: Headers,
-    identity_kind: str,
-    revision: str,
-) -> Answer:
-    metadata: dict[str, str | int] = {
-        "outcome": "denied",
-        "tier": tier,
-        "remaining": 0,
-        "identity": identity_kind,
-        "policy": revision,
-    }
-    headers = (*rate_limit_fields(policy_field, limits_left), *denied_fields(tier, retry_after_s), *grpc)
-    return Answer(Reply.DENIED, 429, headers, _json_error(DENIED), metadata)
+def _allowance(
+    policy_field: str, identity_kind: str, revision: str, tier: TierName | None, shadow: str | None
+) -> Verdict:
+    metadata = [("outcome", "allowed"), ("identity", identity_kind), ("policy", revision)]
+    if tier is not None:
+        metadata.append(("tier", tier))
+    if shadow is not None:
+        metadata.append(("shadow", shadow))
+    headers = (("ratelimit-policy", policy_field),) if policy_field else ()
+    return Verdict(Reply.OK, 200, headers, metadata=tuple(metadata))
+
+
+# Who is denied again and again gets the same answer: the same outcome, for a hundredth of a second, has been
+# answered before, and until a whole second has passed others say the same.
+@_remembered
+def _denied(terms: Terms, outcome: Outcome, grpc: Headers, identity_kind: str, revision: str) -> Answer:
+    tier, retry_after_us = denying_tier(terms.limits, terms.charge.cost, outcome.tokens)
+    headers = (
+        ("ratelimit-policy", terms.policy_field),
+        *denied_fields(tier, whole_seconds(retry_after_us)),
+        *grpc,
+    )
+    metadata = (("outcome", "denied"), ("tier", tier), ("identity", identity_kind), ("policy", revision))
+    verdict = _verdict(Reply.DENIED, 429, headers, _json_error(DENIED), metadata)
+    return Answer(verdict, limit_field(terms.limit_items, outcome.tokens), 0)

@@ -120,8 +120,8 @@ def _state(name: TierName, key: str, limit: Limit, cost: int, tokens: int, *, sh
         shadow=shadow,
         tokens=tokens,
         enough=tokens >= cost,
-        retry_after_us=wait_us(tokens, cost, limit),
-        reset_after_us=wait_us(tokens, limit.capacity_micro, limit),
+        retry_after_us=wait_us(cost - tokens, limit.refill_rate),
+        reset_after_us=wait_us(limit.capacity_micro - tokens, limit.refill_rate),
     )
 
 

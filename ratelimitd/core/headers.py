@@ -6,6 +6,7 @@ filter for x-envoy-ratelimited, which stops meshes from retrying a limited reque
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ratelimitd.core.bucket import wait_us
 from ratelimitd.core.model import MICRO, Limit, TierName
@@ -24,24 +25,35 @@ def whole_seconds(us: int) -> int:
 def policy_field(limits: Limits) -> str:
     """RateLimit-Policy: one item per tier."""
     return ", ".join(
-        f'"{name}";q={limit.capacity};w={whole_seconds(wait_us(0, limit.capacity_micro, limit))}'
+        f'"{name}";q={limit.capacity};w={whole_seconds(wait_us(limit.capacity_micro, limit.refill_rate))}'
         for name, limit in limits
     )
 
 
-def limit_field(limits: Limits, tokens: Sequence[int | None]) -> str:
+class LimitItem(NamedTuple):
+    """What a tier's item in RateLimit is made from, beside its tokens. `begin` ends at the first number."""
+
+    begin: str
+    capacity_micro: int
+    refill_rate: float
+
+
+def limit_items(limits: Limits) -> tuple[LimitItem, ...]:
+    """These for `limit_field`, once for all requests of a kind."""
+    return tuple(
+        [LimitItem(f'"{name}";r=', limit.capacity_micro, limit.refill_rate) for name, limit in limits]
+    )
+
+
+def limit_field(items: Sequence[LimitItem], tokens: Sequence[int | None]) -> str:
     """RateLimit: whole tokens left, and whole seconds until full again, of each tier that is known."""
-    items = []
-    for (name, limit), left in zip(limits, tokens, strict=True):
-        if left is not None:
-            reset_after_s = whole_seconds(wait_us(left, limit.capacity * MICRO, limit))
-            items.append(f'"{name}";r={left // MICRO};t={reset_after_s}')
-    return ", ".join(items)
-
-
-def rate_limit_fields(policy: str, left: str) -> Headers:
-    """Both fields, from their values."""
-    return (("ratelimit-policy", policy), ("ratelimit", left))
+    return ", ".join(
+        [
+            f"{begin}{left // MICRO};t={whole_seconds(wait_us(capacity_micro - left, refill_rate))}"
+            for (begin, capacity_micro, refill_rate), left in zip(items, tokens)  # noqa: B905 - it is not free
+            if left is not None
+        ]
+    )
 
 
 def denying_tier(limits: Limits, cost: int, tokens: Sequence[int | None]) -> tuple[TierName, int]:
@@ -51,7 +63,7 @@ def denying_tier(limits: Limits, cost: int, tokens: Sequence[int | None]) -> tup
     """
     longest_us, denying = -1, TierName.GLOBAL
     for (name, limit), left in zip(limits, tokens, strict=True):
-        if left is not None and (us := wait_us(left, cost, limit)) > longest_us:
+        if left is not None and (us := wait_us(cost - left, limit.refill_rate)) > longest_us:
             longest_us, denying = us, name
     return denying, longest_us
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-from ratelimitd.core.headers import Limits, denying_tier, policy_field
+from ratelimitd.core.headers import LimitItem, Limits, denying_tier, limit_items, policy_field
 from ratelimitd.core.model import (
     MICRO,
     Charge,
@@ -50,6 +50,7 @@ class Terms:
         keys: of the tiers' buckets, likewise. The identity's key goes between two pieces; where the second is
             None, the first is all of it.
         policy_field: RateLimit-Policy, of the tiers that can deny.
+        limit_items: what RateLimit needs of the same.
         on_store_error: the answers to a store that is away, of the route, else of each tier that can deny;
             None among them is the setting's.
     """
@@ -64,6 +65,7 @@ class Terms:
     shadow: Limits = ()
     keys: tuple[tuple[str, str | None], ...] = ()
     policy_field: str = ""
+    limit_items: tuple[LimitItem, ...] = ()
     on_store_error: frozenset[OnStoreError | None] = frozenset()
 
     @property
@@ -126,6 +128,7 @@ def _terms(
             *[_key(name, api, f"{key_prefix}:shadow") for name in shadow],
         ),
         policy_field=policy_field(limits),
+        limit_items=limit_items(limits),
         on_store_error=frozenset(answers),
     )
 

@@ -115,23 +115,35 @@ class Reply(StrEnum):
     ERROR = "error_response"
 
 
-class Answer(NamedTuple):
-    """What Envoy is told. Header names are lower-case, each at most once; values are printable ASCII.
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdict:
+    """What many requests are told alike. Equal to itself alone, so its bytes can be remembered by it.
 
-    `http_status` and `body` are for the client and unused with `Reply.OK`, whose headers are added to the
-    upstream's answer. `metadata` reaches Envoy's access log.
-
-    Equal to itself alone, so its bytes can be remembered by it.
+    Args:
+        reply: which kind of answer.
+        http_status: for the client; unused with `Reply.OK`, as is `body`.
+        headers: names are lower-case, each at most once; values are printable ASCII. With `Reply.OK` they are
+            added to the upstream's answer.
+        body: for the client.
+        metadata: reaches Envoy's access log.
     """
 
     reply: Reply
     http_status: int
-    headers: tuple[tuple[str, str], ...]
-    body: str
-    metadata: Mapping[str, str | int]
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
 
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
-    def __hash__(self) -> int:
-        return id(self)
+class Answer(NamedTuple):
+    """What Envoy is told.
+
+    Args:
+        verdict: what others are told too.
+        rate_limit: the header `ratelimit`; none when empty.
+        remaining: whole tokens in the bucket that decided, for the access log; None where none did.
+    """
+
+    verdict: Verdict
+    rate_limit: str = ""
+    remaining: int | None = None

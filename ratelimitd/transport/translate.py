@@ -7,12 +7,13 @@ code, since only the code decides.
 
 from collections.abc import Mapping
 from functools import lru_cache
+from struct import pack
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 
-from ratelimitd.core.model import Answer, Reply, Request
+from ratelimitd.core.model import Answer, Reply, Request, Verdict
 from ratelimitd.errors import MalformedRequestError
 from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValue, HeaderValueOption
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import (
@@ -60,7 +61,7 @@ def _raw_headers(header_map: HeaderMap) -> Mapping[str, str]:
 
 def encode(answer: Answer) -> bytes:
     """The serialized CheckResponse."""
-    return _encoded_denial(answer) if answer.reply is Reply.DENIED else _encoded(answer)
+    return _encoded_denial(answer) if answer.verdict.reply is Reply.DENIED else _encoded(answer)
 
 
 _remembered = lru_cache(maxsize=8192)
@@ -68,50 +69,63 @@ _remembered = lru_cache(maxsize=8192)
 
 @_remembered
 def _encoded_denial(answer: Answer) -> bytes:
-    # Who is denied again and again gets the same answer object.
+    # Who is denied again and again gets the same answer.
     return _encoded(answer)
 
 
 def _encoded(answer: Answer) -> bytes:
-    """The response, put together from parts. Those that an earlier answer had are serialized once.
+    """The response, put together from what its verdict has and what is its own.
 
-    Building all of the message anew took four times as long.
+    Building all of the message anew took seven times as long.
     """
-    parts = _parts(answer.reply, answer.http_status, answer.body)
-    content = parts.refusal
-    for key, value in answer.headers:
-        header = _name(key) + _field(_VALUE_TAG, value.encode())
-        content += _field(parts.header_tag, _field(_HEADER_TAG, header) + _OVERWRITE)
-    metadata = b"".join([_metadata(key, value) for key, value in answer.metadata.items()])
-    return parts.status + _field(parts.tag, content) + _field(_METADATA_TAG, metadata)
+    verdict, rate_limit, remaining = answer
+    status, tag, content, header_tag, metadata = _parts(verdict)
+    if rate_limit:
+        content += _header(header_tag, "ratelimit", rate_limit)
+    if remaining is not None:
+        metadata += _REMAINING + pack("<d", remaining)
+    return status + _field(tag, content) + _field(_METADATA_TAG, metadata)
 
 
 class _Parts(NamedTuple):
-    """What all answers of a kind have.
+    """What all answers with a verdict have.
 
     Args:
         status: the field of that name.
-        tag: what begins the field that holds the rest.
+        tag: what begins the field that holds the kind of answer.
+        content: what that holds.
         header_tag: what begins each header in it.
-        refusal: what it holds beside headers.
+        metadata: what the metadata hold.
     """
 
     status: bytes
     tag: bytes
+    content: bytes
     header_tag: bytes
-    refusal: bytes
+    metadata: bytes
 
 
 @_remembered
-def _parts(reply: Reply, http_status: int, body: str) -> _Parts:
+def _parts(verdict: Verdict) -> _Parts:
     response = CheckResponse()
-    response.status.code = 0 if reply is Reply.OK else _CODES[http_status]
-    status, tag = response.SerializeToString(), _tag(CheckResponse, reply.value)
-    if reply is Reply.OK:
-        return _Parts(status, tag, _tag(OkHttpResponse, "response_headers_to_add"), b"")
-    refusal = DeniedHttpResponse(body=body)
-    refusal.status.code = http_status
-    return _Parts(status, tag, _tag(DeniedHttpResponse, "headers"), refusal.SerializeToString())
+    response.status.code = 0 if verdict.reply is Reply.OK else _CODES[verdict.http_status]
+    status, tag = response.SerializeToString(), _tag(CheckResponse, verdict.reply.value)
+    if verdict.reply is Reply.OK:
+        content, header_tag = b"", _tag(OkHttpResponse, "response_headers_to_add")
+    else:
+        refusal = DeniedHttpResponse(body=verdict.body)
+        refusal.status.code = verdict.http_status
+        content, header_tag = refusal.SerializeToString(), _tag(DeniedHttpResponse, "headers")
+    for key, value in verdict.headers:
+        content += _header(header_tag, key, value)
+    metadata = Struct()
+    metadata.update(dict(verdict.metadata))
+    return _Parts(status, tag, content, header_tag, metadata.SerializeToString())
+
+
+def _header(tag: bytes, key: str, value: str) -> bytes:
+    header = _name(key) + _field(_VALUE_TAG, value.encode())
+    return _field(tag, _field(_HEADER_TAG, header) + _OVERWRITE)
 
 
 def _tag(message: type[Message], field: str) -> bytes:
@@ -122,6 +136,9 @@ def _tag(message: type[Message], field: str) -> bytes:
 _METADATA_TAG = _tag(CheckResponse, "dynamic_metadata")
 _HEADER_TAG = _tag(HeaderValueOption, "header")
 _VALUE_TAG = _tag(HeaderValue, "value")
+_REMAINING = Struct(fields={"remaining": Value(number_value=0)}).SerializeToString()[: -len(pack("<d", 0))]
+"""A Struct with that field, but for its number, which stands last."""
+
 _OVERWRITE = HeaderValueOption(append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD).SerializeToString()
 
 
@@ -143,11 +160,3 @@ def _varint(number: int) -> bytes:
 def _name(key: str) -> bytes:
     """A HeaderValue that has no value yet."""
     return HeaderValue(key=key).SerializeToString()
-
-
-@_remembered
-def _metadata(key: str, value: str | int) -> bytes:
-    fields = Struct()
-    fields[key] = value
-    serialized: bytes = fields.SerializeToString()
-    return serialized

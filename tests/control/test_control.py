@@ -252,14 +252,14 @@ async def test_a_reset_is_known_to_every_replica_at_once(control: Control, store
     async with RedisPolicies(store, KEY, ME, on_reset=cache.clear).watched() as policies:
         check = check_over(cache, policy=policies.current())
         request = Question(path="/", user="al").request(SETTINGS)
-        answers = [(await check(request)).http_status for _ in range(5)]
+        answers = [(await check(request)).verdict.http_status for _ in range(5)]
         assert answers == [200, 200, 200, 429, 429]
 
         async def listens() -> bool:
             return bool((await store.pubsub_numsub(Revisions(store, KEY).channel))[0][1])
 
         async def allowed() -> bool:
-            return (await check(request)).http_status == 200
+            return (await check(request)).verdict.http_status == 200
 
         await eventually(listens, "a subscription")
         assert await control.reset(Who(user="al")) == ["rate:user:al", "rate:user:al:api:*"]

@@ -82,7 +82,7 @@ def test_the_wait_is_enough_and_the_shortest(capacity: int, rate: Fraction, toke
     """After `wait_us` the bucket pays; a microsecond earlier it does not."""
     limit = Limit(capacity, float(rate))
     tokens, needed = min(tokens, limit.capacity_micro), min(needed, limit.capacity_micro)
-    wait = wait_us(tokens, needed, limit)
+    wait = wait_us(needed - tokens, limit.refill_rate)
     assert refill(Bucket(tokens, NOW), limit, NOW + wait).tokens >= needed
     assert wait == 0 or refill(Bucket(tokens, NOW), limit, NOW + wait - 1).tokens < needed
 

@@ -4,6 +4,7 @@ import pytest
 
 from ratelimitd.core.check import Check
 from ratelimitd.core.model import MICRO, Answer, OnStoreError, Outcome, Reply, Request
+from tests.core.answers import headers_of, metadata_of
 from tests.core.fakes import BrokenLimiter, FixedLimiter, OracleLimiter, check_over
 
 
@@ -21,7 +22,7 @@ async def ask(check: Check, user: str, times: int) -> list[Answer]:
 
 def allowed(answers: list[Answer]) -> int:
     """How many went through."""
-    return sum(answer.reply is Reply.OK for answer in answers)
+    return sum(answer.verdict.reply is Reply.OK for answer in answers)
 
 
 async def test_ten_requests_with_the_seed_limits() -> None:
@@ -46,18 +47,18 @@ async def test_the_global_bucket_bounds_all_users_and_the_denied_keep_their_toke
     answers = {user: await ask(check, user, 3) for user in ("u1", "u2", "u3", "u4", "u5")}
     assert [allowed(got) for got in answers.values()] == [3, 3, 3, 1, 0]
     assert "rate:user:u5" not in limiter.buckets
-    assert dict(answers["u5"][0].headers)["x-ratelimit-tier"] == "global"
+    assert headers_of(answers["u5"][0])["x-ratelimit-tier"] == "global"
 
 
 async def test_an_allowed_answer_tells_where_the_client_stands() -> None:
     """Both RateLimit fields, one item per tier, and what the access log needs."""
     answer = await check_over(OracleLimiter())(request())
-    assert (answer.reply, answer.http_status, answer.body) == (Reply.OK, 200, "")
-    assert dict(answer.headers) == {
+    assert (answer.verdict.reply, answer.verdict.http_status, answer.verdict.body) == (Reply.OK, 200, "")
+    assert headers_of(answer) == {
         "ratelimit-policy": '"global";q=10;w=10, "user";q=5;w=5, "user_api";q=3;w=3',
         "ratelimit": '"global";r=9;t=1, "user";r=4;t=1, "user_api";r=2;t=1',
     }
-    assert answer.metadata == {
+    assert metadata_of(answer) == {
         "outcome": "allowed",
         "tier": "user_api",
         "remaining": 2,
@@ -73,9 +74,9 @@ async def test_a_denied_answer_says_who_said_no_and_when_to_come_back() -> None:
     await ask(check, "user1", 3)
     limiter.now_us += 250_000
     answer = await check(request())
-    assert (answer.reply, answer.http_status) == (Reply.DENIED, 429)
-    assert answer.body == '{"error":"rate limit exceeded"}'
-    assert dict(answer.headers) == {
+    assert (answer.verdict.reply, answer.verdict.http_status) == (Reply.DENIED, 429)
+    assert answer.verdict.body == '{"error":"rate limit exceeded"}'
+    assert headers_of(answer) == {
         "ratelimit-policy": '"global";q=10;w=10, "user";q=5;w=5, "user_api";q=3;w=3',
         "ratelimit": '"global";r=7;t=3, "user";r=2;t=3, "user_api";r=0;t=3',
         "content-type": "application/json",
@@ -83,24 +84,24 @@ async def test_a_denied_answer_says_who_said_no_and_when_to_come_back() -> None:
         "x-ratelimit-tier": "user_api",
         "x-envoy-ratelimited": "true",
     }
-    assert answer.metadata["outcome"] == "denied"
+    assert metadata_of(answer)["outcome"] == "denied"
 
 
 async def test_a_tier_of_which_nothing_is_known_is_left_out_of_what_is_left() -> None:
     """Its policy is told all the same, and the wait is that of the longest known tier."""
     outcome = Outcome(allowed=False, tokens=(None, 750_000, 0))
     answer = await check_over(FixedLimiter(outcome))(request())
-    headers = dict(answer.headers)
+    headers = headers_of(answer)
     assert headers["ratelimit-policy"] == '"global";q=10;w=10, "user";q=5;w=5, "user_api";q=3;w=3'
     assert headers["ratelimit"] == '"user";r=0;t=5, "user_api";r=0;t=3'
     assert (headers["x-ratelimit-tier"], headers["retry-after"]) == ("user_api", "1")
-    assert (answer.http_status, answer.metadata["tier"]) == (429, "user_api")
+    assert (answer.verdict.http_status, metadata_of(answer)["tier"]) == (429, "user_api")
 
 
 async def test_one_known_tier_is_enough_for_a_denial() -> None:
     """The widest alone, as when somebody new meets a global bucket that is known to be empty."""
     outcome = Outcome(allowed=False, tokens=(0, None, None))
-    headers = dict((await check_over(FixedLimiter(outcome))(request())).headers)
+    headers = headers_of(await check_over(FixedLimiter(outcome))(request()))
     assert (headers["ratelimit"], headers["x-ratelimit-tier"]) == ('"global";r=0;t=10', "global")
 
 
@@ -108,11 +109,11 @@ async def test_a_grpc_client_gets_a_grpc_status() -> None:
     """8 when denied, 14 when undecided; a browser gets neither."""
     check = check_over(OracleLimiter())
     await ask(check, "user1", 3)
-    denied = dict((await check(request(content_type="application/grpc+proto"))).headers)
+    denied = headers_of(await check(request(content_type="application/grpc+proto")))
     assert denied["grpc-status"] == "8"
-    undecided = dict((await check_over(BrokenLimiter())(request(content_type="application/grpc"))).headers)
+    undecided = headers_of(await check_over(BrokenLimiter())(request(content_type="application/grpc")))
     assert undecided["grpc-status"] == "14"
-    assert "grpc-status" not in dict((await check(request(content_type="application/json"))).headers)
+    assert "grpc-status" not in headers_of(await check(request(content_type="application/json")))
 
 
 @pytest.mark.parametrize("api", [None, ""])
@@ -136,6 +137,6 @@ async def test_a_store_that_is_away_is_answered_as_set(
 ) -> None:
     """Never a 429, whatever the setting."""
     answer = await check_over(BrokenLimiter(), setting)(request())
-    assert (answer.reply, answer.http_status) == (reply, status)
-    assert answer.metadata == {"outcome": "undecided", "identity": "header"}
-    assert answer.body == ("" if reply is Reply.OK else '{"error":"rate limiter unavailable"}')
+    assert (answer.verdict.reply, answer.verdict.http_status) == (reply, status)
+    assert metadata_of(answer) == {"outcome": "undecided", "identity": "header"}
+    assert answer.verdict.body == ("" if reply is Reply.OK else '{"error":"rate limiter unavailable"}')

@@ -127,7 +127,11 @@ async def test_a_blocked_user_is_refused_and_charged_nothing() -> None:
     )
     limiter = OracleLimiter()
     answer = await check_over(limiter, policy=compiled(policy))(request())
-    assert (answer.reply, answer.http_status, answer.body) == (Reply.DENIED, 403, '{"error":"blocked"}')
+    assert (answer.verdict.reply, answer.verdict.http_status, answer.verdict.body) == (
+        Reply.DENIED,
+        403,
+        '{"error":"blocked"}',
+    )
     assert limiter.buckets == {}
 
 
@@ -135,7 +139,7 @@ async def test_a_policy_with_every_tier_off_asks_no_store() -> None:
     """Not even one that is away."""
     policy = compiled(document(tiers={"global": "off", "user": False, "user_api": "off"}))
     answer = await check_over(BrokenLimiter(), policy=policy)(request())
-    assert answer.reply is Reply.OK
+    assert answer.verdict.reply is Reply.OK
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ async def test_a_store_that_is_away_is_answered_by_the_route_else_by_the_tiers_t
     tiers = {"global": "off", "user": LIMIT | user, "user_api": "off"}
     policy = compiled(document(tiers=tiers, routes=[{"path": "/a"} | route]))
     setting = OnStoreError.ALLOW if user else OnStoreError.DENY
-    assert (await check_over(BrokenLimiter(), setting, policy)(request())).reply is reply
+    assert (await check_over(BrokenLimiter(), setting, policy)(request())).verdict.reply is reply
 
 
 def expected(data: dict[str, Any], asked: Request, key: str, kind_names: list[str]) -> dict[str, Any]:
@@ -293,4 +297,4 @@ async def test_no_policy_and_no_request_break_a_decision(
     """Whatever both are, and with a store or without."""
     check = check_over(store(), policy=compiled(data))
     for _ in range(3):
-        assert (await check(asked)).http_status in {200, 403, 429, 503}
+        assert (await check(asked)).verdict.http_status in {200, 403, 429, 503}

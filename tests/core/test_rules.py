@@ -9,6 +9,7 @@ from ratelimitd.core.match import DRY_RUN_CONTEXT
 from ratelimitd.core.model import MICRO, Answer, Limit, OnStoreError, Reply, Request, TierName
 from ratelimitd.core.policy import Override, PolicySet, Route, TierRule
 from ratelimitd.core.routes import RouteTable
+from tests.core.answers import headers_of, metadata_of
 from tests.core.fakes import SEED_POLICY, BrokenLimiter, OracleLimiter, check_over
 
 PATH = "/api/search"
@@ -63,8 +64,8 @@ async def test_a_cost_of_0_takes_nothing_and_is_never_denied() -> None:
         await check(request("/api/other"))
     before = tokens(limiter)
     answer = await check(request())
-    assert answer.reply is Reply.OK
-    assert dict(answer.headers)["ratelimit"] == '"global";r=7;t=3, "user";r=2;t=3, "user_api";r=0;t=3'
+    assert answer.verdict.reply is Reply.OK
+    assert headers_of(answer)["ratelimit"] == '"global";r=7;t=3, "user";r=2;t=3, "user_api";r=0;t=3'
     assert tokens(limiter) == before
 
 
@@ -72,8 +73,8 @@ async def test_a_cost_of_0_takes_nothing_and_is_never_denied() -> None:
 async def test_what_is_exempt_goes_on_without_a_bucket_or_a_store(policy: PolicySet) -> None:
     """No headers, for there is nothing to tell."""
     answer = await check_over(BrokenLimiter(), policy=policy)(request())
-    assert (answer.reply, answer.headers) == (Reply.OK, ())
-    assert answer.metadata == {"outcome": "exempt", "identity": "header", "policy": "seed"}
+    assert (answer.verdict.reply, headers_of(answer)) == (Reply.OK, {})
+    assert metadata_of(answer) == {"outcome": "exempt", "identity": "header", "policy": "seed"}
 
 
 async def test_who_is_blocked_gets_403_whatever_the_route_says_and_without_a_store() -> None:
@@ -81,11 +82,15 @@ async def test_who_is_blocked_gets_403_whatever_the_route_says_and_without_a_sto
     policy = replace(with_override(blocked=True), routes=with_route(exempt=True).routes)
     check = check_over(BrokenLimiter(), policy=policy)
     answer = await check(request())
-    assert (answer.reply, answer.http_status, answer.body) == (Reply.DENIED, 403, '{"error":"blocked"}')
-    assert answer.metadata["outcome"] == "blocked"
+    assert (answer.verdict.reply, answer.verdict.http_status, answer.verdict.body) == (
+        Reply.DENIED,
+        403,
+        '{"error":"blocked"}',
+    )
+    assert metadata_of(answer)["outcome"] == "blocked"
     grpc = request()._replace(headers={"x-user-id": "user1", "content-type": "application/grpc"})
-    assert ("grpc-status", "7") in (await check(grpc)).headers
-    assert (await check_over(OracleLimiter(), policy=policy)(request(user="user2"))).reply is Reply.OK
+    assert headers_of(await check(grpc))["grpc-status"] == "7"
+    assert (await check_over(OracleLimiter(), policy=policy)(request(user="user2"))).verdict.reply is Reply.OK
 
 
 async def test_a_tier_in_shadow_is_counted_told_and_denies_nobody() -> None:
@@ -94,8 +99,8 @@ async def test_a_tier_in_shadow_is_counted_told_and_denies_nobody() -> None:
     policy = with_tier(TierName.USER_API, shadow=True)
     check = check_over(limiter, policy=policy, on_shadow_denial=told.append)
     got = [await check(request()) for _ in range(6)]
-    assert [answer.http_status for answer in got] == [200] * 5 + [429]
-    assert [answer.metadata.get("shadow") for answer in got] == [
+    assert [answer.verdict.http_status for answer in got] == [200] * 5 + [429]
+    assert [metadata_of(answer).get("shadow") for answer in got] == [
         *[None] * 3,
         "tiers.user_api",
         "tiers.user_api",
@@ -107,7 +112,7 @@ async def test_a_tier_in_shadow_is_counted_told_and_denies_nobody() -> None:
         "rate:user:user1": 0,
         "rate:shadow:user:user1:api:/api/*": 0,
     }
-    assert "user_api" not in dict(got[0].headers)["ratelimit"]
+    assert "user_api" not in headers_of(got[0])["ratelimit"]
 
 
 @pytest.mark.parametrize(
@@ -123,9 +128,9 @@ async def test_what_is_in_shadow_spends_nothing_that_real_requests_need(policy: 
     limiter, told = OracleLimiter(), list[str]()
     check = check_over(limiter, policy=policy, on_shadow_denial=told.append)
     got = [await check(request()) for _ in range(5)]
-    assert {answer.reply for answer in got} == {Reply.OK}
+    assert {answer.verdict.reply for answer in got} == {Reply.OK}
     assert told == [name] * 2
-    assert [answer.metadata.get("shadow") for answer in got[2:4]] == [None, name]
+    assert [metadata_of(answer).get("shadow") for answer in got[2:4]] == [None, name]
     assert {key.split(":")[1] for key in limiter.buckets} == {"shadow"}
 
 
@@ -134,7 +139,7 @@ async def test_a_block_in_shadow_is_told_and_refuses_nobody() -> None:
     told = list[str]()
     policy = with_override(blocked=True, shadow=True)
     answer = await check_over(OracleLimiter(), policy=policy, on_shadow_denial=told.append)(request())
-    assert (answer.reply, answer.metadata["shadow"]) == (Reply.OK, "overrides.users.user1")
+    assert (answer.verdict.reply, metadata_of(answer)["shadow"]) == (Reply.OK, "overrides.users.user1")
     assert told == ["overrides.users.user1"]
 
 
@@ -144,9 +149,9 @@ async def test_a_tier_that_is_off_has_no_bucket_and_with_all_off_no_store_is_ask
     user_only = replace(SEED_POLICY, tiers={TierName.USER: TierRule(Limit(5, 1.0))})
     (answer,) = await answers(limiter, user_only, 1)
     assert tokens(limiter) == {"rate:user:user1": 4}
-    assert dict(answer.headers)["ratelimit"] == '"user";r=4;t=1'
+    assert headers_of(answer)["ratelimit"] == '"user";r=4;t=1'
     answer = await check_over(BrokenLimiter(), policy=replace(SEED_POLICY, tiers={}))(request())
-    assert (answer.reply, answer.metadata["outcome"]) == (Reply.OK, "allowed")
+    assert (answer.verdict.reply, metadata_of(answer)["outcome"]) == (Reply.OK, "allowed")
 
 
 async def test_a_dry_run_gets_the_real_answer_and_takes_nothing() -> None:
@@ -158,10 +163,10 @@ async def test_a_dry_run_gets_the_real_answer_and_takes_nothing() -> None:
         await check(request())
     before, told[:] = tokens(limiter), []
     dry = await check(request(**{DRY_RUN_CONTEXT: "true"}))
-    assert (dry.http_status, dry.metadata["tier"]) == (429, "user")
+    assert (dry.verdict.http_status, metadata_of(dry)["tier"]) == (429, "user")
     limiter.now_us += 2 * MICRO
     dry = await check(request(**{DRY_RUN_CONTEXT: "true"}))
-    assert dict(dry.headers)["ratelimit"] == '"global";r=7;t=3, "user";r=2;t=3'
+    assert headers_of(dry)["ratelimit"] == '"global";r=7;t=3, "user";r=2;t=3'
     assert (tokens(limiter), told) == (before, [])
 
 
@@ -183,5 +188,5 @@ async def test_the_store_away_is_answered_by_the_route_else_by_the_strictest_tie
 ) -> None:
     """A tier that names no answer has the setting's; what is in shadow cannot refuse."""
     answer = await check_over(BrokenLimiter(), setting, policy)(request())
-    assert (answer.http_status, answer.reply) == (status, reply)
-    assert answer.metadata["outcome"] == "undecided"
+    assert (answer.verdict.http_status, answer.verdict.reply) == (status, reply)
+    assert metadata_of(answer)["outcome"] == "undecided"

@@ -468,10 +468,10 @@ class World:
             remembered = moment.remembered[key]
             unspent = refill(remembered.bucket, limit, moment.now_us).tokens
             # To the microtoken: the double product of a part may be rounded up to a whole number.
-            assert wait_us(unspent + 1, cost, limit) <= told_us
+            assert wait_us(cost - unspent - 1, limit.refill_rate) <= told_us
             if name is denying:
                 rounding_us = ceil(4 / limit.refill_rate) + 1
-                true_us = wait_us(true, cost, limit)
+                true_us = wait_us(cost - true, limit.refill_rate)
                 assert told_us <= true_us + remembered.latency_us + RECOUNT_US + rounding_us
 
 

@@ -25,7 +25,7 @@ from bench.options import parse
 from bench.rounds import ratios
 from bench.table import Table, load_table, markdown, plain, shown
 from bench.works import STREAMS, Cell, Point, Way, Work, cells
-from ratelimitd.core.model import Answer, Reply
+from ratelimitd.core.model import Answer, Reply, Verdict
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from ratelimitd.transport.listen import TcpAddress
 from ratelimitd.transport.translate import decode, encode
@@ -178,9 +178,9 @@ def test_users_are_many_unless_one_is_hot(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (encode(Answer(Reply.OK, 200, (("ratelimit", "x"),), "", {"tier": "user"})), "allowed"),
-        (encode(Answer(Reply.DENIED, 429, (("retry-after", "1"),), "{}", {})), "denied"),
-        (encode(Answer(Reply.DENIED, 503, (), "{}", {})), "failed"),
+        (encode(Answer(Verdict(Reply.OK, 200), "x", 1)), "allowed"),
+        (encode(Answer(Verdict(Reply.DENIED, 429, (("retry-after", "1"),), "{}"), "x", 0)), "denied"),
+        (encode(Answer(Verdict(Reply.DENIED, 503, (), "{}"))), "failed"),
         (CheckResponse().SerializeToString(), "allowed"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimitd.core.model import Answer, Reply, Request
+from ratelimitd.core.model import Answer, Reply, Request, Verdict
 from ratelimitd.errors import MalformedRequestError
 from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
@@ -69,7 +69,8 @@ def test_any_bytes_are_read_or_refused(payload: bytes) -> None:
 )
 def test_an_answer_sets_code_kind_headers_and_metadata(reply: Reply, status: int, code: int) -> None:
     """Only the code decides for Envoy, so a refusal always has one; each header overwrites."""
-    answer = Answer(reply, status, (("retry-after", "1"),), "body", {"tier": "user", "remaining": 2})
+    verdict = Verdict(reply, status, (("retry-after", "1"),), "body", (("tier", "user"),))
+    answer = Answer(verdict, rate_limit='"user";r=2;t=3', remaining=2)
     response = CheckResponse.FromString(encode(answer))
     assert response.status.code == code
     assert response.WhichOneof("http_response") == reply.value
@@ -80,18 +81,28 @@ def test_an_answer_sets_code_kind_headers_and_metadata(reply: Reply, status: int
         assert (refusal.status.code, refusal.body) == (status, "body")
         options = refusal.headers
     assert [(o.header.key, o.header.value, o.append_action) for o in options] == [
-        ("retry-after", "1", HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)
+        ("retry-after", "1", HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD),
+        ("ratelimit", '"user";r=2;t=3', HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD),
     ]
     assert dict(response.dynamic_metadata.items()) == {"tier": "user", "remaining": 2.0}
 
 
+LONG = st.integers(0, 40_000).map("x".__mul__)
+
+
 @given(
     st.sampled_from(Reply),
-    st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 40_000).map("x".__mul__)), max_size=3),
-    st.dictionaries(st.sampled_from(["x", "y"]), st.text(max_size=300) | st.integers(0, 2**53)),
+    st.lists(st.tuples(st.sampled_from(["a", "b"]), LONG), max_size=3),
+    LONG,
+    st.dictionaries(st.sampled_from(["x", "y"]), st.text(max_size=300)),
+    st.none() | st.integers(0, 2**53),
 )
 def test_an_answer_is_the_message_that_the_library_would_build(
-    reply: Reply, headers: list[tuple[str, str]], metadata: dict[str, str | int]
+    reply: Reply,
+    headers: list[tuple[str, str]],
+    rate_limit: str,
+    metadata: dict[str, str],
+    remaining: int | None,
 ) -> None:
     """It is put together from parts, and no length of them makes it another message."""
     expected = CheckResponse()
@@ -101,9 +112,13 @@ def test_an_answer_is_the_message_that_the_library_would_build(
     if reply is not Reply.OK:
         kind.status.code, kind.body = 429, "body"
     options = kind.response_headers_to_add if reply is Reply.OK else kind.headers
-    for key, value in headers:
+    own = [("ratelimit", rate_limit)] if rate_limit else []
+    for key, value in headers + own:
         options.add(header=HeaderValue(key=key, value=value), append_action=2)
     expected.dynamic_metadata.SetInParent()
     expected.dynamic_metadata.update(metadata)
-    answer = Answer(reply, 200 if reply is Reply.OK else 429, tuple(headers), "body", metadata)
-    assert CheckResponse.FromString(encode(answer)) == expected
+    if remaining is not None:
+        expected.dynamic_metadata["remaining"] = remaining
+    status = 200 if reply is Reply.OK else 429
+    verdict = Verdict(reply, status, tuple(headers), "body", tuple(metadata.items()))
+    assert CheckResponse.FromString(encode(Answer(verdict, rate_limit, remaining))) == expected
