@@ -25,6 +25,6 @@ async def store_call(store: Store, pace: Pace) -> Goal:
             asked = [spend(next(users)) for _ in range(calls)]
             began = time.perf_counter()
             for one in asked:
-                await limiter.take([one])
+                await limiter.take(one)
             means_us.append((time.perf_counter() - began) / calls * 1e6)
     return Goal("a call of the store by itself, mean, for comparison: us", 120, means_us[1:], digits=0)

@@ -1,5 +1,6 @@
 """What users cost in memory: in the store, and in the service that they passed through."""
 
+import asyncio
 from pathlib import Path
 
 from bench.cpu import memory
@@ -39,8 +40,8 @@ async def stored_bytes(kind: str, users: int) -> tuple[str, float, int]:
 async def _charge(store: Store, users: int) -> None:
     async with Link(store.url) as link, Batcher(RedisLimiter(link), timeout_s=_TIMEOUT_S) as limiter:
         for first in range(0, users, _BATCH):
-            batch = [spend(number) for number in range(first, min(first + _BATCH, users))]
-            outcomes = await limiter.take(batch)
+            batch = [limiter.take(spend(number)) for number in range(first, min(first + _BATCH, users))]
+            outcomes = await asyncio.gather(*batch)
             if not all(outcome.allowed for outcome in outcomes):
                 raise LoadError("a user was denied while the store was filled")
 

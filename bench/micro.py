@@ -1,7 +1,7 @@
 """The work of a decision without any I/O, in this process: what is left when network and store are free."""
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from bench import messages, policies
@@ -34,8 +34,8 @@ class _Store:
     def __init__(self, *, allowed: bool) -> None:
         self._outcome = Outcome(allowed, (999 * MICRO + 5, 99 * MICRO + 5, 9 * MICRO + 5 if allowed else 0))
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        return [self._outcome] * len(requests)
+    async def take(self, _request: TakeRequest) -> Outcome:
+        return self._outcome
 
 
 def _check(*, allowed: bool) -> Check:

@@ -19,10 +19,11 @@ class ScriptLimiter:
         self._client = client
         self._script = shipped("lua/take.lua").read_text()
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """One call for these."""
-        keys, arguments = encode(requests)
-        return decode(await self._client.eval(self._script, len(keys), *keys, *arguments), requests)
+    async def take(self, request: TakeRequest) -> Outcome:
+        """A call by itself."""
+        keys, arguments = encode([request])
+        (outcome,) = decode(await self._client.eval(self._script, len(keys), *keys, *arguments), [request])
+        return outcome
 
 
 def told(future: "asyncio.Future[Any]", answer: Any) -> None:

@@ -89,7 +89,7 @@ class Check:
         if request.context.get(DRY_RUN_CONTEXT) == "true":
             spend = spend._replace(look=True)
         try:
-            (outcome,) = await self._limiter.take([spend])
+            outcome = await self._limiter.take(spend)
         except StoreError:
             answers = [answer or self._on_store_error for answer in terms.on_store_error]
             return self._undecided(request, identity, answers)

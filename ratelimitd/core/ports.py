@@ -1,6 +1,6 @@
 """What the core asks of the world: two ports, each small enough to fake in a test."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import Protocol
 
 from ratelimitd.core.model import Outcome, TakeRequest
@@ -10,8 +10,8 @@ from ratelimitd.core.policy import PolicySet
 class Limiter(Protocol):
     """Takes tokens. Wrappers have the same one method, so they stack."""
 
-    def take(self, requests: Sequence[TakeRequest]) -> Awaitable[Sequence[Outcome]]:
-        """One outcome per request, in order. Raises StoreError: nothing is known about any of them."""
+    def take(self, request: TakeRequest) -> Awaitable[Outcome]:
+        """The outcome. Raises StoreError: nothing is known about it."""
         ...
 
 

@@ -37,8 +37,8 @@ class BatchLimiter(Protocol):
         ...
 
 
-_Caller = tuple[Sequence[TakeRequest], asyncio.Future[Sequence[Outcome]], float]
-"""What it wants, what will hold its outcomes, and when it is due, in seconds of the event loop."""
+_Caller = tuple[TakeRequest, asyncio.Future[Outcome], float]
+"""What it wants, what will hold its outcome, and when it is due, in seconds of the event loop."""
 
 
 class Batcher:
@@ -85,22 +85,22 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
 
-    def take(self, requests: Sequence[TakeRequest]) -> Awaitable[Sequence[Outcome]]:
-        """An outcome for each. Raises StoreError when it is late, at once when too many wait."""
+    def take(self, request: TakeRequest) -> Awaitable[Outcome]:
+        """The outcome. Raises StoreError when it is late, at once when too many wait."""
         if len(self._waiting) >= MAX_WAITING:
             error = StoreError(f"{MAX_WAITING} decisions are waiting for the store already")
             self._outages.failed(error)
             raise error
-        outcomes = self._loop.create_future()
+        outcome = self._loop.create_future()
         due_s = self._loop.time() + self._timeout_s
-        caller = (requests, outcomes, due_s)
+        caller = (request, outcome, due_s)
         self._waiting.append(caller)
         self._unanswered.append(caller)
         if self._timer is None:
             self._timer = self._loop.call_at(due_s, self._expire)
         if not self._about_to_call and self._in_flight < self._max_in_flight:
             self._call_soon()
-        return outcomes
+        return outcome
 
     def _expire(self) -> None:
         """Fails who has waited too long. All may wait equally long, so they stand in order for one timer.
@@ -111,12 +111,12 @@ class Batcher:
         now_s = self._loop.time()
         self._timer = None
         while self._unanswered:
-            _, outcomes, due_s = self._unanswered[0]
-            if not outcomes.done():
+            _, outcome, due_s = self._unanswered[0]
+            if not outcome.done():
                 if due_s > now_s:
                     self._timer = self._loop.call_at(due_s, self._expire)
                     break
-                self._fail(outcomes, StoreError(f"no answer within {self._timeout_s * 1000:g} ms"))
+                self._fail(outcome, StoreError(f"no answer within {self._timeout_s * 1000:g} ms"))
             self._unanswered.popleft()
 
     def _call_soon(self) -> None:
@@ -128,7 +128,7 @@ class Batcher:
         callers = self._next_batch()
         if callers:
             self._in_flight += 1
-            requests = [one for requests, _, _ in callers for one in requests]
+            requests = [request for request, _, _ in callers]
             try:
                 self._limiter.begin(requests, partial(self._answered, callers))
             except Exception as error:  # noqa: BLE001 - it is the callers' to handle, whatever it is
@@ -145,37 +145,29 @@ class Batcher:
 
     def _next_batch(self) -> list[_Caller]:
         callers: list[_Caller] = []
-        room = self._max_batch
-        while self._waiting and (not callers or len(self._waiting[0][0]) <= room):
+        while self._waiting and len(callers) < self._max_batch:
             caller = self._waiting.popleft()
             if not caller[1].done():  # it gave up
                 callers.append(caller)
-                room -= len(caller[0])
         return callers
 
     def _answered(self, callers: Sequence[_Caller], answer: Sequence[Outcome] | Exception) -> None:
         self._in_flight -= 1
         if isinstance(answer, Exception):
-            for _, outcomes, _ in callers:
-                self._fail(outcomes, answer)
+            for _, outcome, _ in callers:
+                self._fail(outcome, answer)
         else:
-            self._hand_out(callers, answer)
+            for (_, outcome, _), known in zip(callers, answer, strict=True):
+                if not outcome.done():
+                    outcome.set_result(known)
+                    self._outages.over()
         while self._unanswered and self._unanswered[0][1].done():
             self._unanswered.popleft()
         self._go_on()
 
-    def _hand_out(self, callers: Sequence[_Caller], answers: Sequence[Outcome]) -> None:
-        at = 0
-        for requests, outcomes, _ in callers:
-            end = at + len(requests)
-            if not outcomes.done():
-                outcomes.set_result(answers[at:end])
-                self._outages.over()
-            at = end
-
-    def _fail(self, outcomes: "asyncio.Future[Sequence[Outcome]]", error: Exception) -> None:
-        if not outcomes.done():
-            outcomes.set_exception(error)
+    def _fail(self, outcome: "asyncio.Future[Outcome]", error: Exception) -> None:
+        if not outcome.done():
+            outcome.set_exception(error)
             self._outages.failed(error)
 
 

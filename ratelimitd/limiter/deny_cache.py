@@ -13,7 +13,7 @@ Both need limits that stay equal, and a local clock that runs as fast as the sto
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import floor
 from typing import NamedTuple
 
@@ -93,28 +93,19 @@ class DenyCache:
         self._given.clear()
         self._denials = OrderedDict()  # a call that was sent before writes to the one that nobody reads now
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """One outcome per request, in order. One made here has None for a tier of which nothing is known.
+    async def take(self, request: TakeRequest) -> Outcome:
+        """The outcome. One made here has None for a tier of which nothing is known.
 
-        Raises the wrapped limiter's StoreError when at least one of the requests needed it.
+        Raises the wrapped limiter's StoreError when it was needed.
         """
         sent_us = self._now_us()
-        if len(requests) == 1:  # as nearly always; what follows would take 0.8 us longer
-            denied = self._denied(requests[0], sent_us)
-            if denied is not None:
-                return [denied]
+        outcome = self._denied(request, sent_us)
+        if outcome is None:
             denials = self._denials
-            outcomes = await self._limiter.take(requests)
-            if not outcomes[0].allowed:
-                self._remember(denials, requests, outcomes, sent_us)
-            return outcomes
-        known = [self._denied(request, sent_us) for request in requests]
-        unknown = [request for request, outcome in zip(requests, known, strict=True) if outcome is None]
-        denials = self._denials
-        asked = await self._limiter.take(unknown) if unknown else ()
-        self._remember(denials, unknown, asked, sent_us)
-        answers = iter(asked)
-        return [next(answers) if outcome is None else outcome for outcome in known]
+            outcome = await self._limiter.take(request)
+            if not outcome.allowed:
+                self._remember(denials, request, outcome, sent_us)
+        return outcome
 
     def _denied(self, request: TakeRequest, now_us: int) -> Outcome | None:
         """The denial, when one of the request's buckets is known to hold too little; else None."""
@@ -155,25 +146,17 @@ class DenyCache:
         return outcome
 
     def _remember(
-        self,
-        denials: OrderedDict[str, _Denial],
-        requests: Sequence[TakeRequest],
-        outcomes: Sequence[Outcome],
-        sent_us: int,
+        self, denials: OrderedDict[str, _Denial], request: TakeRequest, outcome: Outcome, sent_us: int
     ) -> None:
-        """Notes what the denied among these tell, in the `denials` of the instant at which they were sent."""
+        """Notes what a denial tells, in the `denials` of the instant at which its request was sent."""
         received_us = self._now_us()
-        for request, outcome in zip(requests, outcomes, strict=True):
-            if outcome.allowed:
-                continue
-            self._given.clear()  # it may have been counted from older numbers
-            limits = request.charge.limits
-            for key, limit, tokens in zip(request.keys, limits, outcome.tokens, strict=False):
-                if tokens is not None:
-                    denials[key] = _Denial(limit, tokens, sent_us, received_us)
-                    denials.move_to_end(key)
-                    if len(denials) > self._max_entries:
-                        denials.popitem(last=False)
+        self._given.clear()  # it may have been counted from older numbers
+        for key, limit, tokens in zip(request.keys, request.charge.limits, outcome.tokens, strict=False):
+            if tokens is not None:
+                denials[key] = _Denial(limit, tokens, sent_us, received_us)
+                denials.move_to_end(key)
+                if len(denials) > self._max_entries:
+                    denials.popitem(last=False)
 
 
 _port: type[Limiter] = DenyCache

@@ -5,7 +5,7 @@ the kinds of answer and Envoy drops a denied header with the older `append`; a d
 code, since only the code decides.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from struct import pack
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from ratelimitd.core.model import Answer, Reply, Request, Verdict
 from ratelimitd.errors import MalformedRequestError
-from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValue, HeaderValueOption
+from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import (
     CheckRequest,
     CheckResponse,
@@ -40,20 +40,22 @@ def decode(payload: bytes) -> Request:
     if not request.HasField("http"):
         raise MalformedRequestError("attributes.request.http is missing: only HTTP requests can be limited")
     http = request.http
+    # A copy as a list: going through the field itself takes longer than all else.
+    raw = http.header_map.headers[:]
     return Request(
         http.method,
         http.path.partition("?")[0],
         http.host,
-        _raw_headers(http.header_map) if http.HasField("header_map") else http.headers,
+        _raw_headers(raw) if raw else http.headers,
         attributes.source.address.socket_address.address,
         attributes.context_extensions,
     )
 
 
-def _raw_headers(header_map: HeaderMap) -> Mapping[str, str]:
+def _raw_headers(raw: Sequence[HeaderValue]) -> Mapping[str, str]:
     """Headers as sent with encode_raw_headers, in the one form that the core knows."""
     headers: dict[str, str] = {}
-    for header in header_map.headers[:]:  # a list: going through the field itself takes longer than all else
+    for header in raw:
         key, value = header.key, str(header.raw_value, "utf-8", "surrogateescape") or header.value
         headers[key] = f"{headers[key]},{value}" if key in headers else value
     return headers

@@ -1,6 +1,6 @@
 """Ports in memory, short enough to trust by reading."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ratelimitd.core.bucket import Bucket, take
 from ratelimitd.core.check import Check
@@ -38,33 +38,30 @@ class OracleLimiter:
         self.buckets: dict[str, Bucket] = {}
         self.now_us = 1_800_000_000_000_000
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """The oracle's outcomes."""
-        outcomes = []
-        for request in requests:
-            outcome, changed = take(self.buckets, request, self.now_us)
-            self.buckets |= changed
-            outcomes.append(outcome)
-        return outcomes
+    async def take(self, request: TakeRequest) -> Outcome:
+        """The oracle's outcome."""
+        outcome, changed = take(self.buckets, request, self.now_us)
+        self.buckets |= changed
+        return outcome
 
 
 class FixedLimiter:
-    """One outcome for every request."""
+    """The same outcome for every request."""
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """That outcome, so many times."""
-        return [self._outcome] * len(requests)
+    async def take(self, _request: TakeRequest) -> Outcome:
+        """That outcome."""
+        return self._outcome
 
 
 class BrokenLimiter:
     """A store that is away."""
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def take(self, _request: TakeRequest) -> Outcome:
         """Always raises."""
-        raise StoreError(f"away, {len(requests)} undecided")
+        raise StoreError("away")
 
 
 def check_over(

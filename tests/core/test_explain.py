@@ -99,9 +99,9 @@ async def test_the_explanation_and_the_decision_say_the_same(gaps_us: list[int],
     for gap_us in gaps_us:
         limiter.now_us += gap_us
         told = explain(policy, REQUEST, WHO, "rate", limiter.buckets, limiter.now_us)
-        (outcome,) = await limiter.take([spend])
+        outcome = await limiter.take(spend)
         assert (told.outcome == "allowed") == outcome.allowed
     told = explain(policy, REQUEST, WHO, "rate", limiter.buckets, limiter.now_us)
     if told.more is not None:
-        outcomes = await limiter.take([spend] * (told.more + 1))
+        outcomes = [await limiter.take(spend) for _ in range(told.more + 1)]
         assert [outcome.allowed for outcome in outcomes] == [True] * told.more + [False]

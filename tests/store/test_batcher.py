@@ -52,14 +52,14 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def ask(batcher: Batcher, numbers: Sequence[object]) -> list["asyncio.Future[Sequence[Outcome]]"]:
+def ask(batcher: Batcher, numbers: Sequence[object]) -> list["asyncio.Future[Outcome]"]:
     """One caller per number."""
-    return [asyncio.ensure_future(batcher.take([request(number)])) for number in numbers]
+    return [asyncio.ensure_future(batcher.take(request(number))) for number in numbers]
 
 
-def answered(callers: Sequence["asyncio.Future[Sequence[Outcome]]"]) -> list[int]:
+def answered(callers: Sequence["asyncio.Future[Outcome]"]) -> list[int]:
     """Each caller's own number, from its own outcome."""
-    numbers = [caller.result()[0].tokens[0] for caller in callers]
+    numbers = [caller.result().tokens[0] for caller in callers]
     return [number // MICRO for number in numbers if number is not None]
 
 
@@ -187,7 +187,7 @@ async def test_too_many_waiting_is_an_error_at_once(monkeypatch: pytest.MonkeyPa
         callers += ask(batcher, [2, 3])
         await settle()
         with pytest.raises(StoreError, match="2 decisions are waiting"):
-            await batcher.take([request(4)])
+            await batcher.take(request(4))
         limiter.answer_all()
         await settle()
         limiter.answer_all()
@@ -268,7 +268,7 @@ async def test_who_waits_too_long_is_told_so_and_the_others_wait_on() -> None:
 def test_an_answer_that_is_there_is_not_late(loop_of: Callable[[], asyncio.AbstractEventLoop]) -> None:
     """After a stall of the loop what has arrived meanwhile is read before its timers run."""
 
-    async def stalled() -> Sequence[Outcome]:
+    async def stalled() -> Outcome:
         here, there = socket.socketpair()
         here.setblocking(False)  # noqa: FBT003 - the library's way
         with here, there:
@@ -287,10 +287,10 @@ def test_an_answer_that_is_there_is_not_late(loop_of: Callable[[], asyncio.Abstr
                 await settle()
                 there.send(b"x")
                 time.sleep(0.04)  # noqa: ASYNC251 - the stall: the deadline passes, and the answer is there
-                outcomes = await caller
+                outcome = await caller
             transport.close()
-            return outcomes
+            return outcome
 
     with asyncio.Runner(loop_factory=loop_of) as runner:
-        (outcome,) = runner.run(stalled())
+        outcome = runner.run(stalled())
     assert outcome.allowed

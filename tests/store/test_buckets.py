@@ -18,7 +18,7 @@ from tests.taking import ScriptLimiter
 async def test_what_the_script_wrote_is_read_to_the_microtoken(store: Redis) -> None:
     """With the store's clock; a key that holds none is left out."""
     limiter = ScriptLimiter(store)
-    await limiter.take([taking({"rate:user:a": Limit(3, 0.001)}, 1_234_567)])
+    await limiter.take(taking({"rate:user:a": Limit(3, 0.001)}, 1_234_567))
     stored = await Buckets(store, "rate").read(["rate:user:a", "rate:user:b"])
     assert stored.buckets.keys() == {"rate:user:a"}
     bucket = stored.buckets["rate:user:a"]

@@ -48,22 +48,20 @@ class Store(OracleLimiter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[list[TakeRequest]] = []
+        self.calls: list[TakeRequest] = []
         self.counted: dict[int, dict[str, Bucket]] = {}
         self.there: Callable[[], None] = lambda: None
         self.back: Callable[[], None] = lambda: None
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """The oracle's outcomes, some time later."""
-        self.calls.append(list(requests))
+    async def take(self, request: TakeRequest) -> Outcome:
+        """The oracle's outcome, some time later."""
+        self.calls.append(request)
         there, back = self.there, self.back
         there()
-        outcomes: list[Outcome] = []
-        for request in requests:
-            self.counted[id(request)] = dict(self.buckets)
-            outcomes += await super().take([request])
+        self.counted[id(request)] = dict(self.buckets)
+        outcome = await super().take(request)
         back()
-        return outcomes
+        return outcome
 
     def pass_time(self, us: int) -> None:
         """For the store and the local clock alike."""
@@ -84,16 +82,10 @@ def told_wait_us(outcome: Outcome) -> int:
     return denying_tier(limits(request()), MICRO, outcome.tokens)[1]
 
 
-async def one(limiter: DenyCache, asked: TakeRequest) -> Outcome:
-    """The outcome of a single request."""
-    (outcome,) = await limiter.take([asked])
-    return outcome
-
-
 async def emptied(store: Store, cache: DenyCache, *keys: str) -> None:
     """Spends all of these buckets, has a denial of each remembered, and forgets the calls."""
     for key in keys:
-        while (await one(cache, request(key))).allowed:
+        while (await cache.take(request(key))).allowed:
             pass
     store.calls.clear()
 
@@ -102,7 +94,7 @@ async def test_a_second_denial_does_not_reach_the_store() -> None:
     """And it is the same as the first."""
     store = Store()
     cache = store.cache()
-    outcomes = [await one(cache, request()) for _ in range(6)]
+    outcomes = [await cache.take(request()) for _ in range(6)]
     assert [outcome.allowed for outcome in outcomes] == [True] * 3 + [False] * 3
     assert len(store.calls) == 4
     assert outcomes[3:] == [Outcome(allowed=False, tokens=(0,))] * 3
@@ -116,7 +108,7 @@ async def test_the_wait_is_counted_down() -> None:
     waits = []
     for _ in range(3):
         store.pass_time(100_000)
-        waits.append(told_wait_us(await one(cache, request())))
+        waits.append(told_wait_us(await cache.take(request())))
     assert waits == [400_000, 300_000, 200_000]
     assert store.calls == []
 
@@ -127,13 +119,13 @@ async def test_the_store_is_asked_again_once_the_bucket_can_pay() -> None:
     cache = store.cache()
     await emptied(store, cache, "k")
     store.pass_time(499_998)
-    assert not (await one(cache, request())).allowed
+    assert not (await cache.take(request())).allowed
     assert store.calls == []
     store.pass_time(1)
-    assert not (await one(cache, request())).allowed
+    assert not (await cache.take(request())).allowed
     assert len(store.calls) == 1
     store.pass_time(1)
-    assert (await one(cache, request())).allowed
+    assert (await cache.take(request())).allowed
 
 
 async def test_a_call_that_took_long_is_believed_the_less() -> None:
@@ -142,12 +134,12 @@ async def test_a_call_that_took_long_is_believed_the_less() -> None:
     cache = store.cache()
     store.there = store.back = lambda: store.pass_time(50_000)
     store.buckets["k"] = Bucket(0, store.now_us + 50_000)
-    await one(cache, request())
+    await cache.take(request())
     store.pass_time(399_998)
-    assert told_wait_us(await one(cache, request())) == 100_002
+    assert told_wait_us(await cache.take(request())) == 100_002
     assert len(store.calls) == 1
     store.pass_time(1)
-    await one(cache, request())
+    await cache.take(request())
     assert len(store.calls) == 2
 
 
@@ -158,30 +150,30 @@ async def test_rounding_denies_nobody_whom_the_store_would_let_in() -> None:
     limit = Limit(1, 1.6666666666666665)
     store.buckets["k"] = Bucket(0, store.now_us)
     store.pass_time(9)
-    assert (await one(cache, request(cost=MICRO, limit=limit))).tokens == (14,)
+    assert (await cache.take(request(cost=MICRO, limit=limit))).tokens == (14,)
     store.pass_time(15)
-    assert not (await one(cache, request(cost=41, limit=limit))).allowed
+    assert not (await cache.take(request(cost=41, limit=limit))).allowed
     assert len(store.calls) == 1
-    assert (await one(cache, request(cost=40, limit=limit))).allowed
+    assert (await cache.take(request(cost=40, limit=limit))).allowed
 
 
 async def test_a_cheaper_request_on_the_same_bucket_goes_through() -> None:
     """What is known is the bucket, not the answer."""
     store = Store()
     cache = store.cache()
-    assert not (await one(cache, request(cost=4 * MICRO))).allowed
-    assert not (await one(cache, request(cost=5 * MICRO))).allowed
+    assert not (await cache.take(request(cost=4 * MICRO))).allowed
+    assert not (await cache.take(request(cost=5 * MICRO))).allowed
     assert len(store.calls) == 1
-    assert (await one(cache, request(cost=3 * MICRO))).allowed
+    assert (await cache.take(request(cost=3 * MICRO))).allowed
 
 
 async def test_a_cost_above_the_capacity_never_reaches_the_store_within_the_trust() -> None:
     """The refill is bounded by the capacity here too."""
     store = Store()
     cache = store.cache()
-    await one(cache, request(cost=4 * MICRO))
+    await cache.take(request(cost=4 * MICRO))
     store.pass_time(TRUST_US)
-    assert (await one(cache, request(cost=4 * MICRO))).tokens == (3 * MICRO,)
+    assert (await cache.take(request(cost=4 * MICRO))).tokens == (3 * MICRO,)
     assert len(store.calls) == 1
 
 
@@ -191,9 +183,9 @@ async def test_another_limit_is_the_stores_to_judge(changed: Limit) -> None:
     store = Store()
     cache = store.cache()
     await emptied(store, cache, "k")
-    await one(cache, request(limit=Limit(3, 2.0)))
+    await cache.take(request(limit=Limit(3, 2.0)))
     assert store.calls == []
-    await one(cache, request(limit=changed))
+    await cache.take(request(limit=changed))
     assert len(store.calls) == 1
 
 
@@ -202,14 +194,14 @@ async def test_a_denial_is_trusted_for_a_second_from_its_sending() -> None:
     store = Store()
     cache = store.cache()
     slow = request(limit=Limit(1, 0.001))
-    await one(cache, slow)
+    await cache.take(slow)
     store.back = lambda: store.pass_time(400_000)
-    await one(cache, slow)
+    await cache.take(slow)
     store.buckets.clear()
     store.pass_time(TRUST_US - 400_000)
-    assert not (await one(cache, slow)).allowed
+    assert not (await cache.take(slow)).allowed
     store.pass_time(1)
-    assert (await one(cache, slow)).allowed
+    assert (await cache.take(slow)).allowed
 
 
 async def test_a_cleared_cache_asks() -> None:
@@ -219,7 +211,7 @@ async def test_a_cleared_cache_asks() -> None:
     await emptied(store, cache, "k")
     store.buckets.clear()
     cache.clear()
-    assert (await one(cache, request())).allowed
+    assert (await cache.take(request())).allowed
 
 
 async def test_an_answer_from_before_a_clear_is_not_remembered() -> None:
@@ -230,10 +222,10 @@ async def test_an_answer_from_before_a_clear_is_not_remembered() -> None:
     store.pass_time(TRUST_US + 1)
     store.back = cache.clear
     dear = request(cost=4 * MICRO)
-    assert not (await one(cache, dear)).allowed
+    assert not (await cache.take(dear)).allowed
     store.back = lambda: None
     for _ in range(2):
-        assert not (await one(cache, dear)).allowed
+        assert not (await cache.take(dear)).allowed
     assert len(store.calls) == 2
 
 
@@ -242,13 +234,13 @@ async def test_the_least_recently_used_bucket_is_forgotten() -> None:
     store = Store()
     cache = store.cache(max_entries=2)
     await emptied(store, cache, "a", "b")
-    await one(cache, request("a"))
-    await one(cache, request("c", 4 * MICRO))
+    await cache.take(request("a"))
+    await cache.take(request("c", 4 * MICRO))
     store.calls.clear()
     for key in "ac":
-        await one(cache, request(key, 4 * MICRO))
+        await cache.take(request(key, 4 * MICRO))
     assert store.calls == []
-    await one(cache, request("b"))
+    await cache.take(request("b"))
     assert len(store.calls) == 1
 
 
@@ -259,9 +251,9 @@ async def test_a_denial_that_is_written_again_is_young() -> None:
     await emptied(store, cache, "a", "b")
     store.pass_time(TRUST_US + 1)
     for key in "ac":
-        await one(cache, request(key, 4 * MICRO))
+        await cache.take(request(key, 4 * MICRO))
     store.calls.clear()
-    await one(cache, request("a", 4 * MICRO))
+    await cache.take(request("a", 4 * MICRO))
     assert store.calls == []
 
 
@@ -270,8 +262,8 @@ async def test_a_bucket_that_said_no_denies_whoever_spends_from_it() -> None:
     store = Store()
     cache = store.cache()
     await emptied(store, cache, "shared")
-    assert await one(cache, both("shared", "mine")) == Outcome(allowed=False, tokens=(0, None))
-    assert await one(cache, both("mine", "shared")) == Outcome(allowed=False, tokens=(None, 0))
+    assert await cache.take(both("shared", "mine")) == Outcome(allowed=False, tokens=(0, None))
+    assert await cache.take(both("mine", "shared")) == Outcome(allowed=False, tokens=(None, 0))
     assert store.calls == []
 
 
@@ -281,10 +273,10 @@ async def test_all_tiers_of_a_denial_are_remembered_and_the_full_ones_deny_nobod
     cache = store.cache()
     await emptied(store, cache, "empty")
     cache.clear()
-    await one(cache, both("full", "empty"))
-    assert (await one(cache, both("full", "empty"))).tokens == (3 * MICRO, 0)
+    await cache.take(both("full", "empty"))
+    assert (await cache.take(both("full", "empty"))).tokens == (3 * MICRO, 0)
     assert len(store.calls) == 1
-    assert (await one(cache, request("full"))).allowed
+    assert (await cache.take(request("full"))).allowed
 
 
 async def test_a_denial_is_given_again_until_it_must_be_counted_anew() -> None:
@@ -293,40 +285,18 @@ async def test_a_denial_is_given_again_until_it_must_be_counted_anew() -> None:
     cache = store.cache()
     await emptied(store, cache, "empty")
     cache.clear()
-    await one(cache, both("shared", "empty"))
-    given = await one(cache, both("shared", "empty"))
+    await cache.take(both("shared", "empty"))
+    given = await cache.take(both("shared", "empty"))
     store.pass_time(RECOUNT_US - 1)
-    assert await one(cache, both("shared", "empty")) is given
+    assert await cache.take(both("shared", "empty")) is given
     await emptied(store, cache, "shared")
-    assert (await one(cache, both("shared", "empty"))).tokens == (0, (RECOUNT_US - 1) * 2)
+    assert (await cache.take(both("shared", "empty"))).tokens == (0, (RECOUNT_US - 1) * 2)
     store.pass_time(RECOUNT_US)
-    assert (await one(cache, both("shared", "empty"))).tokens[1] == (2 * RECOUNT_US - 1) * 2
-
-
-async def test_a_mixed_batch_is_answered_in_order() -> None:
-    """The store sees the others in one call, in their order."""
-    store = Store()
-    cache = store.cache()
-    await emptied(store, cache, "a", "b")
-    batch = [request("x"), request("a"), request("y", 4 * MICRO), request("b"), request("x")]
-    outcomes = await cache.take(batch)
-    assert store.calls == [[batch[0], batch[2], batch[4]]]
-    assert [outcome.allowed for outcome in outcomes] == [True, False, False, False, True]
-    assert [outcome.tokens[0] for outcome in outcomes] == [2 * MICRO, 0, 3 * MICRO, 0, MICRO]
-
-
-async def test_a_batch_of_known_denials_and_an_empty_one_reach_no_store() -> None:
-    """There is nothing to ask."""
-    store = Store()
-    cache = store.cache()
-    await emptied(store, cache, "a", "b")
-    assert [outcome.allowed for outcome in await cache.take([request("a"), request("b")])] == [False, False]
-    assert await cache.take([]) == []
-    assert store.calls == []
+    assert (await cache.take(both("shared", "empty"))).tokens[1] == (2 * RECOUNT_US - 1) * 2
 
 
 async def test_a_store_that_is_away_is_an_error_only_for_those_who_need_it() -> None:
-    """A denial that is known stands; a batch with somebody else in it fails."""
+    """A denial that is known stands, before and after."""
     store = Store()
     cache = store.cache()
     await emptied(store, cache, "k")
@@ -335,11 +305,10 @@ async def test_a_store_that_is_away_is_an_error_only_for_those_who_need_it() -> 
         raise StoreError("away")
 
     store.there = fail
-    assert not (await one(cache, request())).allowed
-    for requests in ([request("other")], [request(), request("other")]):
-        with pytest.raises(StoreError, match="away"):
-            await cache.take(requests)
-    assert not (await one(cache, request())).allowed
+    assert not (await cache.take(request())).allowed
+    with pytest.raises(StoreError, match="away"):
+        await cache.take(request("other"))
+    assert not (await cache.take(request())).allowed
 
 
 # The law, for any history.
@@ -349,13 +318,13 @@ async def test_a_store_that_is_away_is_an_error_only_for_those_who_need_it() -> 
 class Ask:
     """Somebody asks: through the cache, or as another replica does, which the cache cannot see.
 
-    A request is a user, an API, a cost in microtokens, and whether that comes on top of what its poorest
+    The request is a user, an API, a cost in microtokens, and whether that comes on top of what its poorest
     bucket holds, for costs that can just be paid or just not. A call of the cache travels `there_us` until
     the store counts, and `back_us` from then on. Others ask meanwhile: each before or after the count.
     """
 
     direct: bool
-    requests: tuple[tuple[str, str, int, bool], ...]
+    request: tuple[str, str, int, bool]
     there_us: int = 0
     back_us: int = 0
     before: tuple["Ask", ...] = ()
@@ -383,14 +352,10 @@ RATES = st.one_of(st.sampled_from([0.000001, 0.7, 1.0, 3.7, 1000.0]), st.floats(
 POLICIES = st.tuples(*[st.builds(Limit, st.integers(1, 4), RATES)] * 3)
 LATENCIES_US = st.one_of(st.integers(0, 5), st.integers(0, 300_000))
 USERS, APIS = st.sampled_from("uv"), st.sampled_from("xy")
-REQUESTS = st.lists(
-    st.one_of(
-        st.tuples(USERS, APIS, st.integers(1, 5 * MICRO), st.just(False)),  # noqa: FBT003 - a tuple has no names
-        st.tuples(USERS, APIS, st.integers(-2, 3), st.just(True)),  # noqa: FBT003 - likewise
-    ),
-    min_size=1,
-    max_size=3,
-).map(tuple)
+REQUESTS = st.one_of(
+    st.tuples(USERS, APIS, st.integers(1, 5 * MICRO), st.just(False)),  # noqa: FBT003 - a tuple has no names
+    st.tuples(USERS, APIS, st.integers(-2, 3), st.just(True)),  # noqa: FBT003 - likewise
+)
 MEANWHILE = st.lists(st.builds(Ask, st.booleans(), REQUESTS, LATENCIES_US, LATENCIES_US), max_size=2).map(
     tuple
 )
@@ -424,9 +389,9 @@ class World:
 
     def ask(self, ask: Ask) -> None:
         """Asks, and tries the law on each denial that the store has not seen."""
-        requests = [self.request(*one) for one in ask.requests]
+        request = self.request(*ask.request)
         if ask.direct:
-            run(OracleLimiter.take(self.store, requests))
+            run(OracleLimiter.take(self.store, request))
             return
         moment = Moment(self.store.now_us, dict(self.store.buckets), dict(self.remembered))
 
@@ -442,16 +407,15 @@ class World:
 
         around = self.store.there, self.store.back
         self.store.there, self.store.back = there, back
-        outcomes = run(self.cache.take(requests))
+        outcome = run(self.cache.take(request))
         self.store.there, self.store.back = around
-        for request, outcome in zip(requests, outcomes, strict=True):
-            if id(request) not in self.store.counted:
-                self.check(request, outcome, moment)
-            elif not outcome.allowed:
-                buckets = self.store.counted[id(request)]
-                latency_us = self.store.now_us - moment.now_us
-                for key in request.keys:
-                    self.remembered[key] = Remembered(buckets.get(key), latency_us)
+        if id(request) not in self.store.counted:
+            self.check(request, outcome, moment)
+        elif not outcome.allowed:
+            buckets = self.store.counted[id(request)]
+            latency_us = self.store.now_us - moment.now_us
+            for key in request.keys:
+                self.remembered[key] = Remembered(buckets.get(key), latency_us)
 
     def check(self, request: TakeRequest, outcome: Outcome, moment: Moment) -> None:
         """The law, for a denial made here at that moment."""
@@ -475,13 +439,13 @@ class World:
                 assert told_us <= true_us + remembered.latency_us + RECOUNT_US + rounding_us
 
 
-def run(call: Coroutine[object, object, Sequence[Outcome]]) -> Sequence[Outcome]:
+def run(call: Coroutine[object, object, Outcome]) -> Outcome:
     """The result of a call that never waits: so one can be made while another is on its way."""
     try:
         call.send(None)
     except StopIteration as stop:
-        outcomes: Sequence[Outcome] = stop.value
-        return outcomes
+        outcome: Outcome = stop.value
+        return outcome
     raise AssertionError("it waited")
 
 
@@ -518,13 +482,13 @@ class Replica:
     def __post_init__(self) -> None:
         self.cache = DenyCache(self)
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """The limiter's outcomes."""
+    async def take(self, request: TakeRequest) -> Outcome:
+        """The limiter's outcome."""
         self.calls += 1
-        outcomes = await self.limiter.take(requests)
-        if not outcomes[-1].allowed:
+        outcome = await self.limiter.take(request)
+        if not outcome.allowed:
             self.answered_us = monotonic_us()
-        return outcomes
+        return outcome
 
 
 HOT = Limit(5, 200.0)
@@ -584,7 +548,7 @@ async def test_a_hot_user_is_denied_by_two_replicas_only_while_the_store_would(
         nonlocal admitted
         while not done.is_set():
             calls, answered_us, began_us = replica.calls, replica.answered_us, monotonic_us()
-            outcome = await one(replica.cache, HOT_REQUEST)
+            outcome = await replica.cache.take(HOT_REQUEST)
             admitted += outcome.allowed
             if replica.calls == calls:  # so nobody else ran meanwhile
                 assert not outcome.allowed
@@ -595,12 +559,12 @@ async def test_a_hot_user_is_denied_by_two_replicas_only_while_the_store_would(
         nonlocal admitted
         for turn in range(400):
             sent_us = monotonic_us()
-            (outcome,) = await limiter.take([PEEK])
+            outcome = await limiter.take(PEEK)
             (tokens,) = outcome.tokens
             assert tokens is not None
             peeks.append(Peek(sent_us, monotonic_us(), tokens))
             if turn % 10 == 0:
-                (outcome,) = await limiter.take([HOT_REQUEST])
+                outcome = await limiter.take(HOT_REQUEST)
                 admitted += outcome.allowed
         done.set()
 
@@ -628,9 +592,9 @@ async def test_a_bucket_deleted_in_the_store_is_served_again_within_the_trust(st
     now_us = 0
     cache = DenyCache(ScriptLimiter(store), now_us=lambda: now_us)
     slow = request(limit=Limit(1, 0.001))
-    assert [(await one(cache, slow)).allowed for _ in range(2)] == [True, False]
+    assert [(await cache.take(slow)).allowed for _ in range(2)] == [True, False]
     await store.delete("k")
     now_us = TRUST_US
-    assert not (await one(cache, slow)).allowed
+    assert not (await cache.take(slow)).allowed
     now_us += 1
-    assert (await one(cache, slow)).allowed
+    assert (await cache.take(slow)).allowed

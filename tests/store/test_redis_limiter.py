@@ -133,7 +133,7 @@ def test_a_reply_of_the_wrong_length_is_refused() -> None:
 async def test_the_script_also_runs_on_the_in_memory_stand_in() -> None:
     """People who test with fakeredis have the same script."""
     async with fakeredis.FakeAsyncRedis() as client:
-        (outcome,) = await ScriptLimiter(client).take([request()])
+        outcome = await ScriptLimiter(client).take(request())
     assert outcome == Outcome(True, (2 * MICRO,))  # noqa: FBT003 - the field is the name
 
 
@@ -174,8 +174,8 @@ async def test_connecting_may_take_longer_than_a_decision(tmp_path: Path) -> Non
     ):
         for _ in range(3):
             with pytest.raises(StoreError, match="no answer within 10 ms"):
-                await impatient.take([request()])
+                await impatient.take(request())
         gate.set()
-        outcomes = await patient.take([request()])
-    assert outcomes == [Outcome(allowed=True, tokens=(2,))]
+        outcome = await patient.take(request())
+    assert outcome == Outcome(allowed=True, tokens=(2,))
     assert connections == 1

@@ -1,13 +1,13 @@
 """A limiter of the test's, for a service in another process: the test keeps its fakes whatever is tested.
 
-Each question is one connection: a pickled list of TakeRequests, answered with outcomes or an exception. A log
+Each question is one connection: a pickled TakeRequest, answered with an outcome or an exception. A log
 line of the service is one too, answered with nothing, and becomes a log line of the test's process.
 """
 
 import asyncio
 import pickle
 import socket
-from collections.abc import AsyncIterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,10 @@ async def answering(limiter: Limiter, path: Path) -> AsyncIterator[None]:
         await asyncio.gather(*answers, return_exceptions=True)
 
 
-async def _answer(limiter: Limiter, question: str | Sequence[TakeRequest]) -> Sequence[Outcome] | Exception:
+async def _answer(limiter: Limiter, question: str | TakeRequest) -> Outcome | Exception | None:
     if isinstance(question, str):
         structlog.get_logger().error(question)
-        return ()
+        return None
     try:
         return await limiter.take(question)
     except Exception as error:  # noqa: BLE001 - the other side raises it again
@@ -56,17 +56,17 @@ class RemoteLimiter:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def take(self, request: TakeRequest) -> Outcome:
         """What the test's limiter says or raises."""
         reader, writer = await asyncio.open_unix_connection(self._path)
-        writer.write(pickle.dumps(requests))
+        writer.write(pickle.dumps(request))
         writer.write_eof()
         reply = pickle.loads(await reader.read())  # noqa: S301 - the same
         writer.close()
         if isinstance(reply, Exception):
             raise reply
-        outcomes: Sequence[Outcome] = reply
-        return outcomes
+        outcome: Outcome = reply
+        return outcome
 
     def log(self, _logger: object, _method: str, line: MutableMapping[str, Any]) -> str:
         """A structlog processor: sends the event to the test before the call that it belongs to ends."""

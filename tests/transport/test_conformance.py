@@ -1,7 +1,6 @@
 """What every transport must do, asked by clients that share no code with it."""
 
 import asyncio
-from collections.abc import Sequence
 
 import grpc
 import pytest
@@ -169,9 +168,9 @@ async def test_a_store_that_is_away_is_answered(
 class DefectiveLimiter:
     """A defect of ours."""
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def take(self, request: TakeRequest) -> Outcome:
         """Always breaks."""
-        raise ZeroDivisionError(f"secret detail, {len(requests)}")
+        raise ZeroDivisionError(f"secret detail, {len(request.keys)}")
 
 
 async def test_a_defect_is_internal_and_tells_nothing(serve: Serve) -> None:
@@ -227,11 +226,11 @@ class HeldLimiter(OracleLimiter):
         self.reached = asyncio.Event()
         self.release = asyncio.Event()
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def take(self, request: TakeRequest) -> Outcome:
         """Waits, then asks the oracle."""
         self.reached.set()
         await self.release.wait()
-        return await super().take(requests)
+        return await super().take(request)
 
 
 async def _refuses(address: listen.Address) -> bool:

@@ -238,10 +238,10 @@ class CountingLimiter(HeldLimiter):
         super().__init__()
         self.waiting = 0
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def take(self, request: TakeRequest) -> Outcome:
         """Waits as it does."""
         self.waiting += 1
-        return await super().take(requests)
+        return await super().take(request)
 
 
 async def test_calls_that_wait_are_not_collected_as_garbage(serve_in_envoy: Serve) -> None:
