@@ -4,9 +4,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from bench.asking import Ask, asking
 from bench.echo import ANSWER, HOSTED
 from ratelimitd.transport.fast.host import LIFELINE, serve_hosted
 from ratelimitd.transport.fast.wire import Status, frame, status_fields
@@ -21,26 +22,39 @@ _BODY = {"type": "http.response.body", "body": frame(ANSWER)}
 _END = {"type": "http.response.trailers", "headers": status_fields(Status.OK)}
 
 
-async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Answers every call alike."""
-    if scope["type"] == "lifespan":
-        await _live(receive, send)
-        return
-    while (await receive()).get("more_body"):
-        pass
-    await send(_START)
-    await send(_BODY)
-    await send(_END)
+class Application:
+    """Answers every call alike. It asks the store before, where there is one."""
+
+    _asgi_single_callable = True  # asgiref's hint that a plain function returns the coroutine: this is ASGI 3
+
+    def __init__(self) -> None:
+        self._ask: Ask | None = None
+
+    def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> Coroutine[None, None, None]:
+        """Serves one call, or the lifespan of the process."""
+        return self._live(receive, send) if scope["type"] == "lifespan" else self._serve(receive, send)
+
+    async def _serve(self, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        if self._ask is not None:
+            await self._ask()
+        await send(_START)
+        await send(_BODY)
+        await send(_END)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Ends the process when whoever started it closes the lifeline. In the front Envoy there is none."""
+        await receive()
+        if lifeline := os.environ.get(LIFELINE):
+            asyncio.get_running_loop().add_reader(int(lifeline), os.kill, os.getpid(), signal.SIGTERM)
+        async with asking() as self._ask:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _live(receive: Receive, send: Send) -> None:
-    """Ends the process when whoever started it closes the lifeline. In the front Envoy there is none."""
-    await receive()
-    if lifeline := os.environ.get(LIFELINE):
-        asyncio.get_running_loop().add_reader(int(lifeline), os.kill, os.getpid(), signal.SIGTERM)
-    await send({"type": "lifespan.startup.complete"})
-    await receive()
-    await send({"type": "lifespan.shutdown.complete"})
+application = Application()
 
 
 async def serve(address: str) -> None:

@@ -17,6 +17,7 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench import echo, messages
+from bench.asking import STORE_URL
 from bench.front import HOT_PATH, backend_config, front_config
 from bench.messages import Method
 from ratelimitd.demo.children import Child, child
@@ -28,6 +29,9 @@ from ratelimitd.transport.listen import TcpAddress
 
 GRPCIO, FAST, INSIDE, YOURS = "grpcio", "fast", "in the front Envoy", "yours"
 FLOOR_OF = {GRPCIO: "echo on grpc.aio", FAST: "echo in the same host", INSIDE: "echo in the front Envoy"}
+ASKING_OF = {GRPCIO: "echo on grpc.aio, asking the store", FAST: "echo in the same host, asking the store"}
+"""Echoes that ask the store as the service does: all of a decision but the decision."""
+
 UNLIMITED = "Envoy with no limit"
 
 ROOT = Path(__file__).parents[1]
@@ -130,13 +134,15 @@ async def service(name: str, store_url: str, folder: Path) -> AsyncIterator[Form
 
 
 @asynccontextmanager
-async def floor(name: str, folder: Path) -> AsyncIterator[Form]:
-    """The echo beside which the transport of this name is measured."""
+async def floor(name: str, store_url: str | None, folder: Path) -> AsyncIterator[Form]:
+    """The echo beside which the transport of this name is measured; with a store, the one that asks it."""
     address = TcpAddress(LOOPBACK, free_port())
+    called = (FLOOR_OF if store_url is None else ASKING_OF)[name]
     command = [sys.executable, "-P", "-m", f"bench.echo_{name}", str(address)]
-    async with child(f"echo_{name}", command, folder / f"echo_{name}.log", _environ("")) as process:
+    environ = _environ("") | {STORE_URL: store_url or ""}
+    async with child(called, command, folder / f"{called}.log", environ) as process:
         await _until(process, partial(_listens, address))
-        yield Form(FLOOR_OF[name], address, messages.echoed(), service=process.process.pid)
+        yield Form(called, address, messages.echoed(), service=process.process.pid)
 
 
 @asynccontextmanager

@@ -13,8 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench import forms, memory, micro
-from bench.alone import store_call
-from bench.forms import FLOOR_OF, UNLIMITED, YOURS, Form
+from bench.forms import ASKING_OF, FLOOR_OF, UNLIMITED, YOURS, Form
 from bench.goals import Goal, goals_table, load_goals
 from bench.options import NAMES, Options
 from bench.rounds import rounds
@@ -45,7 +44,6 @@ async def run(options: Options) -> None:
         async with running_store(options.store) as store:
             sys.stdout.write(_machine(store) + "\n\n")
             goals = await _loads(options, store, folder, put)
-            goals.append(await store_call(store, options.pace))
             tell("start-up times")
             put(await _starts(options, store, folder))
         tell("memory of the stores")
@@ -88,7 +86,9 @@ async def _started(options: Options, store: Store, folder: Path, stack: AsyncExi
         else:
             alone = await stack.enter_async_context(forms.service(name, store.url, folder))
             form = await stack.enter_async_context(forms.front(alone, forward, folder))
-            up.append(await stack.enter_async_context(forms.floor(name, folder)))
+            up.append(await stack.enter_async_context(forms.floor(name, None, folder)))
+            asking = await stack.enter_async_context(forms.floor(name, store.url, folder))
+            up.append(replace(asking, store=store.pid))
         up.append(replace(form, store=store.pid))
     up.append(await stack.enter_async_context(forms.front(None, forward, folder)))
     if options.other:
@@ -101,7 +101,7 @@ def _plan(up: Mapping[str, Form]) -> list[Cell]:
     order = [*NAMES.values(), YOURS]
     direct = [name for name in order if name in up and up[name].address]
     front = [name for name in order if name in up and up[name].front]
-    echoes = [name for name in FLOOR_OF.values() if name in up]
+    echoes = [name for name in [*FLOOR_OF.values(), *ASKING_OF.values()] if name in up]
     direct_floors = [name for name in echoes if up[name].address]
     front_floors = [name for name in [*echoes, UNLIMITED] if up[name].front]
     return [*cells(Way.DIRECT, direct, direct_floors), *cells(Way.FRONT, front, front_floors)]

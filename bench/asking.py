@@ -1,0 +1,32 @@
+"""What an echo asks the store where it does, over the same batcher and link as the service."""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import cycle
+
+from ratelimitd.limiter.batcher import Batcher
+from ratelimitd.limiter.redis_limiter import RedisLimiter
+from ratelimitd.store.link import Link
+
+STORE_URL = "_BENCH_STORE_URL"
+"""The environment variable that tells an echo which store to ask; without it there is none."""
+
+_TIMEOUT_S = 2.0
+
+Ask = Callable[[], Awaitable[object]]
+
+
+@asynccontextmanager
+async def asking() -> AsyncIterator[Ask | None]:
+    """One decision of the store, user by user. None without a store."""
+    url = os.environ.get(STORE_URL)
+    if not url:
+        yield None
+        return
+    from bench.stores import spend  # noqa: PLC0415 - no other echo needs it
+    from bench.works import USERS  # noqa: PLC0415 - the same
+
+    spends = cycle([spend(number) for number in range(USERS)])
+    async with Link(url) as link, Batcher(RedisLimiter(link), timeout_s=_TIMEOUT_S) as batcher:
+        yield lambda: batcher.take(next(spends))
