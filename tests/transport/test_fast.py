@@ -111,7 +111,7 @@ async def test_calls_that_are_answered_in_one_turn_are_sent_for_together() -> No
         seen.append(event["type"])
 
     application = asgi.GrpcApplication(
-        unary={"/s/Echo": echo}, streams={}, max_message_bytes=MAX_MESSAGE_BYTES, bound_s=1
+        unary={"/s/Echo": asgi.Unary(echo, bytes)}, streams={}, max_message_bytes=MAX_MESSAGE_BYTES, bound_s=1
     )
     scope = {"path": "/s/Echo", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}
 

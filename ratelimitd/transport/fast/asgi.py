@@ -6,7 +6,7 @@ way. One that streams has a reader beside it, which cancels it when the caller g
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -27,11 +27,21 @@ Event = dict[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
-Unary = Callable[[bytes], Awaitable[bytes]]
-"""One message in, one out. Raises CallError for an end without an answer."""
+
+class Unary(NamedTuple):
+    """One message in, one out: `begin` reads the one, and `finish` writes the other from what that comes to.
+
+    Both may raise CallError for an end without an answer.
+    """
+
+    begin: Callable[[bytes], Awaitable[Any]]
+    finish: Callable[[Any], bytes]
+
 
 Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 """Messages in, messages out, each as soon as it is there. Raises CallError."""
+
+_T = TypeVar("_T")
 
 _CONTENT_TYPE = (b"content-type", b"application/grpc")
 _START = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE], "trailers": True}
@@ -101,14 +111,15 @@ class GrpcApplication:
             else:
                 message = only_message(event["body"], self._max_message_bytes)
             if timeout is None or (within_s := timeout_s(timeout)) >= self._bound_s:
-                answer = await unary(message)
+                found = await unary.begin(message)
             else:
-                answer = await _within(within_s, unary(message))
+                found = await _within(within_s, unary.begin(message))
+            answer = frame(unary.finish(found))
             if len(self._in_flight) > 1:
                 # Who is answered in one turn is sent for in the next: the host wakes up once for all of them.
                 await asyncio.sleep(0)
             await send(_START)
-            await send({"type": "http.response.body", "body": frame(answer)})
+            await send({"type": "http.response.body", "body": answer})
             await send(_OK)
         except _GoneError:
             return
@@ -210,10 +221,10 @@ async def _answer(messages: AsyncIterator[bytes], send: Send) -> None:
     await send(_OK)
 
 
-async def _within(seconds: float, answer: Awaitable[bytes]) -> bytes:
+async def _within(seconds: float, begun: Awaitable[_T]) -> _T:
     try:
         async with asyncio.timeout(seconds):
-            return await answer
+            return await begun
     except TimeoutError as error:
         raise CallError(Status.DEADLINE_EXCEEDED, "the caller's time-out has passed") from error
 

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from ratelimitd.core.model import Answer, Request
 from ratelimitd.errors import MalformedRequestError, RatelimitdError
@@ -70,8 +71,8 @@ class Module:
         services = (SERVICE, health.SERVICE, reflection.SERVICE)
         return GrpcApplication(
             unary={
-                f"/{SERVICE}/Check": _check_method(service.check),
-                f"/{health.SERVICE}/Check": self._health.check,
+                f"/{SERVICE}/Check": Unary(partial(_begin, service.check), encode),
+                f"/{health.SERVICE}/Check": Unary(self._health.check, bytes),
             },
             streams={
                 f"/{health.SERVICE}/Watch": self._health.watch,
@@ -103,11 +104,9 @@ class Module:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _check_method(check: Callable[[Request], Awaitable[Answer]]) -> Unary:
-    async def method(payload: bytes) -> bytes:
-        try:
-            return encode(await check(decode(payload)))
-        except MalformedRequestError as error:
-            raise CallError(Status.INVALID_ARGUMENT, str(error)) from error
-
-    return method
+def _begin(check: Callable[[Request], Awaitable[Answer]], payload: bytes) -> Awaitable[Answer]:
+    try:
+        request = decode(payload)
+    except MalformedRequestError as error:
+        raise CallError(Status.INVALID_ARGUMENT, str(error)) from error
+    return check(request)
