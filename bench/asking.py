@@ -28,5 +28,8 @@ async def asking() -> AsyncIterator[Ask | None]:
     from bench.works import USERS  # noqa: PLC0415 - the same
 
     spends = cycle([spend(number) for number in range(USERS)])
-    async with Link(url) as link, Batcher(RedisLimiter(link), timeout_s=_TIMEOUT_S) as batcher:
+    async with (
+        Link(url, silence_s=_TIMEOUT_S) as link,
+        Batcher(RedisLimiter(link), timeout_s=_TIMEOUT_S) as batcher,
+    ):
         yield lambda: batcher.take(next(spends))

@@ -27,8 +27,8 @@ class ScriptLimiter:
 
 
 def told(future: "asyncio.Future[Any]", answer: Any) -> None:
-    """Puts what a function is told, an exception too, into the future, if somebody still waits."""
-    if future.done():
+    """Puts what a function is told, an exception too, into the future, unless that was cancelled."""
+    if future.cancelled():
         return
     if isinstance(answer, Exception):
         future.set_exception(answer)

@@ -25,6 +25,13 @@ MAX_IN_FLIGHT = 2
 MAX_WAITING = 4096
 """Callers that may wait; beyond that none could be answered in time anyway."""
 
+GRACE_TURNS = 2
+"""Turns of the event loop that a deadline waits once it is due.
+
+After a stall of the loop its timers may come before what has arrived meanwhile. That is read before the
+second turn is over, and reaches its callers in the turn that reads it.
+"""
+
 Done = Callable[[Sequence[Outcome] | Exception], None]
 """Is told once: an outcome for each request, in order, or a StoreError, and nothing is known about any."""
 
@@ -97,24 +104,23 @@ class Batcher:
         self._waiting.append(caller)
         self._unanswered.append(caller)
         if self._timer is None:
-            self._timer = self._loop.call_at(due_s, self._expire)
+            self._timer = self._loop.call_at(due_s, self._expire, GRACE_TURNS)
         if not self._about_to_call and self._in_flight < self._max_in_flight:
             self._call_soon()
         return outcome
 
-    def _expire(self) -> None:
-        """Fails who has waited too long. All may wait equally long, so they stand in order for one timer.
-
-        After a stall of the loop an answer that is there comes first: asyncio and uvloop read before they
-        look at timers, and an answer reaches its callers in the turn that reads it.
-        """
+    def _expire(self, turns: int) -> None:
+        """Fails who has waited too long. All may wait equally long, so they stand in order for one timer."""
+        if turns:
+            self._loop.call_soon(self._expire, turns - 1)
+            return
         now_s = self._loop.time()
         self._timer = None
         while self._unanswered:
             _, outcome, due_s = self._unanswered[0]
             if not outcome.done():
                 if due_s > now_s:
-                    self._timer = self._loop.call_at(due_s, self._expire)
+                    self._timer = self._loop.call_at(due_s, self._expire, GRACE_TURNS)
                     break
                 self._fail(outcome, StoreError(f"no answer within {self._timeout_s * 1000:g} ms"))
             self._unanswered.popleft()

@@ -86,7 +86,7 @@ class DenyCache:
         self._now_us = now_us
         self._max_entries = max_entries
         self._denials: OrderedDict[str, _Denial] = OrderedDict()
-        self._given: dict[str, _Given] = {}  # by the last key
+        self._given: dict[str, _Given] = {}  # by the last key that can deny
 
     def clear(self) -> None:
         """Forgets every denial, also one that is on its way: for new limits, and after a bucket's reset."""
@@ -116,7 +116,7 @@ class DenyCache:
                 break
         else:
             return None
-        given = self._given.get(keys[-1])
+        given = self._given.get(keys[len(charge.limits) - 1])
         if given and now_us < given.until_us and given.charge is charge and given.keys == keys:
             return given.outcome
         return self._counted(charge, keys, now_us)
@@ -142,7 +142,7 @@ class DenyCache:
         if until_us - denying.sent_us <= TRUST_US and denying.at_most(until_us) < charge.cost:
             if len(self._given) >= self._max_entries:
                 self._given.clear()
-            self._given[keys[-1]] = _Given(charge, keys, until_us, outcome)
+            self._given[keys[len(charge.limits) - 1]] = _Given(charge, keys, until_us, outcome)
         return outcome
 
     def _remember(

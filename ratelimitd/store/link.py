@@ -7,7 +7,7 @@ for the transport, so one private attribute is read; a release without it could 
 A function is told, not a future: a task that waits for each call, and the turns of the event loop before it
 goes on, were a tenth of the time of a decision that is alone.
 
-Nothing bounds the bytes that wait to be written, because the callers do: a batcher makes two calls at a time,
+Nothing bounds the bytes that wait to be written, because the callers do: a batcher makes few calls at a time,
 and a connection on which a call waits in silence for too long is closed with all that it holds.
 """
 
@@ -26,7 +26,7 @@ from redis.exceptions import InvalidResponse, ReadOnlyError
 from ratelimitd.store.client import new_connection
 
 SILENCE_S = 1.0
-"""How long a call waits for a connection, and then for a store that says nothing."""
+"""How long a call waits at most for a connection, and then for a store that says nothing."""
 
 FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 1.0
@@ -100,12 +100,16 @@ class _Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hands out the replies. What is no reply to anything ends the connection."""
         self._quiet_since_s = self._now_s()
+        self._reader.feed(data)
+        while not self._over and (reply := self._next_reply()) is not _NO_REPLY:
+            self._hand_out(reply)
+
+    def _next_reply(self) -> object:
         try:
-            self._reader.feed(data)
-            while (reply := self._reader.gets()) is not _NO_REPLY:
-                self._hand_out(reply)
+            return self._reader.gets()
         except (InvalidResponse, ValueError) as error:  # the latter is redis-py's, for a malformed MOVED
             self.end(f"the store does not speak its protocol: {error}")
+            return _NO_REPLY
 
     def _hand_out(self, reply: object) -> None:
         if not self._waiting:
@@ -133,7 +137,8 @@ class _Wire(asyncio.Protocol):
             self._watch.cancel()
         self._transport.abort()
         self._ended(reason, answered=self._answered)
-        for done in self._waiting:
+        waiting, self._waiting = self._waiting, deque()
+        for done in waiting:
             done(NotConnectedError(reason))
 
 
@@ -145,7 +150,7 @@ class Link:
     Args:
         url: as redis-py knows it.
         now_s: a clock in seconds that never steps.
-        silence_s: how long a call waits for a connection, and then for a store that says nothing.
+        silence_s: how long a call waits at most for a connection, and then for a store that says nothing.
     """
 
     def __init__(
@@ -188,6 +193,8 @@ class Link:
         if self._attempt:
             self._attempt.cancel()
             await asyncio.wait((self._attempt,))
+            self._attempt = None  # one that had not begun yet says nothing to those who wait for it
+            self._go_on()
         if self._wire:
             self._wire.end(self._reason)
         await self._connection.disconnect()

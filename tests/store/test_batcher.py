@@ -264,31 +264,56 @@ async def test_who_waits_too_long_is_told_so_and_the_others_wait_on() -> None:
     assert answered(later) == [2]
 
 
+class Wired(asyncio.Protocol):
+    """A limiter that hears an answer over a socket. It stalls its loop when it hears anything else."""
+
+    def begin(self, _requests: Sequence[TakeRequest], done: Done) -> None:
+        """Nothing is asked: the test answers."""
+        self.done = done
+
+    def data_received(self, data: bytes) -> None:
+        """An answer, or a stall, during which the test's answer comes."""
+        if data == b"answer":
+            self.done([Outcome(allowed=True, tokens=(MICRO,))])
+        else:
+            self.stall()
+
+    def stall(self) -> None:
+        """The deadline passes, and the answer is there."""
+        self.there.send(b"answer")
+        time.sleep(0.04)
+
+    there: socket.socket
+
+
+@pytest.mark.parametrize("stalled_by", ["a task", "a timer", "another socket"])
 @pytest.mark.parametrize("loop_of", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_an_answer_that_is_there_is_not_late(loop_of: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """After a stall of the loop what has arrived meanwhile is read before its timers run."""
+def test_an_answer_that_is_there_is_not_late(
+    loop_of: Callable[[], asyncio.AbstractEventLoop], stalled_by: str
+) -> None:
+    """After a stall of the loop what has arrived meanwhile is read first."""
 
     async def stalled() -> Outcome:
+        loop = asyncio.get_running_loop()
         here, there = socket.socketpair()
-        here.setblocking(False)  # noqa: FBT003 - the library's way
-        with here, there:
-
-            class Store(asyncio.Protocol):
-                def begin(self, _requests: Sequence[TakeRequest], done: Done) -> None:
-                    self.done = done
-
-                def data_received(self, _data: bytes) -> None:
-                    self.done([Outcome(allowed=True, tokens=(MICRO,))])
-
-            loop = asyncio.get_running_loop()
-            transport, store = await loop.create_connection(Store, sock=here)
+        other_here, other_there = socket.socketpair()
+        with there, other_there:
+            transport, store = await loop.create_connection(Wired, sock=here)
+            other, stalling = await loop.create_connection(Wired, sock=other_here)
+            store.there = stalling.there = there
             async with Batcher(store, timeout_s=0.02) as batcher:
                 (caller,) = ask(batcher, [1])
                 await settle()
-                there.send(b"x")
-                time.sleep(0.04)  # noqa: ASYNC251 - the stall: the deadline passes, and the answer is there
+                if stalled_by == "a task":
+                    stalling.stall()
+                elif stalled_by == "a timer":
+                    loop.call_later(0.001, stalling.stall)
+                else:
+                    other_there.send(b"stall")
                 outcome = await caller
             transport.close()
+            other.close()
+            await settle()
             return outcome
 
     with asyncio.Runner(loop_factory=loop_of) as runner:

@@ -295,6 +295,20 @@ async def test_a_denial_is_given_again_until_it_must_be_counted_anew() -> None:
     assert (await cache.take(both("shared", "empty"))).tokens[1] == (2 * RECOUNT_US - 1) * 2
 
 
+async def test_a_bucket_in_shadow_that_all_share_is_no_hindrance_to_that() -> None:
+    """What is given again is kept by a bucket that can deny."""
+    store = Store()
+    cache = store.cache()
+    await emptied(store, cache, "a", "b")
+    cache.clear()
+    asked = [taking({key: LIMIT}, shadow={"shared": LIMIT}) for key in "ab"]
+    for one in asked:
+        await cache.take(one)
+    given = [await cache.take(one) for one in asked]
+    again = [await cache.take(one) for one in asked]
+    assert [id(outcome) for outcome in again] == [id(outcome) for outcome in given]
+
+
 async def test_a_store_that_is_away_is_an_error_only_for_those_who_need_it() -> None:
     """A denial that is known stands, before and after."""
     store = Store()

@@ -332,6 +332,24 @@ async def test_a_refusal_is_the_error_that_redis_py_has_for_it(
     assert server.connections == connections
 
 
+@pytest.mark.parametrize("reply", [b"-READONLY it became a replica\r\n", b"?what\r\n"])
+@on_both_loops
+async def test_calls_that_end_with_the_connection_are_told_once(tmp_path: Path, reply: bytes) -> None:
+    """Though there are replies for both: after the first nothing of it is believed."""
+    async with serving(tmp_path / "s") as server, opened(tmp_path / "s") as link:
+        heard: list[list[object]] = [[], []]
+        for n, answers in enumerate(heard):
+            link.call(("GET", n), answers.append)
+        (await server.calls(2)).write(reply * 2)
+
+        async def both_heard() -> bool:
+            return all(heard)
+
+        await eventually(both_heard, "both are told")
+    assert [len(answers) for answers in heard] == [1, 1]
+    assert all(isinstance(answer, RedisError) for (answer,) in heard)
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -468,6 +486,18 @@ async def test_closing_fails_the_calls_in_flight_and_all_later_ones(tmp_path: Pa
                 await late
         await server.ended()
     assert server.connections == 1
+
+
+@on_both_loops
+async def test_closing_ends_an_attempt_that_has_not_begun(tmp_path: Path) -> None:
+    """Who waits for it hears why, and who comes later."""
+    link = opened(tmp_path / "s")
+    heard: list[object] = []
+    link.call(("GET", 1), heard.append)
+    await link.aclose()
+    assert [str(error) for error in heard] == ["the link is closed"]
+    with pytest.raises(NotConnectedError, match="the link is closed"):
+        await execute(link, "GET", 2)
 
 
 @on_both_loops
