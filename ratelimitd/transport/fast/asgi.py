@@ -231,11 +231,15 @@ async def _within(seconds: float, begun: Awaitable[_T]) -> _T:
 
 def _check_headers(scope: Scope) -> bytes | None:
     """The caller's time-out as sent, if any. Raises CallError for a request that is no gRPC call."""
-    headers = dict(scope["headers"])
-    content_type = headers.get(b"content-type")
+    content_type: bytes | None = None
+    timeout: bytes | None = None
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            content_type = value
+        elif name == b"grpc-timeout":
+            timeout = value
     if content_type is None or not content_type.startswith(b"application/grpc") or scope["method"] != "POST":
         raise CallError(Status.UNIMPLEMENTED, "only gRPC is spoken here: POST, content-type application/grpc")
-    timeout: bytes | None = headers.get(b"grpc-timeout")
     return timeout
 
 

@@ -6,10 +6,13 @@ Source: gRPC's PROTOCOL-HTTP2.md, for prefix, time-out and message; its statusco
 import re
 from enum import IntEnum
 from functools import lru_cache
+from struct import Struct
 from urllib.parse import quote
 
-PREFIX_BYTES = 5
+_PREFIX = Struct(">BI")
 """Before each message: one byte, 1 for compressed, and its length in four."""
+
+PREFIX_BYTES = _PREFIX.size
 
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -39,7 +42,7 @@ class CallError(Exception):
 
 def frame(message: bytes) -> bytes:
     """The message with its prefix, not compressed."""
-    return b"\0" + len(message).to_bytes(4, "big") + message
+    return _PREFIX.pack(0, len(message)) + message
 
 
 def expected_bytes(data: bytes | bytearray, max_message_bytes: int) -> int:
@@ -49,15 +52,16 @@ def expected_bytes(data: bytes | bytearray, max_message_bytes: int) -> int:
     """
     if len(data) < PREFIX_BYTES:
         return PREFIX_BYTES
-    if data[0]:
+    compressed, length = _PREFIX.unpack_from(data)
+    if compressed:
         raise CallError(Status.UNIMPLEMENTED, "compressed messages are not supported: send identity")
-    length = int.from_bytes(data[1:PREFIX_BYTES], "big")
     if length > max_message_bytes:
         raise CallError(
             Status.RESOURCE_EXHAUSTED,
             f"the message has {length} bytes, and at most {max_message_bytes} are read",
         )
-    return PREFIX_BYTES + length
+    total: int = PREFIX_BYTES + length
+    return total
 
 
 def only_message(body: bytes, max_message_bytes: int) -> bytes:
