@@ -5,14 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import cycle
 
-from ratelimitd.limiter.batcher import Batcher
-from ratelimitd.limiter.redis_limiter import RedisLimiter
-from ratelimitd.store.link import Link
-
 STORE_URL = "_BENCH_STORE_URL"
 """The environment variable that tells an echo which store to ask; without it there is none."""
-
-_TIMEOUT_S = 2.0
 
 Ask = Callable[[], Awaitable[object]]
 
@@ -24,12 +18,9 @@ async def asking() -> AsyncIterator[Ask | None]:
     if not url:
         yield None
         return
-    from bench.stores import spend  # noqa: PLC0415 - no other echo needs it
+    from bench.stores import limiting, spend  # noqa: PLC0415 - no other echo needs it
     from bench.works import USERS  # noqa: PLC0415 - the same
 
     spends = cycle([spend(number) for number in range(USERS)])
-    async with (
-        Link(url, silence_s=_TIMEOUT_S) as link,
-        Batcher(RedisLimiter(link), timeout_s=_TIMEOUT_S) as batcher,
-    ):
-        yield lambda: batcher.take(next(spends))
+    async with limiting(url) as limiter:
+        yield lambda: limiter.take(next(spends))

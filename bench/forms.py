@@ -20,6 +20,7 @@ from bench import echo, messages
 from bench.asking import STORE_URL
 from bench.front import HOT_PATH, backend_config, front_config
 from bench.messages import Method
+from bench.stores import LATE_S
 from ratelimitd.demo.children import Child, child
 from ratelimitd.demo.stack import ADDRESS_HEADER
 from ratelimitd.envoy_binary import envoy_binary
@@ -68,7 +69,7 @@ def _environ(store_url: str) -> dict[str, str]:
         **others,
         "PYTHONPATH": str(ROOT),
         "RATELIMITD_REDIS_URL": store_url,
-        "RATELIMITD_STORE_TIMEOUT_MS": "2000",
+        "RATELIMITD_STORE_TIMEOUT_MS": f"{LATE_S * 1000:.0f}",
         "RATELIMITD_ADDRESS_HEADER": ADDRESS_HEADER,
         "RATELIMITD_LEAVE_S": "0",
         "RATELIMITD_LOG_LEVEL": "warning",

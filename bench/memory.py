@@ -9,15 +9,11 @@ from bench.goals import Goal
 from bench.http2 import LoadError
 from bench.load import measure
 from bench.messages import API, user_id
-from bench.stores import REDIS, Store, running_store, spend
+from bench.stores import REDIS, Store, limiting, running_store, spend
 from bench.table import Table
 from bench.works import MANY_CONNECTIONS, STREAMS, Cell, Way, Work
-from ratelimitd.limiter.batcher import Batcher
-from ratelimitd.limiter.redis_limiter import RedisLimiter
-from ratelimitd.store.link import Link
 
 _BATCH = 64
-_TIMEOUT_S = 2.0
 _BYTES_A_USER = {REDIS: 400, "valkey": 300}
 _MB = 1 << 20
 
@@ -38,7 +34,7 @@ async def stored_bytes(kind: str, users: int) -> tuple[str, float, int]:
 
 
 async def _charge(store: Store, users: int) -> None:
-    async with Link(store.url) as link, Batcher(RedisLimiter(link), timeout_s=_TIMEOUT_S) as limiter:
+    async with limiting(store.url) as limiter:
         for first in range(0, users, _BATCH):
             batch = [limiter.take(spend(number)) for number in range(first, min(first + _BATCH, users))]
             outcomes = await asyncio.gather(*batch)

@@ -16,11 +16,14 @@ from ratelimitd.core.match import API_CONTEXT, match
 from ratelimitd.core.model import Identity, Request, TakeRequest
 from ratelimitd.demo.children import child
 from ratelimitd.errors import StoreError
+from ratelimitd.limiter.batcher import Batcher
+from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.loopback import LOOPBACK, free_port
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.document import SeedPolicy
 from ratelimitd.store.client import open_client, store_errors
 from ratelimitd.store.embedded import embedded_store
+from ratelimitd.store.link import Link
 
 REDIS, VALKEY = "redis", "valkey"
 
@@ -36,6 +39,9 @@ POLICY = SeedPolicy(
 
 CONFIG_KEY = "rate_limit:config"
 
+LATE_S = 2.0
+"""How long a decision may take in the store: a deadline that a busy machine keeps."""
+
 POLICY_SET = policy_set(POLICY, "bench")
 _REQUEST = Request("GET", "/api/ping", "", {}, "", {API_CONTEXT: messages.API})
 
@@ -44,6 +50,16 @@ def spend(user: int) -> TakeRequest:
     """What a request of the user with this number takes."""
     who = Identity("header", messages.user_id(user))
     return match(POLICY_SET, _REQUEST, who, "rate").spend(who)
+
+
+@asynccontextmanager
+async def limiting(url: str) -> AsyncIterator[Batcher]:
+    """The limiter of the service over this store, which may be late as there."""
+    async with (
+        Link(url, silence_s=LATE_S) as link,
+        Batcher(RedisLimiter(link), timeout_s=LATE_S) as limiter,
+    ):
+        yield limiter
 
 
 @dataclass(frozen=True)

@@ -81,16 +81,10 @@ def explain(  # noqa: PLR0917 - what a decision depends on
     terms = match(policy, request, identity, key_prefix)
     spend, cost = terms.spend(identity), terms.charge.cost
     outcome, _ = take(buckets, spend._replace(look=True), now_us)
+    named = [*((*one, False) for one in terms.limits), *((*one, True) for one in terms.shadow)]
     tiers = [
-        _state(name, key, limit, cost, refill(buckets.get(key), limit, now_us).tokens, shadow=shadow)
-        for key, (name, limit, shadow) in zip(
-            spend.keys,
-            [
-                *((name, limit, False) for name, limit in terms.limits),
-                *((name, limit, True) for name, limit in terms.shadow),
-            ],
-            strict=True,
-        )
+        _state(name, key, limit, cost, refill(buckets.get(key), limit, now_us).tokens, shadow=in_shadow)
+        for key, (name, limit, in_shadow) in zip(spend.keys, named, strict=True)
     ]
     denied_by, retry_after_us = None, None
     if not outcome.allowed:

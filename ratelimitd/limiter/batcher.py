@@ -105,8 +105,7 @@ class Batcher:
         self._unanswered.append(caller)
         if self._timer is None:
             self._timer = self._loop.call_at(due_s, self._expire, GRACE_TURNS)
-        if not self._about_to_call and self._in_flight < self._max_in_flight:
-            self._call_soon()
+        self._go_on()
         return outcome
 
     def _expire(self, turns: int) -> None:
@@ -125,10 +124,6 @@ class Batcher:
                 self._fail(outcome, StoreError(f"no answer within {self._timeout_s * 1000:g} ms"))
             self._unanswered.popleft()
 
-    def _call_soon(self) -> None:
-        self._about_to_call = True
-        self._loop.call_soon(self._call)
-
     def _call(self) -> None:
         self._about_to_call = False
         callers = self._next_batch()
@@ -145,7 +140,8 @@ class Batcher:
         """Another call, or the end, if it is time."""
         if self._waiting:
             if self._in_flight < self._max_in_flight and not self._about_to_call:
-                self._call_soon()
+                self._about_to_call = True
+                self._loop.call_soon(self._call)
         elif not self._in_flight:
             self._ended.set()
 

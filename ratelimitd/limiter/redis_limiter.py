@@ -1,9 +1,8 @@
 """Takes tokens in Redis, one script call per batch."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
 
 from redis.exceptions import NoScriptError
 
@@ -12,21 +11,14 @@ from ratelimitd.errors import StoreError
 from ratelimitd.limiter.batcher import BatchLimiter, Done
 from ratelimitd.limiter.script import decode, encode
 from ratelimitd.shipped import shipped
-
-
-class Commands(Protocol):
-    """What is needed of a connection to the store: a Link is one."""
-
-    def call(self, arguments: tuple[Any, ...], done: Callable[[Any], None]) -> None:
-        """Sends a command. `done` is told its reply, or the exception that came instead."""
-        ...
+from ratelimitd.store.link import Link
 
 
 class RedisLimiter:
     """The limiter that all replicas share."""
 
-    def __init__(self, commands: Commands) -> None:
-        self._commands = commands
+    def __init__(self, link: Link) -> None:
+        self._link = link
         self._script = shipped("lua/take.lua").read_text()
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
@@ -38,11 +30,11 @@ class RedisLimiter:
         def answered(reply: object) -> None:
             if isinstance(reply, NoScriptError):
                 # A restart or SCRIPT FLUSH lost it. EVAL runs it and caches it again in the same round trip.
-                self._commands.call(("EVAL", self._script, *call), partial(_tell, done, requests))
+                self._link.call(("EVAL", self._script, *call), partial(_tell, done, requests))
             else:
                 _tell(done, requests, reply)
 
-        self._commands.call(("EVALSHA", self._sha, *call), answered)
+        self._link.call(("EVALSHA", self._sha, *call), answered)
 
 
 def _tell(done: Done, requests: Sequence[TakeRequest], reply: object) -> None:

@@ -186,6 +186,8 @@ class Link:
             self._waiting.append((packed, done))
             if self._attempt is None:
                 self._attempt = asyncio.create_task(self._connect())
+                self._attempt.add_done_callback(self._attempted)
+                self._bound_the_wait()
 
     async def aclose(self) -> None:
         """Closes the connection for good. Calls in flight fail."""
@@ -193,8 +195,6 @@ class Link:
         if self._attempt:
             self._attempt.cancel()
             await asyncio.wait((self._attempt,))
-            self._attempt = None  # one that had not begun yet says nothing to those who wait for it
-            self._go_on()
         if self._wire:
             self._wire.end(self._reason)
         await self._connection.disconnect()
@@ -205,7 +205,6 @@ class Link:
         Those who wait for it are told before that it takes too long, and it goes on.
         """
         connection: Any = self._connection
-        self._bound_the_wait()
         try:
             await connection.disconnect(nowait=True)  # it may not have noticed the end of the last one
             await connection.connect()
@@ -216,10 +215,12 @@ class Link:
                 self._wire = _Wire(transport, self._failed, self._now_s, self._silence_s)
         except Exception as error:  # noqa: BLE001 - the callers wait for it, whatever it is
             self._failed(str(error), answered=False)
-        finally:
-            self._patience.cancel()
-            self._attempt = None
-            self._go_on()
+
+    def _attempted(self, _attempt: asyncio.Task[None]) -> None:
+        """An attempt is over, however it ended."""
+        self._patience.cancel()
+        self._attempt = None
+        self._go_on()
 
     def _bound_the_wait(self) -> None:
         self._patience = asyncio.get_running_loop().call_later(self._silence_s, self._too_long)

@@ -17,8 +17,8 @@ from ratelimitd.policy.revisions import EXTERNAL, Revisions
 from ratelimitd.policy.text import DEFAULT_TEXT, revision_of
 from ratelimitd.settings import load
 from tests.core.fakes import check_over
+from tests.limiters import ScriptLimiter
 from tests.limits import KEY, limits_json
-from tests.taking import ScriptLimiter
 from tests.waiting import eventually
 
 SETTINGS = load({}, {})

@@ -12,7 +12,7 @@ from ratelimitd.errors import StoreError
 from ratelimitd.limiter.buckets import Buckets
 from ratelimitd.store.client import open_client
 from tests.core.takes import taking
-from tests.taking import ScriptLimiter
+from tests.limiters import ScriptLimiter
 
 
 async def test_what_the_script_wrote_is_read_to_the_microtoken(store: Redis) -> None:

@@ -24,7 +24,7 @@ from ratelimitd.limiter.deny_cache import RECOUNT_US, TRUST_US, DenyCache, monot
 from ratelimitd.store.client import open_client
 from tests.core.fakes import OracleLimiter
 from tests.core.takes import taking
-from tests.taking import ScriptLimiter
+from tests.limiters import ScriptLimiter
 
 LIMIT = Limit(3, 2.0)
 """Half a second brings a token back, well within the trust."""

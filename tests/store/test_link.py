@@ -25,8 +25,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as NotConnectedError
 
 from ratelimitd.store.link import Link
+from tests.limiters import told
 from tests.programs import need
-from tests.taking import told
 from tests.waiting import WAIT_S, eventually
 
 

@@ -18,7 +18,7 @@ from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.limiter.script import decode
 from ratelimitd.store.link import Link
 from tests.core.takes import taking
-from tests.taking import ScriptLimiter, taken
+from tests.limiters import ScriptLimiter, taken
 
 
 @pytest.fixture

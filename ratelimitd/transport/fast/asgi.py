@@ -231,13 +231,12 @@ async def _within(seconds: float, begun: Awaitable[_T]) -> _T:
 
 def _check_headers(scope: Scope) -> bytes | None:
     """The caller's time-out as sent, if any. Raises CallError for a request that is no gRPC call."""
-    content_type: bytes | None = None
-    timeout: bytes | None = None
+    timeout = content_type = None
     for name, value in scope["headers"]:
-        if name == b"content-type":
-            content_type = value
-        elif name == b"grpc-timeout":
+        if name == b"grpc-timeout":
             timeout = value
+        elif name == b"content-type":
+            content_type = value
     if content_type is None or not content_type.startswith(b"application/grpc") or scope["method"] != "POST":
         raise CallError(Status.UNIMPLEMENTED, "only gRPC is spoken here: POST, content-type application/grpc")
     return timeout
