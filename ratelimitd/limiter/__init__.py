@@ -1,1 +1,1 @@
-"""Limiters: each has the one method of core.ports.Limiter, so they stack."""
+"""Limiters, each around the next. The upper ones take one request (core.ports.Limiter), the lowest many."""
