@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, Route, expect
 
 from tests.browser.conftest import NAME, PATIENCE_MS, WRITE_KEY, System, Visit
 from tests.limits import KEY, STILL, limits_json, statuses
@@ -126,6 +126,22 @@ async def test_a_text_that_is_no_policy_is_told_while_typing_and_changes_nothing
     assert (await system.control.current()).revision.number == before
 
 
+async def test_a_text_typed_before_the_script_is_there_is_checked_too(visit: Visit) -> None:
+    """On a slow line the page comes first."""
+    page = await visit.signed_in()
+    typed = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await typed.wait()
+        await route.continue_()
+
+    await page.route("**/panel.js*", late)
+    await page.goto("/admin/edit", wait_until="commit")
+    await page.get_by_label("Text").fill("tiers: 7")
+    typed.set()
+    await expect(page.locator("#problems")).to_contain_text("line 1 tiers must be")
+
+
 async def test_a_rollback_is_in_force_at_once(system: System, visit: Visit) -> None:
     """From the history, after its changes were shown and confirmed."""
     good = await system.set_policy(limits_json(**STILL))
@@ -195,6 +211,7 @@ async def test_a_keyboard_is_enough_to_sign_in_and_change_a_limit(visit: Visit) 
 
 async def tab_to(page: Page, wanted: Locator) -> None:
     """Presses Tab until it is reached; each stop on the way can be seen."""
+    await page.wait_for_load_state()  # how a stop looks is in the style sheet, which may come after the page
     for _ in range(MANY_STOPS):
         await page.keyboard.press("Tab")
         assert await page.evaluate(FOCUS_SHOWS), await page.evaluate("document.activeElement.outerHTML")

@@ -67,6 +67,9 @@ function checkWhileTyping(area, reading, number) {
     clearTimeout(timer);
     timer = setTimeout(check, QUIET_MS);
   });
+  if (area.value !== area.defaultValue) {
+    check(); // typed before this script was here, or kept by the browser
+  }
 
   async function check() {
     const asked = ++newest;
