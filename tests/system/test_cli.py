@@ -30,12 +30,15 @@ CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
 
 @asynccontextmanager
-async def started(*arguments: str, env: Mapping[str, str] | None = None) -> AsyncIterator[Process]:
+async def started(
+    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> AsyncIterator[Process]:
     """`ratelimitd` with these arguments, its output in one pipe, killed if the test leaves it running."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "ratelimitd", *arguments),
+        *(sys.executable, "-P", "-m", "ratelimitd", *arguments),
         stdout=PIPE,
         stderr=STDOUT,
+        cwd=cwd,
         env={**os.environ, **(env or {})},
         start_new_session=True,
     )
@@ -47,9 +50,11 @@ async def started(*arguments: str, env: Mapping[str, str] | None = None) -> Asyn
         await process.communicate()
 
 
-async def run(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int | None, str]:
+async def run(
+    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> tuple[int | None, str]:
     """Exit status and output."""
-    async with started(*arguments, env=env) as process:
+    async with started(*arguments, env=env, cwd=cwd) as process:
         output, _ = await process.communicate()
         return process.returncode, output.decode()
 
@@ -254,6 +259,30 @@ def test_without_its_library_a_sentence_says_what_to_install(arguments: str) -> 
     )
     sentence = "ratelimitd: this needs pyvoy: pip install 'ratelimitd[fast]'\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
+
+
+@pytest.mark.parametrize("file", ["json.py", "redis/__init__.py"])
+async def test_a_file_that_the_host_would_load_as_a_library_is_named(tmp_path: Path, file: str) -> None:
+    """Its Python looks into the working directory first, and would end in a traceback."""
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    status, output = await run("serve", "--transport", "fast", "--listen", "127.0.0.1:0", cwd=tmp_path)
+    there = tmp_path / file.partition("/")[0]
+    sentence = f"ratelimitd: {there} would be loaded in place of the module"
+    assert (status, output.startswith(sentence), output.count("\n")) == (1, True, 1)
+
+
+@BOTH
+async def test_other_files_in_the_working_directory_do_no_harm(tmp_path: Path, transport: str) -> None:
+    """Those that no module is called like, and folders that hold no Python."""
+    for file in ("notes.py", "json.txt", "redis/redis.conf"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("not to be loaded")
+    flags = ("--transport", transport, "--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0")
+    async with started("serve", *flags, cwd=tmp_path) as process:
+        await line_with(process, "listening")
+        process.send_signal(signal.SIGINT)
+        assert (await end_of(process))[0] == 0
 
 
 async def test_the_service_ends_with_its_host(tmp_path: Path) -> None:

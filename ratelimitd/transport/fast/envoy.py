@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ratelimitd.envoy_binary import envoy_binary
@@ -29,7 +30,28 @@ def environment() -> dict[str, str]:
             f"{sys.executable} has no shared libpython, so no Envoy can host it: use a Python that is built "
             "with --enable-shared, as the official images have, or the transport grpcio"
         )
+    _ensure_found_first()
     return found
+
+
+def _ensure_found_first() -> None:
+    """Raises ChildError for a file that the host's Python would load instead of a module that it needs.
+
+    pyvoy lets that Python look into the working directory before all else.
+    """
+    try:
+        here = Path.cwd()
+        files = list(here.iterdir())
+    except OSError:  # it is gone, or not ours to list
+        return
+    for file in files:
+        name = file.stem if file.suffix == ".py" else file.name if (file / "__init__.py").exists() else ""
+        needed = getattr(sys.modules.get(name), "__file__", None)
+        if needed is not None and not Path(needed).resolve().is_relative_to(here):
+            raise ChildError(
+                f"{file} would be loaded in place of the module {name} that is needed here: "
+                "start in another folder, or give it another name"
+            )
 
 
 def command(config: Config) -> tuple[list[str], int]:
