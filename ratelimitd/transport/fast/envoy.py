@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,17 +40,14 @@ def _ensure_found_first() -> None:
 
     pyvoy lets that Python look into the working directory before all else.
     """
-    try:
-        here = Path.cwd()
-        files = list(here.iterdir())
-    except OSError:  # it is gone, or not ours to list
-        return
-    for file in files:
-        name = file.stem if file.suffix == ".py" else file.name if (file / "__init__.py").exists() else ""
-        needed = getattr(sys.modules.get(name), "__file__", None)
-        if needed is not None and not Path(needed).resolve().is_relative_to(here):
+    for name, module in list(sys.modules.items()):
+        needed = getattr(module, "__file__", None)
+        if needed is None or "." in name:
+            continue
+        there = PathFinder.find_spec(name, [""])
+        if there and there.origin and Path(there.origin).resolve() != Path(needed).resolve():
             raise ChildError(
-                f"{file} would be loaded in place of the module {name} that is needed here: "
+                f"{there.origin} would be loaded in place of the module {name} that is needed here: "
                 "start in another folder, or give it another name"
             )
 
