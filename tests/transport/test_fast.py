@@ -126,6 +126,33 @@ async def test_calls_that_are_answered_in_one_turn_are_sent_for_together() -> No
     assert seen == ["answered"] * 3 + answer * 3
 
 
+async def test_the_body_is_asked_for_before_the_call_has_its_turn() -> None:
+    """The host fetches it beside this thread, which goes on meanwhile."""
+    receives: list[asyncio.Future[asgi.Event]] = []
+    sent: list[asgi.Event] = []
+
+    def receive() -> asyncio.Future[asgi.Event]:
+        receives.append(asyncio.get_running_loop().create_future())
+        return receives[-1]
+
+    async def echo(message: bytes) -> bytes:
+        return message
+
+    async def send(event: asgi.Event) -> None:
+        sent.append(event)
+
+    application = asgi.GrpcApplication(
+        unary={"/s/Echo": asgi.Unary(echo, bytes)}, streams={}, max_message_bytes=MAX_MESSAGE_BYTES, bound_s=1
+    )
+    scope = {"path": "/s/Echo", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}
+    call = application(scope, receive, send)
+    (body,) = receives
+    body.set_result({"type": "http.request", "body": MESSAGE, "more_body": False})
+    await call
+    assert sent[1]["body"] == MESSAGE
+    assert len(receives) == 1
+
+
 async def asked(serve: Serve, chunks: Sequence[bytes]) -> int:
     """The status of a call that is made of these frames."""
     async with serve(OracleLimiter()) as listener:

@@ -95,17 +95,22 @@ class GrpcApplication:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[None, None, None]:
         """Serves one call, which `receive` stands for."""
-        call = self._in_flight[receive] = self._serve(scope, receive, send)
+        unary = None if self._draining else self._unary.get(scope["path"])
+        # The body is asked for before the call has its turn: the host fetches it meanwhile.
+        begun = None if unary is None else (unary, receive())
+        call = self._in_flight[receive] = self._serve(begun, scope, receive, send)
         return call
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(
+        self, begun: tuple[Unary, Awaitable[Event]] | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         try:
-            unary = self._unary.get(scope["path"])
-            if unary is None or self._draining:
+            if begun is None:
                 await self._other(scope, receive, send)
                 return
+            unary, first = begun
             timeout = _check_headers(scope)
-            event = await receive()
+            event = await first
             if event.get("more_body", True):
                 message = await self._message(event, receive)
             else:
