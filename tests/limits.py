@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import grpc
 import httpx
 
+from ratelimitd.core.match import DRY_RUN_CONTEXT
 from ratelimitd.policy.text import revision_of
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from ratelimitd.transport.translate import SERVICE
@@ -44,7 +45,7 @@ def new_limits_json(**changes: float) -> str:
 
 
 async def until_in_force(limits: str, replicas: Iterable[str]) -> None:
-    """Every replica answers with these limits. Costs the user `probe` a token or more."""
+    """Every replica answers with these limits. It is a dry run, so nobody's buckets hold less afterwards."""
     expected = revision_of(limits)
 
     async def in_force() -> bool:
@@ -56,6 +57,7 @@ async def until_in_force(limits: str, replicas: Iterable[str]) -> None:
 async def _revision(target: str) -> str:
     request = CheckRequest()
     request.attributes.request.http.headers["x-user-id"] = "probe"
+    request.attributes.context_extensions[DRY_RUN_CONTEXT] = "true"
     async with grpc.aio.insecure_channel(target) as channel:
         call = channel.unary_unary(
             f"/{SERVICE}/Check",
