@@ -273,8 +273,8 @@ async def test_a_file_that_the_host_would_load_as_a_library_is_named(tmp_path: P
 
 @BOTH
 async def test_other_files_in_the_working_directory_do_no_harm(tmp_path: Path, transport: str) -> None:
-    """Those that no module is called like, and folders that hold no Python."""
-    for file in ("notes.py", "json.txt", "redis/redis.conf"):
+    """Those that no module is called like, what `python .` runs, and folders that hold no Python."""
+    for file in ("notes.py", "__main__.py", "json.txt", "redis/redis.conf"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text("not to be loaded")
     flags = ("--transport", transport, "--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0")

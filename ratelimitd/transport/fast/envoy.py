@@ -31,18 +31,18 @@ def environment() -> dict[str, str]:
             f"{sys.executable} has no shared libpython, so no Envoy can host it: use a Python that is built "
             "with --enable-shared, as the official images have, or the transport grpcio"
         )
-    _ensure_found_first()
+    _ensure_nothing_shadowed()
     return found
 
 
-def _ensure_found_first() -> None:
+def _ensure_nothing_shadowed() -> None:
     """Raises ChildError for a file that the host's Python would load instead of a module that it needs.
 
     pyvoy lets that Python look into the working directory before all else.
     """
     for name, module in list(sys.modules.items()):
         needed = getattr(module, "__file__", None)
-        if needed is None or "." in name:
+        if needed is None or "." in name or name == "__main__":  # the last is never looked for
             continue
         there = PathFinder.find_spec(name, [""])
         if there and there.origin and Path(there.origin).resolve() != Path(needed).resolve():
