@@ -2,7 +2,7 @@
 
 from ratelimitd.core.headers import limit_field, limit_items, policy_field
 from ratelimitd.core.model import MICRO, Answer, Limit, Reply, TierName, Verdict
-from ratelimitd.transport.translate import encode
+from ratelimitd.transport.ext_authz import encode
 
 SERVICE, METHOD = "bench.Echo", "Echo"
 PATH = f"/{SERVICE}/{METHOD}"

@@ -9,9 +9,9 @@ from typing import Any
 
 from bench.asking import Ask, asking
 from bench.echo import ANSWER, HOSTED
-from ratelimitd.transport.fast.host import LIFELINE, serve_hosted
-from ratelimitd.transport.fast.wire import Status, frame, status_fields
-from ratelimitd.transport.listen import parse_listen
+from ratelimitd.address import parse_address
+from ratelimitd.transport.fast.framing import Status, frame, status_fields
+from ratelimitd.transport.fast.supervisor import LIFELINE, serve_hosted
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -61,7 +61,7 @@ async def serve(address: str) -> None:
     """Answers until SIGTERM."""
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    async with serve_hosted(HOSTED, parse_listen(address), environ=os.environ, drain_s=0):
+    async with serve_hosted(HOSTED, parse_address(address), environ=os.environ, drain_s=0):
         await ended.wait()
 
 

@@ -21,12 +21,12 @@ from bench.asking import STORE_URL
 from bench.front import HOT_PATH, backend_config, front_config
 from bench.messages import Method
 from bench.stores import LATE_S
-from ratelimitd.demo.children import Child, child
+from ratelimitd.address import TcpAddress
 from ratelimitd.demo.stack import ADDRESS_HEADER
-from ratelimitd.envoy_binary import envoy_binary
-from ratelimitd.loopback import LOOPBACK, free_port
+from ratelimitd.process.child import Child, child
+from ratelimitd.process.envoy_binary import envoy_binary
+from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.settings import PREFIX
-from ratelimitd.transport.listen import TcpAddress
 
 GRPCIO, FAST, INSIDE, YOURS = "grpcio", "fast", "in the front Envoy", "yours"
 FLOOR_OF = {GRPCIO: "echo on grpc.aio", FAST: "echo in the same host", INSIDE: "echo in the front Envoy"}
@@ -194,15 +194,15 @@ async def inside(store_url: str, forward: TcpAddress, folder: Path) -> AsyncIter
 @asynccontextmanager
 async def floor_inside(forward: TcpAddress, folder: Path) -> AsyncIterator[Form]:
     """The echo where `inside` has the service: what an Envoy that asks itself costs at least."""
-    from ratelimitd.transport.fast import envoy as host  # noqa: PLC0415 - needed for this form alone
-    from ratelimitd.transport.fast.front import with_service  # noqa: PLC0415 - the same
+    from ratelimitd.transport.fast import bootstrap  # noqa: PLC0415 - the same
+    from ratelimitd.transport.fast.embed import with_service  # noqa: PLC0415 - the same
 
     name, listener = FLOOR_OF[INSIDE], TcpAddress(LOOPBACK, free_port())
     parsed = yaml.safe_load(front_config(listener, forward, None, limited=True))
     config = folder / "floor_inside.json"
     config.write_text(json.dumps(with_service(parsed, app=echo.HOSTED, cluster="ratelimitd")))
     command = [*_envoy(config), "--concurrency", "2"]
-    environ = {**_environ(""), **host.environment()}
+    environ = {**_environ(""), **bootstrap.environment()}
     async with child(name, command, folder / "floor_inside.log", environ) as process:
         await _until(process, partial(_answers, listener))
         yield Form(name, None, front=(listener, process.process.pid))

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from ratelimitd.address import TcpAddress
 from ratelimitd.demo.envoy_config import envoy_config
-from ratelimitd.transport.listen import TcpAddress
 
 HOT_PATH = "/api/ping"
 MANY_PATH = "/api/many?u="

@@ -16,7 +16,7 @@ from bench.front import HOT_PATH, MANY_PATH
 from bench.http2 import LoadError
 from bench.messages import HOT, user_id
 from bench.works import Work
-from ratelimitd.transport.listen import TcpAddress
+from ratelimitd.address import TcpAddress
 
 PROGRAM = "h2load"
 MISSING = "h2load is missing: apt-get install nghttp2-client"

@@ -13,8 +13,8 @@ from ratelimitd.core.identity import identify, parse_sources
 from ratelimitd.core.match import match
 from ratelimitd.core.model import MICRO, Answer, OnStoreError, Outcome, TakeRequest
 from ratelimitd.core.policy import PolicySet
-from ratelimitd.limiter import script
-from ratelimitd.transport.translate import decode, encode
+from ratelimitd.limiter import take_script
+from ratelimitd.transport.ext_authz import decode, encode
 
 SOURCES = parse_sources("header:x-user-id,address", "x-ratelimitd-client-address")
 _PREFIX_BYTES = 5
@@ -75,8 +75,8 @@ def _steps() -> list[tuple[str, Callable[[], object], int]]:
         ("match", lambda: match(POLICY_SET, request, who, "rate").spend(who), 1),
         ("check, allowed (with the two above)", lambda: _finished(allowing(request)), 1),
         ("check, denied (with the two above)", lambda: _finished(denying(request)), 1),
-        (f"script.encode, batches of {_BATCH}", lambda: script.encode(spends), _BATCH),
-        (f"script.decode, batches of {_BATCH}", lambda: script.decode(reply, spends), _BATCH),
+        (f"take_script.encode, batches of {_BATCH}", lambda: take_script.encode(spends), _BATCH),
+        (f"take_script.decode, batches of {_BATCH}", lambda: take_script.decode(reply, spends), _BATCH),
         ("translate.encode, allowed", lambda: encode(answer), 1),
         ("translate.encode, denied", lambda: encode(denial), 1),
         ("decode, check, encode; allowed", lambda: encode(_finished(allowing(decode(payload)))), 1),

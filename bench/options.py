@@ -8,7 +8,7 @@ from bench import forms as known
 from bench.http2 import LoadError
 from bench.rounds import Pace
 from bench.stores import REDIS, VALKEY, installed
-from ratelimitd.transport.listen import TcpAddress, parse_listen
+from ratelimitd.address import TcpAddress, parse_address
 
 NAMES = {"grpcio": known.GRPCIO, "fast": known.FAST, "front": known.INSIDE}
 """The forms of the service as the command line names them."""
@@ -66,7 +66,7 @@ def _other(given: argparse.Namespace) -> known.Form | None:
     if target is None:
         return None
     try:
-        address = parse_listen(target)
+        address = parse_address(target)
     except ValueError as error:
         raise LoadError(f"{target}: {error}") from error
     if not isinstance(address, TcpAddress):

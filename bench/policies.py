@@ -22,7 +22,7 @@ def big(policy: PolicySet) -> PolicySet:
     routes = [
         Route(f"routes[{at}]", pattern, methods[at % 3], pattern) for at, pattern in enumerate(patterns)
     ]
-    return replace(policy, revision="big", routes=RouteTable(routes), by_identity=_overrides())
+    return replace(policy, digest="big", routes=RouteTable(routes), by_identity=_overrides())
 
 
 def _overrides() -> Mapping[str, Override]:

@@ -14,20 +14,20 @@ from bench import messages
 from bench.http2 import LoadError
 from ratelimitd.core.match import API_CONTEXT, match
 from ratelimitd.core.model import Identity, Request, TakeRequest
-from ratelimitd.demo.children import child
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.redis_limiter import RedisLimiter
-from ratelimitd.loopback import LOOPBACK, free_port
 from ratelimitd.policy.compile import policy_set
-from ratelimitd.policy.document import SeedPolicy
+from ratelimitd.policy.document import FlatPolicy
+from ratelimitd.process.child import child
+from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.store.client import open_client, store_errors
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.store.link import Link
 
 REDIS, VALKEY = "redis", "valkey"
 
-POLICY = SeedPolicy(
+POLICY = FlatPolicy(
     global_capacity=1_000_000_000,
     global_rate=1000,
     user_capacity=100_000,

@@ -11,29 +11,30 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 
 from ratelimitd import __version__
+from ratelimitd.address import Address, parse_address
 from ratelimitd.core.check import Check
 from ratelimitd.errors import ChildError
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.deny_cache import DenyCache
 from ratelimitd.limiter.redis_limiter import RedisLimiter
-from ratelimitd.policy.redis_policies import RedisPolicies
-from ratelimitd.policy.replicas import Replica
+from ratelimitd.rollout.follower import PolicyFollower
+from ratelimitd.rollout.replicas import Replica
 from ratelimitd.settings import EMBEDDED, Settings, environment
 from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.store.link import SILENCE_S, Link
 from ratelimitd.telemetry.logs import configure_logs
-from ratelimitd.transport.listen import Address, Listener, parse_listen
+from ratelimitd.transport.listener import Listener
 
 GC_THRESHOLD = 50_000
 """Objects, those of some thousand decisions in flight, between two looks of the garbage collector."""
 
-HOSTED = "ratelimitd.hosted:application"
+HOSTED = "ratelimitd.asgi:application"
 """What an Envoy loads. A name only: it imports this module, in another process."""
 
 
 @asynccontextmanager
-async def deciding(settings: Settings) -> AsyncIterator[Check]:
+async def open_decider(settings: Settings) -> AsyncIterator[Check]:
     """The decision over the store of the settings, until the end of the block.
 
     A store that is away is no error: it may come.
@@ -50,7 +51,7 @@ async def deciding(settings: Settings) -> AsyncIterator[Check]:
             )
         )
         limiter = DenyCache(batcher)
-        policies = RedisPolicies(
+        policies = PolicyFollower(
             client,
             settings.config_key,
             _replica(settings),
@@ -94,7 +95,7 @@ def _spare_garbage_collection() -> None:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Listener]:
+async def run_service(settings: Settings) -> AsyncIterator[Listener]:
     """The service, answering until the end of the block.
 
     Raises ListenError, MissingExtraError or ChildError.
@@ -105,7 +106,7 @@ async def running(settings: Settings) -> AsyncIterator[Listener]:
             structlog.get_logger("ratelimitd").info("embedded_store", url=url)
             settings = settings.model_copy(update={"redis_url": url})
         serving = _hosted if settings.transport == "fast" else _in_this_process
-        yield await stack.enter_async_context(serving(settings, parse_listen(settings.listen)))
+        yield await stack.enter_async_context(serving(settings, parse_address(settings.listen)))
 
 
 @asynccontextmanager
@@ -113,7 +114,7 @@ async def _in_this_process(settings: Settings, address: Address) -> AsyncIterato
     from ratelimitd.transport.grpcio import serve_grpcio  # noqa: PLC0415 - 17 MB that a host never needs
 
     async with (
-        deciding(settings) as check,
+        open_decider(settings) as check,
         serve_grpcio(
             check, address, max_message_bytes=settings.max_message_bytes, drain_s=settings.drain_s
         ) as listener,
@@ -123,7 +124,7 @@ async def _in_this_process(settings: Settings, address: Address) -> AsyncIterato
 
 @asynccontextmanager
 async def _hosted(settings: Settings, address: Address) -> AsyncIterator[Listener]:
-    from ratelimitd.transport.fast.host import serve_hosted  # noqa: PLC0415 - its library is an extra
+    from ratelimitd.transport.fast.supervisor import serve_hosted  # noqa: PLC0415 - its library is an extra
 
     environ = os.environ | environment(settings)
     async with serve_hosted(HOSTED, address, environ=environ, drain_s=settings.drain_s) as listener:
@@ -139,7 +140,7 @@ async def serve(settings: Settings) -> None:
     loop.add_signal_handler(signal.SIGTERM, terminate.set)
     for signum in (signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(signum, interrupt.set)
-    async with running(settings) as listener, AsyncExitStack() as stack:
+    async with run_service(settings) as listener, AsyncExitStack() as stack:
         log.info(
             "listening", address=str(listener.address), transport=settings.transport, version=__version__
         )

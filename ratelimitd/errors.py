@@ -37,7 +37,7 @@ class UnknownRevisionError(RatelimitdError):
     """There is no such revision, or it is no longer kept."""
 
 
-class QuestionError(RatelimitdError):
+class RequestSpecError(RatelimitdError):
     """What was asked about cannot be: the text says which part, and what would be right."""
 
 
@@ -45,7 +45,7 @@ class WaitError(RatelimitdError):
     """Not every replica runs a revision yet; it is in force where it can be."""
 
 
-class AskError(RatelimitdError):
+class CheckCallError(RatelimitdError):
     """A running service gave no answer to a Check that it was asked."""
 
 

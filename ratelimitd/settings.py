@@ -10,14 +10,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from ratelimitd.address import parse_address
 from ratelimitd.core.identity import HEADER_NAME, Source, parse_sources
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.errors import SettingsError, must
-from ratelimitd.limiter.batcher import MAX_BATCH, MAX_IN_FLIGHT
-from ratelimitd.store.client import check_url
-from ratelimitd.transport.listen import parse_listen
+from ratelimitd.store_url import check_store_url
 
 PREFIX = "RATELIMITD_"
+
+MAX_BATCH = 64
+"""Requests in one call: more would hold the store for over a millisecond at 12 us a decision."""
+
+MAX_IN_FLIGHT = 2
+"""Calls at once: one is answered while the next is on its way."""
+
 _SERVICE_LINK = re.compile(PREFIX + r"(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_(TCP|UDP).*)?)")
 """What Kubernetes sets in every pod beside a Service that is named ratelimitd: no settings, no mistakes."""
 
@@ -117,14 +123,14 @@ class Settings(BaseModel):
     @field_validator("listen", "admin_listen", "admin_check_target")
     @classmethod
     def _listen_is_an_address(cls, value: str) -> str:
-        parse_listen(value)
+        parse_address(value)
         return value
 
     @field_validator("redis_url")
     @classmethod
     def _redis_url_can_be_used(cls, value: str) -> str:
         if value != EMBEDDED:
-            check_url(value)
+            check_store_url(value)
         return value
 
     @field_validator("address_header")

@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.limiter.batcher import BatchLimiter
-from ratelimitd.limiter.script import decode, encode
-from ratelimitd.shipped import shipped
+from ratelimitd.limiter.take_script import decode, encode
+from ratelimitd.resources import resource
 
 
 class ScriptLimiter:
@@ -17,7 +17,7 @@ class ScriptLimiter:
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._script = shipped("lua/take.lua").read_text()
+        self._script = resource("lua/take.lua").read_text()
 
     async def take(self, request: TakeRequest) -> Outcome:
         """A call by itself."""
@@ -39,5 +39,5 @@ def told(future: "asyncio.Future[Any]", answer: Any) -> None:
 async def taken(limiter: BatchLimiter, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
     """The outcomes of a call of its own. Raises StoreError."""
     outcomes: asyncio.Future[Sequence[Outcome]] = asyncio.get_running_loop().create_future()
-    limiter.begin(requests, lambda answer: told(outcomes, answer))
+    limiter.submit(requests, lambda answer: told(outcomes, answer))
     return await outcomes

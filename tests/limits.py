@@ -8,9 +8,9 @@ import grpc
 import httpx
 
 from ratelimitd.core.match import DRY_RUN_CONTEXT
-from ratelimitd.policy.text import revision_of
+from ratelimitd.policy.text import digest_of
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
-from ratelimitd.transport.translate import SERVICE
+from ratelimitd.transport.ext_authz import SERVICE
 from tests.waiting import eventually
 
 KEY = "rate_limit:config"
@@ -46,7 +46,7 @@ def new_limits_json(**changes: float) -> str:
 
 async def until_in_force(limits: str, replicas: Iterable[str]) -> None:
     """Every replica answers with these limits. It is a dry run, so nobody's buckets hold less afterwards."""
-    expected = revision_of(limits)
+    expected = digest_of(limits)
 
     async def in_force() -> bool:
         return all([await _revision(replica) == expected for replica in replicas])

@@ -18,13 +18,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ratelimitd.admin.api import ROOT, admin_api
 from ratelimitd.admin.bounds import BoundedBody, BrowserRules
 from ratelimitd.admin.failures import HANDLERS, NoTraceback, failure
+from ratelimitd.admin.flat_config import flat_config
 from ratelimitd.admin.guard import PAUSE_S, Guard, Guarded
 from ratelimitd.admin.in_time import in_time
 from ratelimitd.admin.keys import Keys
 from ratelimitd.admin.metrics import CONTENT_TYPE, Metrics
 from ratelimitd.admin.panel import panel_routes
 from ratelimitd.admin.requests_api import Check
-from ratelimitd.admin.seed_config import seed_config
 from ratelimitd.control.control import Control
 from ratelimitd.errors import RatelimitdError, StoreError
 from ratelimitd.settings import Settings, env_name
@@ -85,7 +85,7 @@ def _behind_keys(control: Control, settings: Settings, check: Check, guard: Guar
         return JSONResponse(api.openapi())
 
     return [
-        Route("/admin/config", seed_config(control, guard), methods=["GET", "POST"]),
+        Route("/admin/config", flat_config(control, guard), methods=["GET", "POST"]),
         Route(f"{ROOT}/openapi.json", openapi),
         Mount(ROOT, app=Guarded(api, guard)),
     ]

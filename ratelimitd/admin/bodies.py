@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
-from ratelimitd.control.question import Question, Who
-from ratelimitd.policy.revisions import KEPT, MAX_AUTHOR, MAX_NOTE, checked_author
+from ratelimitd.control.request_spec import RequestSpec, Subject
 from ratelimitd.policy.text import DEFAULT_TEXT
+from ratelimitd.rollout.revisions import KEPT, MAX_AUTHOR, MAX_NOTE, checked_author
 
 AUTHOR = "admin"
 """Who changed something, when nobody says."""
@@ -114,9 +114,9 @@ class QuestionBody(Body):
         json_schema_extra={"propertyNames": {"pattern": _PLAIN}},
     )
 
-    def question(self) -> Question:
+    def question(self) -> RequestSpec:
         """The question."""
-        return Question(
+        return RequestSpec(
             path=self.path,
             method=self.method,
             user=self.user,
@@ -146,6 +146,6 @@ class WhoQuery(Body):
     user: Value | None = Field(None, description="An id, as the header that identifies holds it.")
     address: Address | None = Field(None, description="A client's.")
 
-    def who(self) -> Who:
-        """The somebody. It may be nobody: QuestionError comes when the buckets are asked for."""
-        return Who(self.user, self.address)
+    def who(self) -> Subject:
+        """The somebody. It may be nobody: RequestSpecError comes when the buckets are asked for."""
+        return Subject(self.user, self.address)

@@ -13,11 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ratelimitd.control.shape import ProblemShape, Shape
 from ratelimitd.errors import (
-    AskError,
+    CheckCallError,
     ConflictError,
     PolicyError,
     Problem,
-    QuestionError,
+    RequestSpecError,
     StoreError,
     UnknownRevisionError,
     WaitError,
@@ -29,8 +29,8 @@ STATUS: Mapping[type[Exception], int] = {
     UnknownRevisionError: 404,
     ConflictError: 409,
     PolicyError: 422,
-    QuestionError: 422,
-    AskError: 502,
+    RequestSpecError: 422,
+    CheckCallError: 502,
     StoreError: 503,
     WaitError: 504,
 }

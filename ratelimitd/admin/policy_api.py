@@ -10,19 +10,19 @@ from ratelimitd.admin.bodies import MAX_NUMBER, DiffBody, HistoryQuery, PolicyBo
 from ratelimitd.admin.failures import failing
 from ratelimitd.admin.guard import may_change
 from ratelimitd.admin.in_time import in_time
-from ratelimitd.control.answers import Applied
+from ratelimitd.control.answers import AppliedRevision
 from ratelimitd.control.control import Control
 from ratelimitd.control.policy_shapes import (
     AppliedShape,
     CurrentShape,
     DiffShape,
     HistoryShape,
-    ReadingShape,
     RevisionTextShape,
+    ValidationResultShape,
 )
 from ratelimitd.errors import ConflictError, StoreError
-from ratelimitd.policy.revision import Revision
 from ratelimitd.policy.schema import schema
+from ratelimitd.rollout.revision import Revision
 
 _ETAG = {"ETag": {"description": "The policy that is in force.", "schema": {"type": "string"}}}
 TAGGED: dict[int | str, dict[str, Any]] = {200: {"headers": _ETAG}}
@@ -125,7 +125,9 @@ async def put_policy(
     return await _accepted(control, applied, body.wait_s, response)
 
 
-async def _accepted(control: Control, applied: Applied, wait_s: float, response: Response) -> AppliedShape:
+async def _accepted(
+    control: Control, applied: AppliedRevision, wait_s: float, response: Response
+) -> AppliedShape:
     """The answer, once every replica runs it when there is a time to wait.
 
     Raises WaitError, and StoreError that says what was done before.
@@ -143,9 +145,9 @@ async def _accepted(control: Control, applied: Applied, wait_s: float, response:
 
 
 @router.post("/policy/validate", responses=failing(400, 422))
-async def validate(control: Controlled, body: TextBody) -> ReadingShape:
+async def validate(control: Controlled, body: TextBody) -> ValidationResultShape:
     """What is wrong with a policy, and what its author may have missed. Nothing is changed."""
-    return ReadingShape.of(control.read(body.text))
+    return ValidationResultShape.of(control.read(body.text))
 
 
 @router.post("/policy/diff", responses=failing(400, 404, 422))
@@ -172,7 +174,7 @@ async def rollback(
     """Makes the text of an earlier revision the one in force, as a new revision."""
     expected = await _expected(control, if_match)
     revision = await in_time(control.rollback(body.to, author=body.author, note=body.note, expected=expected))
-    return await _accepted(control, Applied(revision, ()), body.wait_s, response)
+    return await _accepted(control, AppliedRevision(revision, ()), body.wait_s, response)
 
 
 @router.get("/revisions", responses=failing(422))

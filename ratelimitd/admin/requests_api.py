@@ -12,16 +12,16 @@ from ratelimitd.admin.in_time import WALK_S, in_time
 from ratelimitd.admin.keys import Role
 from ratelimitd.admin.policy_api import Controlled
 from ratelimitd.control.policy_shapes import StatusShape
-from ratelimitd.control.request_shapes import AskedShape, BucketsShape, ExplanationShape, ResetShape
-from ratelimitd.core.model import Request as Question
-from ratelimitd.transport.ask import Asked
+from ratelimitd.control.request_shapes import BucketsShape, CheckReplyShape, ExplanationShape, ResetShape
+from ratelimitd.core.model import Request as RequestSpec
+from ratelimitd.transport.client import CheckReply
 
 
 class Check(Protocol):
-    """One real Check: `ratelimitd.transport.ask.ask`."""
+    """One real Check: `ratelimitd.transport.client.ask`."""
 
-    async def __call__(self, target: str, question: Question, *, dry_run: bool) -> Asked:
-        """What the service at `target` answers. Raises AskError."""
+    async def __call__(self, target: str, question: RequestSpec, *, dry_run: bool) -> CheckReply:
+        """What the service at `target` answers. Raises CheckCallError."""
 
 
 router = APIRouter(prefix="/v1")
@@ -53,10 +53,12 @@ async def reset(control: Controlled, who: Somebody) -> ResetShape:
 
 
 @router.post("/check", responses=failing(400, 403, 422, 502))
-async def check(request: Request, body: CheckBody) -> AskedShape:
+async def check(request: Request, body: CheckBody) -> CheckReplyShape:
     """What a running service answers to one real Check. It spends, unless it is a dry run."""
     if not body.dry_run and request.state.role < Role.WRITE:
         raise HTTPException(HTTPStatus.FORBIDDEN, "this key may only look: dry_run must be true")
     state = request.app.state
     question = body.question().request(state.settings)
-    return AskedShape.of(await state.check(state.settings.admin_check_target, question, dry_run=body.dry_run))
+    return CheckReplyShape.of(
+        await state.check(state.settings.admin_check_target, question, dry_run=body.dry_run)
+    )

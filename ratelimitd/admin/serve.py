@@ -10,6 +10,7 @@ import structlog
 import uvicorn
 
 from ratelimitd import __version__
+from ratelimitd.address import TcpAddress, parse_address
 from ratelimitd.admin.app import admin_app
 from ratelimitd.admin.keys import load_keys
 from ratelimitd.control.control import Control
@@ -17,8 +18,8 @@ from ratelimitd.errors import SettingsError
 from ratelimitd.settings import EMBEDDED, Settings, env_name
 from ratelimitd.store.client import open_client
 from ratelimitd.telemetry.logs import configure_logs
-from ratelimitd.transport.ask import ask
-from ratelimitd.transport.listen import TcpAddress, ensure_free, parse_listen
+from ratelimitd.transport.client import ask
+from ratelimitd.transport.listener import ensure_free
 
 DRAIN_S = 5
 """How long requests in flight may take to finish after SIGTERM."""
@@ -46,7 +47,7 @@ class _Server(uvicorn.Server):
 async def serve_admin(settings: Settings) -> None:
     """Serves until SIGTERM or Ctrl-C. Raises SettingsError and ListenError."""
     configure_logs(settings.log_level)
-    address = parse_listen(settings.admin_listen)
+    address = parse_address(settings.admin_listen)
     if not isinstance(address, TcpAddress):
         raise SettingsError(f"{env_name('admin_listen')} is {settings.admin_listen!r}: must be HOST:PORT")
     if settings.redis_url == EMBEDDED:

@@ -11,8 +11,8 @@ from ratelimitd.cli.exits import told
 from ratelimitd.cli.explain import Address, Json
 from ratelimitd.cli.store import RedisUrl, control_over
 from ratelimitd.control.answers import BucketState
-from ratelimitd.control.question import Who
 from ratelimitd.control.request_shapes import BucketsShape, ResetShape
+from ratelimitd.control.request_spec import Subject
 from ratelimitd.control.shape import instant
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ User = Annotated[
 ]
 
 
-def _name(who: Who) -> str:
+def _name(who: Subject) -> str:
     return who.user if who.user is not None else who.address or ""
 
 
@@ -37,7 +37,7 @@ def show(
     user: User = None, address: Address = None, redis_url: RedisUrl = None, *, as_json: Json = False
 ) -> None:
     """Show the buckets of a user, or of an --address, as they are now. One that is not shown is full."""
-    who = Who(user, address)
+    who = Subject(user, address)
     states = asyncio.run(_shown(redis_url, who))
     if as_json:
         tables.print_json(BucketsShape.of(states))
@@ -47,7 +47,7 @@ def show(
         tables.say(f"{_name(who)} has no bucket in the store: every one is full")
 
 
-async def _shown(redis_url: str | None, who: Who) -> list[BucketState]:
+async def _shown(redis_url: str | None, who: Subject) -> list[BucketState]:
     async with control_over(redis_url) as control:
         return await control.buckets(who)
 
@@ -74,7 +74,7 @@ def reset(
     as_json: Json = False,
 ) -> None:
     """Make every bucket of a user, or of an --address, full. On a terminal it asks first."""
-    who = Who(user, address)
+    who = Subject(user, address)
     who.identity()  # what is wrong with it is said before anything is asked
     if not yes and sys.stdin.isatty():
         typer.confirm(f"Make every bucket of {tables.printable(_name(who))} full?", abort=True, err=True)
@@ -88,6 +88,6 @@ def reset(
         tables.say(f"{_name(who)} has no bucket in the store: every one is full already")
 
 
-async def _reset(redis_url: str | None, who: Who) -> list[str]:
+async def _reset(redis_url: str | None, who: Subject) -> list[str]:
     async with control_over(redis_url) as control:
         return await control.reset(who)

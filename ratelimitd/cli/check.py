@@ -5,18 +5,18 @@ from typing import Annotated
 
 import typer
 
+from ratelimitd.address import parse_address
 from ratelimitd.cli import tables
 from ratelimitd.cli.exits import Exit
 from ratelimitd.cli.explain import Address, Context, Headers, Json, Method, Path, User, question_of
 from ratelimitd.cli.store import chosen
-from ratelimitd.control.request_shapes import AskedShape
-from ratelimitd.transport.listen import parse_listen
+from ratelimitd.control.request_shapes import CheckReplyShape
 
 
 def _target(text: str | None) -> str | None:
     if text is not None:
         try:
-            parse_listen(text)
+            parse_address(text)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
     return text
@@ -46,12 +46,12 @@ def check(  # noqa: PLR0917 - typer makes them flags
     as_json: Json = False,
 ) -> None:
     """Ask a running service about a request, as Envoy does. It spends what the request costs."""
-    from ratelimitd.transport.ask import ask  # noqa: PLC0415 - gRPC, which no other command here needs
+    from ratelimitd.transport.client import ask  # noqa: PLC0415 - gRPC, which no other command here needs
 
     settings = chosen(None)
     question = question_of(path, method, user, address, header, context).request(settings)
     asked = asyncio.run(ask(target or settings.listen, question, dry_run=dry_run, timeout_s=timeout_s))
-    shape = AskedShape.of(asked)
+    shape = CheckReplyShape.of(asked)
     if as_json:
         tables.print_json(shape)
     else:
@@ -64,7 +64,7 @@ def check(  # noqa: PLR0917 - typer makes them flags
         raise typer.Exit(Exit.DENIED)
 
 
-def _print(asked: AskedShape) -> None:
+def _print(asked: CheckReplyShape) -> None:
     allowed = asked.outcome == "allowed"
     status = "" if allowed else f", HTTP {asked.http_status}"
     tables.say(f"{asked.outcome}{status} ({asked.grpc_code})", style="bold green" if allowed else "bold red")

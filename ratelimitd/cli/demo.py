@@ -7,7 +7,7 @@ import typer
 
 from ratelimitd.errors import ListenError, MissingExtraError, SettingsError
 from ratelimitd.settings import EMBEDDED
-from ratelimitd.store.client import check_url
+from ratelimitd.store_url import check_store_url
 
 
 def demo(
@@ -27,7 +27,7 @@ def demo(
         redis_url = None
     if redis_url is not None:
         try:
-            check_url(redis_url)
+            check_store_url(redis_url)
         except ValueError as error:
             raise SettingsError(f"--redis-url: {error}") from error
     try:

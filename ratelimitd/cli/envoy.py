@@ -32,8 +32,8 @@ def envoy(
     try:
         import yaml  # noqa: PLC0415 - of the extra `fast`
 
-        from ratelimitd.transport.fast import envoy as host  # noqa: PLC0415 - the same
-        from ratelimitd.transport.fast.front import with_service  # noqa: PLC0415
+        from ratelimitd.transport.fast import bootstrap  # noqa: PLC0415 - the same
+        from ratelimitd.transport.fast.embed import with_service  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError(f"this needs {error.name}: pip install 'ratelimitd[fast]'") from error
     chosen = settings.load(os.environ, flags={})
@@ -52,4 +52,6 @@ def envoy(
     if show:
         typer.echo(yaml.safe_dump(changed, sort_keys=False), nl=False)
         return
-    host.become(changed, environ={**os.environ, **settings.environment(chosen)}, arguments=arguments or [])
+    bootstrap.become(
+        changed, environ={**os.environ, **settings.environment(chosen)}, arguments=arguments or []
+    )

@@ -9,8 +9,8 @@ import typer
 from ratelimitd.cli import tables
 from ratelimitd.cli.exits import Exit
 from ratelimitd.cli.store import RedisUrl, control_over
-from ratelimitd.control.question import Question
 from ratelimitd.control.request_shapes import ExplanationShape
+from ratelimitd.control.request_spec import RequestSpec
 from ratelimitd.core.explain import Explanation
 from ratelimitd.core.model import MICRO
 
@@ -43,13 +43,13 @@ def question_of(  # noqa: PLR0917 - what a command is given
     address: str | None,
     headers: Sequence[str] | None,
     context: Sequence[str] | None,
-) -> Question:
+) -> RequestSpec:
     """The question in these options. A header that is given twice is joined with a comma, as Envoy does."""
     joined: dict[str, str] = {}
     for name, value in _pairs("--header", headers):
         earlier = joined.get(name.lower())
         joined[name.lower()] = value if earlier is None else f"{earlier},{value}"
-    return Question(path, method, user, address, joined, dict(_pairs("--context", context)))
+    return RequestSpec(path, method, user, address, joined, dict(_pairs("--context", context)))
 
 
 def _pairs(option: str, given: Sequence[str] | None) -> list[tuple[str, str]]:
@@ -82,7 +82,7 @@ def explain(  # noqa: PLR0917 - typer makes them flags
         raise typer.Exit(Exit.DENIED)
 
 
-async def _explained(redis_url: str | None, question: Question) -> Explanation:
+async def _explained(redis_url: str | None, question: RequestSpec) -> Explanation:
     async with control_over(redis_url) as control:
         return await control.explain(question)
 

@@ -17,10 +17,10 @@ from ratelimitd.cli.explain import explain
 from ratelimitd.cli.health import health
 from ratelimitd.cli.serve import serve
 from ratelimitd.cli.tables import printable
-from ratelimitd.errors import ConflictError, PolicyError, QuestionError, RatelimitdError, WaitError
+from ratelimitd.errors import ConflictError, PolicyError, RatelimitdError, RequestSpecError, WaitError
 
 EXITS: dict[type[RatelimitdError], Exit] = {
-    QuestionError: Exit.USAGE,
+    RequestSpecError: Exit.USAGE,
     PolicyError: Exit.INVALID,
     ConflictError: Exit.CONFLICT,
     WaitError: Exit.BEHIND,

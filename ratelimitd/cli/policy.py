@@ -11,22 +11,22 @@ from ratelimitd.cli import policy_tables, tables
 from ratelimitd.cli.exits import Exit, told
 from ratelimitd.cli.explain import Json
 from ratelimitd.cli.store import RedisUrl, chosen, control_over
-from ratelimitd.control.answers import Applied, Current, Reading
+from ratelimitd.control.answers import AppliedRevision, CurrentPolicy, ValidationResult
 from ratelimitd.control.control import Control
 from ratelimitd.control.policy_shapes import (
     AppliedShape,
     CurrentShape,
     DiffShape,
     HistoryShape,
-    ReadingShape,
     RevisionTextShape,
     StatusShape,
+    ValidationResultShape,
 )
 from ratelimitd.errors import ConflictError, PolicyError
 from ratelimitd.policy.advice import advice
-from ratelimitd.policy.revisions import KEPT, checked_author, checked_note
 from ratelimitd.policy.schema import schema_text
 from ratelimitd.policy.text import parse
+from ratelimitd.rollout.revisions import KEPT, checked_author, checked_note
 
 app = typer.Typer(
     name="policy",
@@ -110,22 +110,24 @@ def show(
         tables.print_json(RevisionTextShape.of(current.revision))
 
 
-async def _shown(redis_url: str | None, number: int | None) -> Current:
+async def _shown(redis_url: str | None, number: int | None) -> CurrentPolicy:
     async with control_over(redis_url) as control:
-        return await control.current() if number is None else Current(await control.revision(number), ())
+        return (
+            await control.current() if number is None else CurrentPolicy(await control.revision(number), ())
+        )
 
 
 @app.command(epilog=told(Exit.INVALID))
 def validate(file: File, *, as_json: Json = False) -> None:
     """Say what is wrong with a policy. It needs no store."""
     try:
-        reading = Reading((), advice(parse(file.read())))
+        reading = ValidationResult((), advice(parse(file.read())))
     except PolicyError as error:
         if not as_json:
             raise
-        reading = Reading(error.problems, ())
+        reading = ValidationResult(error.problems, ())
     if as_json:
-        tables.print_json(ReadingShape.of(reading))
+        tables.print_json(ValidationResultShape.of(reading))
     else:
         tables.warn_of(reading.advice)
         tables.say(f"{file.name} is a valid policy")
@@ -167,7 +169,9 @@ def _text(file: typer.FileBinaryRead) -> str:
     return file.read().decode(errors="surrogateescape")
 
 
-async def _accepted(control: Control, applied: Applied, timeout_s: float | None, *, as_json: bool) -> None:
+async def _accepted(
+    control: Control, applied: AppliedRevision, timeout_s: float | None, *, as_json: bool
+) -> None:
     """Tells of a new revision first, for it stands; then waits for it when there is a time to wait."""
     revision = applied.revision
     tables.warn_of(applied.advice)
@@ -251,7 +255,9 @@ def rollback(  # noqa: PLR0917 - typer makes them flags
     async def run() -> None:
         async with control_over(redis_url) as control:
             revision = await control.rollback(number, author=author, note=note, expected=expect)
-            await _accepted(control, Applied(revision, ()), timeout_s if wait else None, as_json=as_json)
+            await _accepted(
+                control, AppliedRevision(revision, ()), timeout_s if wait else None, as_json=as_json
+            )
 
     asyncio.run(run())
 

@@ -5,17 +5,17 @@ from collections.abc import Iterable, Sequence
 import typer
 
 from ratelimitd.cli import tables
-from ratelimitd.control.answers import Current, Status
+from ratelimitd.control.answers import CurrentPolicy, Status
 from ratelimitd.control.shape import instant
 from ratelimitd.errors import Problem
-from ratelimitd.policy.replicas import Replica
-from ratelimitd.policy.revision import Revision
 from ratelimitd.policy.text import normal_text, parse
+from ratelimitd.rollout.replicas import Replica
+from ratelimitd.rollout.revision import Revision
 
 _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 
-def print_current(current: Current, config_key: str) -> None:
+def print_current(current: CurrentPolicy, config_key: str) -> None:
     """A revision and, in normal form, what it says."""
     _print_refused(current.refused, config_key)
     _print_revision(current.revision)

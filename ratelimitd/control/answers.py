@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from ratelimitd.core.model import Limit, TierName
 from ratelimitd.errors import Problem
-from ratelimitd.policy.replicas import Replica
-from ratelimitd.policy.revision import Revision
+from ratelimitd.rollout.replicas import Replica
+from ratelimitd.rollout.revision import Revision
 
 
 @dataclass(frozen=True, slots=True)
-class Current:
+class CurrentPolicy:
     """The newest accepted policy. `refused` says why the text in the store is another, and not in force."""
 
     revision: Revision
@@ -17,7 +17,7 @@ class Current:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ValidationResult:
     """What a text is worth. Without problems it is a policy; `advice` is what its author may have missed."""
 
     problems: tuple[Problem, ...]
@@ -25,7 +25,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class AppliedRevision:
     """A revision that was accepted, and what its author may have missed."""
 
     revision: Revision

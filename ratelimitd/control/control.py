@@ -11,23 +11,23 @@ from contextlib import suppress
 
 from redis.asyncio import Redis
 
-from ratelimitd.control.answers import Applied, BucketState, Current, Reading, Status
-from ratelimitd.control.question import Question, Who, identity_of
+from ratelimitd.control.answers import AppliedRevision, BucketState, CurrentPolicy, Status, ValidationResult
+from ratelimitd.control.request_spec import RequestSpec, Subject, identity_of
 from ratelimitd.core.bucket import refill
 from ratelimitd.core.explain import Explanation, explain, keys_of
 from ratelimitd.core.match import limit_for
 from ratelimitd.core.model import Identity, TierName
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.errors import ConflictError, PolicyError, WaitError
-from ratelimitd.limiter.buckets import Buckets
 from ratelimitd.policy.advice import advice
 from ratelimitd.policy.compile import policy_set
-from ratelimitd.policy.last_good import last_good
-from ratelimitd.policy.replicas import Replicas
-from ratelimitd.policy.revision import Look, Revision
-from ratelimitd.policy.revisions import Revisions
-from ratelimitd.policy.text import normal_text, parse, revision_of
+from ratelimitd.policy.text import digest_of, normal_text, parse
+from ratelimitd.rollout.last_good import last_good
+from ratelimitd.rollout.replicas import Replicas
+from ratelimitd.rollout.revision import PolicySnapshot, Revision
+from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.settings import Settings
+from ratelimitd.store.buckets import Buckets
 
 ATTEMPTS = 3
 """How often a change that expects no number is tried when others change the policy at the same time."""
@@ -50,31 +50,31 @@ class Control:
         self._replicas = Replicas(client, settings.config_key)
         self._buckets = Buckets(client, settings.key_prefix)
 
-    async def current(self) -> Current:
+    async def current(self) -> CurrentPolicy:
         """The newest accepted policy. A good one written past the revisions is recorded first."""
         current, _ = await self._current()
         return current
 
-    async def _current(self) -> tuple[Current, Look]:
+    async def _current(self) -> tuple[CurrentPolicy, PolicySnapshot]:
         while True:
-            look = await self._revisions.look()
+            look = await self._revisions.snapshot()
             if not look.foreign:
-                return Current(await self._revisions.newest(look), ()), look
+                return CurrentPolicy(await self._revisions.newest(look), ()), look
             try:
                 parse(look.text())
             except PolicyError as error:
-                return Current(await last_good(self._revisions), error.problems), look
+                return CurrentPolicy(await last_good(self._revisions), error.problems), look
             with suppress(ConflictError):  # it was changed again meanwhile
                 await self._revisions.adopt(look)
 
-    def read(self, text: str) -> Reading:
+    def read(self, text: str) -> ValidationResult:
         """What is wrong with a text, and what its author may have missed."""
         try:
-            return Reading((), advice(parse(text)))
+            return ValidationResult((), advice(parse(text)))
         except PolicyError as error:
-            return Reading(error.problems, ())
+            return ValidationResult(error.problems, ())
 
-    async def apply(self, text: str, *, author: str, note: str, expected: int | None) -> Applied:
+    async def apply(self, text: str, *, author: str, note: str, expected: int | None) -> AppliedRevision:
         """Makes a text the policy in force.
 
         Raises PolicyError, and ConflictError when the newest revision is not `expected`. With None whatever
@@ -92,7 +92,7 @@ class Control:
                 if expected is not None or attempt == ATTEMPTS - 1:
                     raise
             else:
-                return Applied(revision, advised)
+                return AppliedRevision(revision, advised)
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
     async def diff(self, text: str, against: int | None = None) -> str:
@@ -145,8 +145,8 @@ class Control:
                 )
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    async def explain(self, question: Question) -> Explanation:
-        """What such a request would get now, and why. Raises QuestionError."""
+    async def explain(self, question: RequestSpec) -> Explanation:
+        """What such a request would get now, and why. Raises RequestSpecError."""
         request = question.request(self._settings)
         identity = identity_of(request, self._settings)
         policy = await self._policy()
@@ -154,8 +154,8 @@ class Control:
         stored = await self._buckets.read(keys)
         return explain(policy, request, identity, self._settings.key_prefix, stored.buckets, stored.now_us)
 
-    async def buckets(self, who: Who) -> list[BucketState]:
-        """The buckets that somebody has: those that are not full. Raises QuestionError."""
+    async def buckets(self, who: Subject) -> list[BucketState]:
+        """The buckets that somebody has: those that are not full. Raises RequestSpecError."""
         identity = who.identity()
         policy = await self._policy()
         keys = await self._buckets.keys_of(identity.key)
@@ -168,8 +168,8 @@ class Control:
             states.append(BucketState(key, tier, api, shadow, limit, now.tokens, bucket.last))
         return states
 
-    async def reset(self, who: Who) -> list[str]:
-        """Makes every bucket of somebody a full one. The keys that were deleted. Raises QuestionError."""
+    async def reset(self, who: Subject) -> list[str]:
+        """Makes every bucket of somebody a full one. The keys that were deleted. Raises RequestSpecError."""
         keys = await self._buckets.keys_of(who.identity().key)
         await self._buckets.delete(keys)
         await self._revisions.announce_reset()
@@ -177,7 +177,7 @@ class Control:
 
     async def _policy(self) -> PolicySet:
         text = (await self.current()).revision.text
-        return policy_set(parse(text), revision_of(text))
+        return policy_set(parse(text), digest_of(text))
 
     def _named(self, key: str, identity: Identity) -> tuple[TierName, str | None, bool]:
         """Which bucket of an identity a key is: its tier, its API, and whether it is in shadow."""

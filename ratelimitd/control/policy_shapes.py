@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Self
 
-from ratelimitd.control.answers import Applied, Current, Reading, Status
+from ratelimitd.control.answers import AppliedRevision, CurrentPolicy, Status, ValidationResult
 from ratelimitd.control.shape import ProblemShape, Shape, instant
-from ratelimitd.policy.replicas import Replica
-from ratelimitd.policy.revision import Revision
+from ratelimitd.rollout.replicas import Replica
+from ratelimitd.rollout.revision import Revision
 
 
 class RevisionShape(Shape):
@@ -46,14 +46,14 @@ class CurrentShape(Shape):
     refused: list[ProblemShape]
 
     @classmethod
-    def of(cls, current: Current) -> Self:
+    def of(cls, current: CurrentPolicy) -> Self:
         """The shape of what is current."""
         return cls(
             revision=RevisionTextShape.of(current.revision), refused=ProblemShape.all_of(current.refused)
         )
 
 
-class ReadingShape(Shape):
+class ValidationResultShape(Shape):
     """What a text is worth. `advice` is what its author may have missed; it stops nothing."""
 
     valid: bool
@@ -61,7 +61,7 @@ class ReadingShape(Shape):
     advice: list[ProblemShape]
 
     @classmethod
-    def of(cls, reading: Reading) -> Self:
+    def of(cls, reading: ValidationResult) -> Self:
         """The shape of a reading."""
         return cls(
             valid=not reading.problems,
@@ -77,7 +77,7 @@ class AppliedShape(Shape):
     advice: list[ProblemShape]
 
     @classmethod
-    def of(cls, applied: Applied) -> Self:
+    def of(cls, applied: AppliedRevision) -> Self:
         """The shape of what was applied."""
         return cls(revision=RevisionShape.of(applied.revision), advice=ProblemShape.all_of(applied.advice))
 

@@ -9,7 +9,7 @@ from ratelimitd.core.explain import Explanation, TierState
 from ratelimitd.core.model import MICRO, TierName
 
 if TYPE_CHECKING:  # it brings gRPC, which only `check` needs
-    from ratelimitd.transport.ask import Asked
+    from ratelimitd.transport.client import CheckReply
 
 
 class IdentityShape(Shape):
@@ -134,7 +134,7 @@ class ResetShape(Shape):
         return cls(deleted=list(keys))
 
 
-class AskedShape(Shape):
+class CheckReplyShape(Shape):
     """What a running service answered to one Check. `error`: it could not decide.
 
     `http_status`, `headers` and `body` are the client's; `metadata` reaches Envoy's access log.
@@ -148,6 +148,6 @@ class AskedShape(Shape):
     grpc_code: str
 
     @classmethod
-    def of(cls, asked: "Asked") -> Self:
+    def of(cls, asked: "CheckReply") -> Self:
         """The shape of a service's answer."""
         return cls.model_validate(asked, from_attributes=True)

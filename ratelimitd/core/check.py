@@ -95,11 +95,11 @@ class Check:
             return self._undecided(request, identity, answers)
         if not outcome.allowed:
             grpc = grpc_fields(request.headers.get("content-type", ""), RESOURCE_EXHAUSTED)
-            return _denied(terms, outcome, grpc, identity.kind, policy.revision)
+            return _denied(terms, outcome, grpc, identity.kind, policy.digest)
         shadow = denying_shadow(policy, terms, outcome)
         if shadow is not None and not spend.look:
             self._on_shadow_denial(shadow)
-        return _allowed(terms, outcome, identity.kind, policy.revision, shadow)
+        return _allowed(terms, outcome, identity.kind, policy.digest, shadow)
 
     def _undecided(self, request: Request, identity: Identity, answers: Collection[OnStoreError]) -> Answer:
         """The strictest of the answers; nothing that can deny took part when there are none."""
@@ -123,7 +123,7 @@ _verdict = _remembered(Verdict)
 
 def _unlimited(request: Request, policy: PolicySet, identity: Identity, terms: Terms) -> Answer:
     """The answer where no bucket takes part: blocked, exempt, or all tiers are off."""
-    metadata = (("outcome", terms.unlimited), ("identity", identity.kind), ("policy", policy.revision))
+    metadata = (("outcome", terms.unlimited), ("identity", identity.kind), ("policy", policy.digest))
     if not terms.blocked:
         return Answer(_verdict(Reply.OK, 200, metadata=metadata))
     headers = (
@@ -133,15 +133,15 @@ def _unlimited(request: Request, policy: PolicySet, identity: Identity, terms: T
     return Answer(_verdict(Reply.DENIED, 403, headers, _json_error(BLOCKED), metadata))
 
 
-def _allowed(terms: Terms, outcome: Outcome, identity_kind: str, revision: str, shadow: str | None) -> Answer:
+def _allowed(terms: Terms, outcome: Outcome, identity_kind: str, digest: str, shadow: str | None) -> Answer:
     tokens = outcome.tokens
     if not tokens:
-        return Answer(_allowance("", identity_kind, revision, None, shadow))
+        return Answer(_allowance("", identity_kind, digest, None, shadow))
     # The tier that is nearest to its end; all are known, for all have paid.
     left = min(tokens)  # type: ignore[type-var] # likewise
     tier, _ = terms.limits[tokens.index(left)]
     return Answer(
-        _allowance(terms.policy_field, identity_kind, revision, tier, shadow),
+        _allowance(terms.policy_field, identity_kind, digest, tier, shadow),
         limit_field(terms.limit_items, tokens),
         left // MICRO,  # type: ignore[operator] # likewise
     )
@@ -149,9 +149,9 @@ def _allowed(terms: Terms, outcome: Outcome, identity_kind: str, revision: str, 
 
 @_remembered
 def _allowance(
-    policy_field: str, identity_kind: str, revision: str, tier: TierName | None, shadow: str | None
+    policy_field: str, identity_kind: str, digest: str, tier: TierName | None, shadow: str | None
 ) -> Verdict:
-    metadata = [("outcome", "allowed"), ("identity", identity_kind), ("policy", revision)]
+    metadata = [("outcome", "allowed"), ("identity", identity_kind), ("policy", digest)]
     if tier is not None:
         metadata.append(("tier", tier))
     if shadow is not None:
@@ -163,13 +163,13 @@ def _allowance(
 # Who is denied again and again gets the same answer: the same outcome, for a hundredth of a second, has been
 # answered before, and until a whole second has passed others say the same.
 @_remembered
-def _denied(terms: Terms, outcome: Outcome, grpc: Headers, identity_kind: str, revision: str) -> Answer:
+def _denied(terms: Terms, outcome: Outcome, grpc: Headers, identity_kind: str, digest: str) -> Answer:
     tier, retry_after_us = denying_tier(terms.limits, terms.charge.cost, outcome.tokens)
     headers = (
         ("ratelimit-policy", terms.policy_field),
         *denied_fields(tier, whole_seconds(retry_after_us)),
         *grpc,
     )
-    metadata = (("outcome", "denied"), ("tier", tier), ("identity", identity_kind), ("policy", revision))
+    metadata = (("outcome", "denied"), ("tier", tier), ("identity", identity_kind), ("policy", digest))
     verdict = _verdict(Reply.DENIED, 429, headers, _json_error(DENIED), metadata)
     return Answer(verdict, limit_field(terms.limit_items, outcome.tokens), 0)

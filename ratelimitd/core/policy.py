@@ -70,7 +70,7 @@ class PolicySet:
     """The policy in force.
 
     Args:
-        revision: the name of its text: the same text has the same revision on every replica.
+        digest: identifies its text: the first 12 hex digits of the SHA-256.
         tiers: the tiers that are on.
         routes: the first that matches holds.
         by_identity: overrides by Identity.key. They come before those by header, which come before those by
@@ -80,7 +80,7 @@ class PolicySet:
         shadow: no tier can deny.
     """
 
-    revision: str
+    digest: str
     tiers: Mapping[TierName, TierRule]
     routes: RouteTable[Route] | None = None
     by_identity: Mapping[str, Override] = field(default_factory=dict)

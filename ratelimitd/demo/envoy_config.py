@@ -5,15 +5,15 @@ from typing import Any
 
 import yaml
 
-from ratelimitd.shipped import shipped
-from ratelimitd.transport.listen import TcpAddress
+from ratelimitd.address import TcpAddress
+from ratelimitd.resources import resource
 
 
 def envoy_config(
     *, listener: TcpAddress, admin: TcpAddress, clusters: Mapping[str, Sequence[TcpAddress]]
 ) -> str:
     """envoy/envoy.yaml for this machine: where to listen, and the endpoints of each cluster by name."""
-    config: Any = yaml.safe_load(shipped("envoy/envoy.yaml").read_text())
+    config: Any = yaml.safe_load(resource("envoy/envoy.yaml").read_text())
     config["admin"]["address"] = _address(admin)
     (front,) = config["static_resources"]["listeners"]
     front["address"] = _address(listener)

@@ -14,13 +14,14 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ratelimitd.demo.children import Child, child
+from ratelimitd.address import TcpAddress
 from ratelimitd.demo.envoy_config import envoy_config
-from ratelimitd.envoy_binary import envoy_binary
-from ratelimitd.loopback import LOOPBACK, free_port
+from ratelimitd.process.child import Child, child
+from ratelimitd.process.envoy_binary import envoy_binary
+from ratelimitd.process.loopback import LOOPBACK, free_port
+from ratelimitd.resources import resource
 from ratelimitd.settings import PREFIX, env_name
-from ratelimitd.shipped import shipped
-from ratelimitd.transport.listen import TcpAddress, ensure_free
+from ratelimitd.transport.listener import ensure_free
 
 ADDRESS_HEADER = "x-ratelimitd-client-address"
 """The header that envoy.yaml overwrites with the client's address."""
@@ -115,7 +116,7 @@ _SERVE = [*_RATELIMITD, "serve", "--leave-s", "0"]  # Envoy has ended before the
 
 
 def _backend_command(address: TcpAddress) -> list[str]:
-    folder = str(shipped("backend/app.py").parent)
+    folder = str(resource("backend/app.py").parent)
     uvicorn = [sys.executable, "-P", "-m", "uvicorn", "--app-dir", folder, "app:app"]
     return [*uvicorn, "--host", address.host, "--port", str(address.port), "--no-access-log"]
 

@@ -15,12 +15,7 @@ from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.core.ports import Limiter
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.outage_log import OutageLog
-
-MAX_BATCH = 64
-"""Requests in one call: more would hold the store for over a millisecond at 12 us a decision."""
-
-MAX_IN_FLIGHT = 2
-"""Calls at once: one is answered while the next is on its way."""
+from ratelimitd.settings import MAX_BATCH, MAX_IN_FLIGHT
 
 MAX_WAITING = 4096
 """Callers that may wait; beyond that none could be answered in time anyway."""
@@ -39,7 +34,7 @@ Done = Callable[[Sequence[Outcome] | Exception], None]
 class BatchLimiter(Protocol):
     """Takes tokens, for many decisions at once."""
 
-    def begin(self, requests: Sequence[TakeRequest], done: Done) -> None:
+    def submit(self, requests: Sequence[TakeRequest], done: Done) -> None:
         """One call. `done` is told what became of it, and not before this has returned."""
         ...
 
@@ -131,7 +126,7 @@ class Batcher:
             self._in_flight += 1
             requests = [request for request, _, _ in callers]
             try:
-                self._limiter.begin(requests, partial(self._answered, callers))
+                self._limiter.submit(requests, partial(self._answered, callers))
             except Exception as error:  # noqa: BLE001 - it is the callers' to handle, whatever it is
                 self._answered(callers, error)
         self._go_on()

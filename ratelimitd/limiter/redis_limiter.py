@@ -9,8 +9,8 @@ from redis.exceptions import NoScriptError
 from ratelimitd.core.model import TakeRequest
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.batcher import BatchLimiter, Done
-from ratelimitd.limiter.script import decode, encode
-from ratelimitd.shipped import shipped
+from ratelimitd.limiter.take_script import decode, encode
+from ratelimitd.resources import resource
 from ratelimitd.store.link import Link
 
 
@@ -19,10 +19,10 @@ class RedisLimiter:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._script = shipped("lua/take.lua").read_text()
+        self._script = resource("lua/take.lua").read_text()
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
-    def begin(self, requests: Sequence[TakeRequest], done: Done) -> None:
+    def submit(self, requests: Sequence[TakeRequest], done: Done) -> None:
         """One call of the script. With a StoreError tokens may have been taken all the same."""
         keys, arguments = encode(requests)
         call = (len(keys), *keys, *arguments)

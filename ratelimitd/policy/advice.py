@@ -6,15 +6,15 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from ratelimitd.core.model import TierName
 from ratelimitd.core.routes import ANY_REST, ANY_SEGMENT, covers, pattern_segments
 from ratelimitd.errors import Problem
-from ratelimitd.policy.document import OverrideEntry, PolicyDocument, RouteEntry, SeedPolicy, TierEntry
+from ratelimitd.policy.document import FlatPolicy, OverrideEntry, PolicyDocument, RouteEntry, TierEntry
 
 MAX_NAMED = 5
 """Earlier routes that are named beside one that they cover."""
 
 
-def advice(policy: SeedPolicy | PolicyDocument) -> tuple[Problem, ...]:
+def advice(policy: FlatPolicy | PolicyDocument) -> tuple[Problem, ...]:
     """What has no effect, or one that nobody can want, in the order of the text. The flat form has none."""
-    if isinstance(policy, SeedPolicy):
+    if isinstance(policy, FlatPolicy):
         return ()
     unreachable = _unreachable(policy.routes)
     return (*_of_routes(policy, unreachable), *_of_overrides(policy, unreachable))

@@ -7,19 +7,19 @@ from ratelimitd.core.model import Limit, OnStoreError
 from ratelimitd.core.policy import Override, PolicySet, Route, TierRule
 from ratelimitd.core.routes import RouteTable
 from ratelimitd.policy.document import (
+    FlatPolicy,
     LimitEntry,
     OverrideEntry,
     PolicyDocument,
     RouteEntry,
-    SeedPolicy,
     TierEntry,
     full_form,
 )
-from ratelimitd.policy.fields import key_of_address
+from ratelimitd.policy.field_types import key_of_address
 
 
-def policy_set(policy: SeedPolicy | PolicyDocument, revision: str) -> PolicySet:
-    """The policy as the core uses it. `revision` is the name of its text, as revision_of() gives it."""
+def policy_set(policy: FlatPolicy | PolicyDocument, digest: str) -> PolicySet:
+    """The policy as the core uses it. `digest` is that of its text, as `digest_of` computes it."""
     full = full_form(policy)
     overrides = full.overrides
     by_identity = {
@@ -29,7 +29,7 @@ def policy_set(policy: SeedPolicy | PolicyDocument, revision: str) -> PolicySet:
         for address, one in overrides.addresses.items()
     }
     return PolicySet(
-        revision=revision,
+        digest=digest,
         tiers={name: _tier(tier) for name, tier in full.tiers.items() if tier is not None},
         routes=RouteTable(_route(at, route) for at, route in enumerate(full.routes)) if full.routes else None,
         by_identity=by_identity,
@@ -39,16 +39,16 @@ def policy_set(policy: SeedPolicy | PolicyDocument, revision: str) -> PolicySet:
     )
 
 
-def flat_form(policy: SeedPolicy | PolicyDocument) -> SeedPolicy | None:
+def flat_form(policy: FlatPolicy | PolicyDocument) -> FlatPolicy | None:
     """The limits of the three tiers, whatever else the policy says. None when a tier is off."""
-    if isinstance(policy, SeedPolicy):
+    if isinstance(policy, FlatPolicy):
         return policy
     numbers: dict[str, int | float] = {}
     for name, tier in policy.tiers.items():
         if tier is None:
             return None
         numbers |= {f"{name}_capacity": tier.capacity, f"{name}_rate": tier.tokens_per_s}
-    return SeedPolicy.model_validate(numbers)
+    return FlatPolicy.model_validate(numbers)
 
 
 def _limit(entry: LimitEntry) -> Limit:

@@ -20,7 +20,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ratelimitd.core.identity import plain_key
 from ratelimitd.core.model import TierName
-from ratelimitd.policy.fields import (
+from ratelimitd.policy.field_types import (
     Address,
     Api,
     Capacity,
@@ -61,7 +61,7 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class SeedPolicy(Part):
+class FlatPolicy(Part):
     """The flat form: each tier's capacity in tokens, and its rate in tokens per second."""
 
     global_capacity: Capacity
@@ -288,7 +288,7 @@ def twins(users: Iterable[str], addresses: Iterable[str]) -> Iterator[Finding]:
             yield ("overrides", kind, name), f"must stand once, {other!r} is the same identity"
 
 
-def full_form(policy: SeedPolicy | PolicyDocument) -> PolicyDocument:
+def full_form(policy: FlatPolicy | PolicyDocument) -> PolicyDocument:
     """The same policy in the full form."""
     if isinstance(policy, PolicyDocument):
         return policy

@@ -12,13 +12,13 @@ from ratelimitd.policy.document import (
     NEITHER,
     TOGETHER,
     TOO_MANY,
+    FlatPolicy,
     LimitEntry,
     OverrideEntry,
     OverridesEntry,
     Part,
     PolicyDocument,
     RouteEntry,
-    SeedPolicy,
     TierEntry,
     TiersEntry,
     twins,
@@ -52,16 +52,16 @@ _SHOWN_CHARACTERS = 60
 _WITHOUT_VALUE = {"missing", "too_short", NEITHER, TOGETHER, TOO_MANY}
 
 
-def validated(data: Any) -> SeedPolicy | PolicyDocument:
+def validated(data: Any) -> FlatPolicy | PolicyDocument:
     """The policy that plain data says. Raises PolicyError with everything that is wrong."""
     if not isinstance(data, dict):
         raise PolicyError(Problem("", f"must be an object with the keys of a policy, got {_shown(data)}"))
     full = any(name in data for name in PolicyDocument.model_fields)
-    if not full and not any(name in data for name in SeedPolicy.model_fields):
-        names = ", ".join(_keys(SeedPolicy))
+    if not full and not any(name in data for name in FlatPolicy.model_fields):
+        names = ", ".join(_keys(FlatPolicy))
         raise PolicyError(Problem("", f"must have tiers, or all six of {names}"))
     try:
-        return PolicyDocument.model_validate(data) if full else SeedPolicy.model_validate(data)
+        return PolicyDocument.model_validate(data) if full else FlatPolicy.model_validate(data)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         problems = [_problem(one, full=full) for one in errors]
@@ -125,7 +125,7 @@ def _part_at(location: Location, *, full: bool) -> type[BaseModel]:
     part: type[BaseModel] = LimitEntry
     match location:
         case ():
-            part = PolicyDocument if full else SeedPolicy
+            part = PolicyDocument if full else FlatPolicy
         case ("tiers",):
             part = TiersEntry
         case ("tiers", _):

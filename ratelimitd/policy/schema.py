@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from ratelimitd.policy.document import PolicyDocument, SeedPolicy
+from ratelimitd.policy.document import FlatPolicy, PolicyDocument
 
 
 class _Schema(GenerateJsonSchema):
@@ -34,7 +34,7 @@ class _Schema(GenerateJsonSchema):
 
 def schema() -> dict[str, Any]:
     """The schema, in draft 2020-12."""
-    made = TypeAdapter(SeedPolicy | PolicyDocument).json_schema(schema_generator=_Schema)
+    made = TypeAdapter(FlatPolicy | PolicyDocument).json_schema(schema_generator=_Schema)
     for part in made["$defs"].values():
         part.pop("title", None)
     return {

@@ -6,12 +6,12 @@ Whatever the text is, it is a policy or a PolicyError: every other error here is
 import hashlib
 
 from ratelimitd.errors import PolicyError, Problem
-from ratelimitd.policy.document import PolicyDocument, SeedPolicy
-from ratelimitd.policy.normal import normal_text
-from ratelimitd.policy.plain import plain_data
+from ratelimitd.policy.document import FlatPolicy, PolicyDocument
+from ratelimitd.policy.normal_form import normal_text
+from ratelimitd.policy.plain_data import plain_data
 from ratelimitd.policy.problems import bounded, validated
 
-__all__ = ["DEFAULT_TEXT", "MAX_BYTES", "PolicyDocument", "SeedPolicy", "normal_text", "parse", "revision_of"]
+__all__ = ["DEFAULT_TEXT", "MAX_BYTES", "FlatPolicy", "PolicyDocument", "digest_of", "normal_text", "parse"]
 
 MAX_BYTES = 1 << 20
 """A longer text is refused unread."""
@@ -23,13 +23,13 @@ DEFAULT_TEXT = (
 """What is in force while the store holds no policy."""
 
 
-def revision_of(text: bytes | str) -> str:
-    """The name of a text's content: the first 12 hex digits of its SHA-256."""
+def digest_of(text: bytes | str) -> str:
+    """Return the first 12 hex digits of the SHA-256 of a policy text."""
     content = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def parse(text: bytes | str) -> SeedPolicy | PolicyDocument:
+def parse(text: bytes | str) -> FlatPolicy | PolicyDocument:
     """The policy in `text`. Raises PolicyError that names everything wrong with it at once."""
     try:
         data = plain_data(_decoded(text))

@@ -13,25 +13,8 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from ratelimitd.errors import StoreError
 
-SCHEMES = ("redis://", "rediss://", "unix://")
-"""What a store's URL may begin with: plain TCP, TLS, a Unix socket."""
-
 MAX_CONNECTIONS = 4
 """The poll of the policy, the wait for a message, and two to spare. Decisions have a link of their own."""
-
-
-def check_url(url: str) -> None:
-    """Raises ValueError, with a sentence, for a URL that no store can have."""
-    if not url.startswith(SCHEMES):
-        raise ValueError(f"it must begin with {', '.join(SCHEMES)} or be `embedded`")
-    try:
-        new_connection(url)
-    except (ValueError, TypeError, RedisError) as error:
-        # Its own text may quote the password.
-        raise ValueError(
-            "it is no URL of a store; right is SCHEME://HOST:PORT/DATABASE, "
-            "or with USER:PASSWORD@ before the host, each with / @ : ? and # percent-encoded"
-        ) from error
 
 
 def _options() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ratelimitd.errors import ChildError, MissingExtraError
-from ratelimitd.loopback import free_port
+from ratelimitd.process.loopback import free_port
 
 
 @asynccontextmanager

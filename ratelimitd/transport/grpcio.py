@@ -9,10 +9,11 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from ratelimitd.address import Address, TcpAddress
 from ratelimitd.core.model import Answer, Request
 from ratelimitd.errors import ListenError, MalformedRequestError
-from ratelimitd.transport.listen import Address, Listener, TcpAddress, ensure_free
-from ratelimitd.transport.translate import SERVICE, decode, encode
+from ratelimitd.transport.ext_authz import SERVICE, decode, encode
+from ratelimitd.transport.listener import Listener, ensure_free
 
 
 def _check_handler(

@@ -14,10 +14,10 @@ from ratelimitd.admin.app import admin_app
 from ratelimitd.admin.keys import Keys
 from ratelimitd.control.control import Control
 from ratelimitd.core.model import Request
-from ratelimitd.policy.replicas import Replica, Replicas
+from ratelimitd.rollout.replicas import Replica, Replicas
 from ratelimitd.settings import Settings, load
 from ratelimitd.store.client import open_client
-from ratelimitd.transport.ask import Asked
+from ratelimitd.transport.client import CheckReply
 from tests.limits import KEY
 
 WRITE_KEY = "the-key-that-may-change"
@@ -31,11 +31,11 @@ class Service:
     """Stands for a running service that is asked: it answers as told, and remembers what it was asked."""
 
     asked: list[tuple[str, Request, bool]] = field(default_factory=list)
-    answer: Asked | Exception = field(
-        default_factory=lambda: Asked("denied", 429, {"retry-after": "1"}, "{}", {"tier": "user"}, "OK")
+    answer: CheckReply | Exception = field(
+        default_factory=lambda: CheckReply("denied", 429, {"retry-after": "1"}, "{}", {"tier": "user"}, "OK")
     )
 
-    async def __call__(self, target: str, question: Request, *, dry_run: bool) -> Asked:
+    async def __call__(self, target: str, question: Request, *, dry_run: bool) -> CheckReply:
         """Answers one Check."""
         self.asked.append((target, question, dry_run))
         if isinstance(self.answer, Exception):

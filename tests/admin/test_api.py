@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 
 from ratelimitd.control.control import Control
 from ratelimitd.core.model import Request
-from ratelimitd.errors import AskError
-from ratelimitd.policy.replicas import Replicas
-from ratelimitd.policy.text import DEFAULT_TEXT, revision_of
+from ratelimitd.errors import CheckCallError
+from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
+from ratelimitd.rollout.replicas import Replicas
 from tests.admin.conftest import READ_KEY, WRITE_KEY, Service, run_replica
 from tests.limits import KEY, limits_json
 
@@ -50,7 +50,7 @@ async def test_before_anybody_changed_anything_the_defaults_are_revision_0(reade
     """Its tag can be used for the first change."""
     answer = await reader.get(f"{V1}/policy")
     assert answer.status_code == 200
-    assert answer.headers["etag"] == f'"0-{revision_of(DEFAULT_TEXT)}"'
+    assert answer.headers["etag"] == f'"0-{digest_of(DEFAULT_TEXT)}"'
     revision = answer.json()["revision"]
     assert (revision["number"], revision["text"], revision["at"]) == (0, DEFAULT_TEXT, None)
 
@@ -64,7 +64,7 @@ async def test_a_change_is_a_revision_with_its_author_note_and_time(writer: http
     assert (revision["number"], revision["author"], revision["note"]) == (1, "alice", "tighter")
     assert revision["at"].endswith("Z")
     after = await writer.get(f"{V1}/policy")
-    assert after.headers["etag"] == answer.headers["etag"] == f'"1-{revision_of(limits_json())}"'
+    assert after.headers["etag"] == answer.headers["etag"] == f'"1-{digest_of(limits_json())}"'
     assert after.json()["revision"] == revision | {"text": limits_json()}
     assert (await writer.get(f"{V1}/revisions")).json() == {"revisions": [revision]}
     assert (await writer.get(f"{V1}/revisions/1")).json()["text"] == limits_json()
@@ -103,7 +103,7 @@ async def test_a_tag_that_is_not_the_newest_ones_changes_nothing(
 ) -> None:
     """412 names the newest. A weak tag is none here: If-Match compares strongly (RFC 9110 section 13.1.1)."""
     await put(writer, limits_json(), author="bob")
-    answer = await put(writer, limits_json(user_capacity=9), known.format(sha=revision_of(limits_json())))
+    answer = await put(writer, limits_json(user_capacity=9), known.format(sha=digest_of(limits_json())))
     assert answer.status_code == 412
     assert "revision 1 by bob" in answer.json()["error"]
     assert (await writer.get(f"{V1}/policy")).json()["revision"]["number"] == 1
@@ -174,7 +174,7 @@ async def test_a_rollback_is_a_new_revision_with_the_old_text(writer: httpx.Asyn
     assert done.status_code == 200
     revision = done.json()["revision"]
     assert (revision["number"], revision["author"], revision["note"]) == (3, "carol", "too tight")
-    assert done.headers["etag"] == f'"3-{revision_of(limits_json())}"'
+    assert done.headers["etag"] == f'"3-{digest_of(limits_json())}"'
     unknown = await writer.post(f"{V1}/policy/rollback", json={"to": 99}, headers=ANY)
     assert unknown.status_code == 404
 
@@ -328,7 +328,7 @@ async def test_a_check_asks_the_running_service(writer: httpx.AsyncClient, servi
 
 async def test_a_service_that_does_not_answer_is_502(writer: httpx.AsyncClient, service: Service) -> None:
     """With the sentence of who asked."""
-    service.answer = AskError("127.0.0.1:50051 does not answer: UNAVAILABLE")
+    service.answer = CheckCallError("127.0.0.1:50051 does not answer: UNAVAILABLE")
     answer = await writer.post(f"{V1}/check", json={"path": "/"})
     assert answer.status_code == 502
     assert answer.json()["error"] == "127.0.0.1:50051 does not answer: UNAVAILABLE"

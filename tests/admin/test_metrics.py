@@ -5,7 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from ratelimitd.admin.metrics import MAX_NAMES, bounded
-from ratelimitd.policy.replicas import Replicas
+from ratelimitd.rollout.replicas import Replicas
 from tests.admin.conftest import run_replica
 from tests.limits import KEY, limits_json
 

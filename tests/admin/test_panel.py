@@ -21,12 +21,12 @@ from ratelimitd.admin.panel.session import MAX_NAME
 from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.control.control import Control
 from ratelimitd.errors import PolicyError, Problem
-from ratelimitd.loopback import LOOPBACK, free_port
-from ratelimitd.policy.replicas import Replica, Replicas
 from ratelimitd.policy.text import MAX_BYTES, normal_text, parse
+from ratelimitd.process.loopback import LOOPBACK, free_port
+from ratelimitd.rollout.replicas import Replica, Replicas
 from ratelimitd.settings import load
 from ratelimitd.store.client import open_client
-from ratelimitd.transport.ask import ask
+from ratelimitd.transport.client import ask
 from tests.limits import KEY, limits_json
 
 WRITE, READ = "write-key-of-a-test", "read-key-of-a-test"

@@ -7,7 +7,7 @@ import pytest
 from ratelimitd.admin.panel.lines import placed
 from ratelimitd.errors import PolicyError
 from ratelimitd.policy.text import parse
-from ratelimitd.policy.yaml_data import MAX_DEPTH
+from ratelimitd.policy.yaml_reader import MAX_DEPTH
 
 WRONG = """\
 # a comment

@@ -14,9 +14,9 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, 
 from redis.asyncio import Redis
 
 from ratelimitd.control.control import Control
-from ratelimitd.demo.children import child
 from ratelimitd.demo.stack import running_stack
-from ratelimitd.loopback import LOOPBACK, free_port
+from ratelimitd.process.child import child
+from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.settings import PREFIX, env_name, load
 from ratelimitd.store.client import open_client
 from tests.limits import STILL, limits_json

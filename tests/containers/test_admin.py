@@ -7,7 +7,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from ratelimitd.policy.text import revision_of
+from ratelimitd.policy.text import digest_of
 from tests.containers.conftest import REPLICAS, Front
 from tests.containers.engine import ADMIN_KEY
 from tests.limits import KEY, SEED, limits_json, statuses
@@ -85,5 +85,5 @@ async def test_what_redis_cli_writes_becomes_a_revision(front: Front, admin: htt
         "exec", "-T", "ratelimitd", "ratelimitd", "policy", "history", "--json"
     )
     newest = json.loads(printed)["revisions"][0]
-    assert (newest["author"], newest["sha256"][:12]) == ("external", revision_of(text))
+    assert (newest["author"], newest["sha256"][:12]) == ("external", digest_of(text))
     assert (await admin.get("/healthz")).status_code == 200

@@ -7,14 +7,14 @@ import pytest
 from redis.asyncio import Redis
 
 from ratelimitd.control.control import Control
-from ratelimitd.control.question import Question, Who
+from ratelimitd.control.request_spec import RequestSpec, Subject
 from ratelimitd.core.model import MICRO, Limit, TierName
-from ratelimitd.errors import ConflictError, PolicyError, QuestionError, UnknownRevisionError, WaitError
+from ratelimitd.errors import ConflictError, PolicyError, RequestSpecError, UnknownRevisionError, WaitError
 from ratelimitd.limiter.deny_cache import DenyCache
-from ratelimitd.policy.redis_policies import RedisPolicies
-from ratelimitd.policy.replicas import Replica, Replicas
-from ratelimitd.policy.revisions import EXTERNAL, Revisions
-from ratelimitd.policy.text import DEFAULT_TEXT, revision_of
+from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
+from ratelimitd.rollout.follower import PolicyFollower
+from ratelimitd.rollout.replicas import Replica, Replicas
+from ratelimitd.rollout.revisions import EXTERNAL, Revisions
 from ratelimitd.settings import load
 from tests.core.fakes import check_over
 from tests.limiters import ScriptLimiter
@@ -139,7 +139,7 @@ async def test_a_diff_is_of_meaning_and_not_of_spelling(control: Control) -> Non
 
 async def test_waiting_ends_when_every_live_replica_has_it(control: Control, store: Redis) -> None:
     """Until then the one that lacks it is named."""
-    policies = [RedisPolicies(store, KEY, replace(ME, id=name)) for name in ("r1", "r2")]
+    policies = [PolicyFollower(store, KEY, replace(ME, id=name)) for name in ("r1", "r2")]
     for one in policies:
         await one.poll()
     number = await applied(control, limits_json())
@@ -164,10 +164,10 @@ async def test_the_status_counts_what_shadow_would_have_denied(control: Control,
 async def test_an_explanation_is_the_decision_and_spends_nothing(control: Control, store: Redis) -> None:
     """Before and after the tokens are gone."""
     await applied(control, limits_json(user_rate=0.001, user_api_rate=0.001))
-    policies = RedisPolicies(store, KEY, ME)
+    policies = PolicyFollower(store, KEY, ME)
     await policies.poll()
     check = check_over(ScriptLimiter(store), policy=policies.current())
-    question = Question(path="/api/ping?q=1", user="user1", context={"api": "/api/*"})
+    question = RequestSpec(path="/api/ping?q=1", user="user1", context={"api": "/api/*"})
     for _ in range(3):
         assert (await control.explain(question)).outcome == "allowed"
         await check(question.request(SETTINGS))
@@ -185,53 +185,55 @@ async def test_an_explanation_is_the_decision_and_spends_nothing(control: Contro
 async def test_the_rules_of_a_full_policy_are_explained(control: Control) -> None:
     """By user, by address, and with a header of the question's own."""
     await applied(control, FULL)
-    search = await control.explain(Question(path="/api/search/", user="alice"))
+    search = await control.explain(RequestSpec(path="/api/search/", user="alice"))
     assert (search.route, search.cost, search.identity.key) == ("routes[0]", 2 * MICRO, "alice")
-    assert (await control.explain(Question(path="/", user="mallory"))).outcome == "blocked"
-    by_address = await control.explain(Question(path="/", address="203.0.113.9"))
+    assert (await control.explain(RequestSpec(path="/", user="mallory"))).outcome == "blocked"
+    by_address = await control.explain(RequestSpec(path="/", address="203.0.113.9"))
     assert by_address.identity.key == "ip=203.0.113.9"
-    by_header = await control.explain(Question(path="/", headers={"X-User-Id": "carol"}))
+    by_header = await control.explain(RequestSpec(path="/", headers={"X-User-Id": "carol"}))
     assert by_header.identity.key == "carol"
 
 
 @pytest.mark.parametrize(
     ("question", "reason"),
     [
-        (Question(path="api"), "the path must begin with /, got 'api'"),
-        (Question(path="/", address="nowhere"), "'nowhere' is no IP address"),
-        (Question(path="/", headers={"a b": "c"}), "'a b' is no name of a header"),
+        (RequestSpec(path="api"), "the path must begin with /, got 'api'"),
+        (RequestSpec(path="/", address="nowhere"), "'nowhere' is no IP address"),
+        (RequestSpec(path="/", headers={"a b": "c"}), "'a b' is no name of a header"),
     ],
 )
 async def test_a_question_that_cannot_be_is_a_sentence(
-    control: Control, question: Question, reason: str
+    control: Control, question: RequestSpec, reason: str
 ) -> None:
     """What is wrong with it."""
-    with pytest.raises(QuestionError, match=reason):
+    with pytest.raises(RequestSpecError, match=reason):
         await control.explain(question)
 
 
 async def test_a_user_where_only_addresses_identify_is_a_sentence(store: Redis) -> None:
     """It names the setting."""
     control = Control(store, load({"RATELIMITD_IDENTITY": "address"}, {}))
-    with pytest.raises(QuestionError, match="no header identifies here: the setting identity is address"):
-        await control.explain(Question(path="/", user="alice"))
+    with pytest.raises(RequestSpecError, match="no header identifies here: the setting identity is address"):
+        await control.explain(RequestSpec(path="/", user="alice"))
 
 
-@pytest.mark.parametrize("who", [Who(), Who(user="a", address="203.0.113.9"), Who(user="a,b"), Who(user=" ")])
-async def test_nobody_or_two_at_once_are_refused(control: Control, who: Who) -> None:
+@pytest.mark.parametrize(
+    "who", [Subject(), Subject(user="a", address="203.0.113.9"), Subject(user="a,b"), Subject(user=" ")]
+)
+async def test_nobody_or_two_at_once_are_refused(control: Control, who: Subject) -> None:
     """Whose bucket is meant must be clear."""
-    with pytest.raises(QuestionError):
+    with pytest.raises(RequestSpecError):
         await control.buckets(who)
 
 
 async def test_somebodys_buckets_are_shown_as_they_are_now(control: Control, store: Redis) -> None:
     """With the limit that holds, or as they were counted where the tier is off."""
     await applied(control, limits_json(user_rate=0.001))
-    policies = RedisPolicies(store, KEY, ME)
+    policies = PolicyFollower(store, KEY, ME)
     await policies.poll()
     check = check_over(ScriptLimiter(store), policy=policies.current())
-    await check(Question(path="/", user="al", context={"api": "/api/*"}).request(SETTINGS))
-    user, api = await control.buckets(Who(user="al"))
+    await check(RequestSpec(path="/", user="al", context={"api": "/api/*"}).request(SETTINGS))
+    user, api = await control.buckets(Subject(user="al"))
     assert (user.key, user.tier, user.api, user.limit) == (
         "rate:user:al",
         TierName.USER,
@@ -240,18 +242,18 @@ async def test_somebodys_buckets_are_shown_as_they_are_now(control: Control, sto
     )
     assert 4 * MICRO <= user.tokens < 4.1 * MICRO
     assert (api.tier, api.api, api.shadow) == (TierName.USER_API, "/api/*", False)
-    assert await control.buckets(Who(user="alice")) == []
+    assert await control.buckets(Subject(user="alice")) == []
     await applied(control, "tiers: {global: {capacity: 1, rate: 1/s}, user: off, user_api: off}")
-    assert [state.limit for state in await control.buckets(Who(user="al"))] == [None, None]
+    assert [state.limit for state in await control.buckets(Subject(user="al"))] == [None, None]
 
 
 async def test_a_reset_is_known_to_every_replica_at_once(control: Control, store: Redis) -> None:
     """The denials that they remember are forgotten; other users keep theirs."""
     await applied(control, limits_json(user_rate=0.001, user_api_rate=0.001))
     cache = DenyCache(ScriptLimiter(store), now_us=lambda: 0)
-    async with RedisPolicies(store, KEY, ME, on_reset=cache.clear).watched() as policies:
+    async with PolicyFollower(store, KEY, ME, on_reset=cache.clear).watched() as policies:
         check = check_over(cache, policy=policies.current())
-        request = Question(path="/", user="al").request(SETTINGS)
+        request = RequestSpec(path="/", user="al").request(SETTINGS)
         answers = [(await check(request)).verdict.http_status for _ in range(5)]
         assert answers == [200, 200, 200, 429, 429]
 
@@ -262,7 +264,7 @@ async def test_a_reset_is_known_to_every_replica_at_once(control: Control, store
             return (await check(request)).verdict.http_status == 200
 
         await eventually(listens, "a subscription")
-        assert await control.reset(Who(user="al")) == ["rate:user:al", "rate:user:al:api:*"]
+        assert await control.reset(Subject(user="al")) == ["rate:user:al", "rate:user:al:api:*"]
         await eventually(allowed, "a request that is allowed again")
 
 
@@ -270,7 +272,7 @@ async def test_a_revision_is_named_by_its_text(control: Control) -> None:
     """In history as in the access log."""
     await applied(control, limits_json())
     revision = await control.revision(1)
-    assert revision.sha256.startswith(revision_of(limits_json()))
+    assert revision.sha256.startswith(digest_of(limits_json()))
 
 
 async def test_a_lost_record_of_the_newest_revision_blocks_nobody(control: Control, store: Redis) -> None:
@@ -281,7 +283,7 @@ async def test_a_lost_record_of_the_newest_revision_blocks_nobody(control: Contr
     shown = (await control.current()).revision
     assert (shown.number, shown.text, shown.author, shown.at_us) == (2, FULL, "", 0)
     assert shown.note == "its record is lost"
-    assert (await control.explain(Question("/api/search"))).cost == 2 * MICRO
+    assert (await control.explain(RequestSpec("/api/search"))).cost == 2 * MICRO
     assert (await control.status()).revision == shown
     assert await applied(control, limits_json()) == 3
 

@@ -51,7 +51,7 @@ def test_a_policy_that_is_replaced_is_forgotten() -> None:
         policy = policy_set(parse(json.dumps(document())), "replaced")
         match(policy, request(), identify(SOURCES, request()), "rate")
     gc.collect()
-    kept = [one for one in gc.get_objects() if isinstance(one, PolicySet) and one.revision == "replaced"]
+    kept = [one for one in gc.get_objects() if isinstance(one, PolicySet) and one.digest == "replaced"]
     assert len(kept) == 2
 
 

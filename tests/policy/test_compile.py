@@ -9,7 +9,7 @@ from ratelimitd.core.identity import address_key, plain_key
 from ratelimitd.core.model import Limit, OnStoreError, TierName
 from ratelimitd.core.policy import Override, Route, TierRule
 from ratelimitd.policy.compile import flat_form, policy_set
-from ratelimitd.policy.document import SeedPolicy
+from ratelimitd.policy.document import FlatPolicy
 from ratelimitd.policy.text import DEFAULT_TEXT, parse
 from tests.policy.documents import TIERS, full
 
@@ -20,7 +20,7 @@ def test_tiers_keep_their_limits_and_answers_and_those_that_are_off_are_gone() -
     """In the order of the tiers, whatever that of the text."""
     user = {"capacity": 5, "rate": "300/min", "shadow": True, "on_store_error": "allow"}
     made = policy_set(full(tiers={"user_api": "off", "user": user, "global": TIERS["global"]}), "name")
-    assert made.revision == "name"
+    assert made.digest == "name"
     assert {name: asdict(rule) for name, rule in made.tiers.items()} == {
         TierName.GLOBAL: asdict(TierRule(Limit(500, 50.0))),
         TierName.USER: asdict(TierRule(Limit(5, 5.0), shadow=True, on_store_error=OnStoreError.ALLOW)),
@@ -81,7 +81,7 @@ def test_an_override_is_found_by_the_key_of_its_identity_and_named_by_its_path()
 def test_the_flat_form_is_the_limits_of_the_tiers() -> None:
     """Whatever else a policy says; a tier that is off has none."""
     flat = parse(DEFAULT_TEXT)
-    assert isinstance(flat, SeedPolicy)
+    assert isinstance(flat, FlatPolicy)
     assert flat_form(flat) is flat
     assert flat_form(full(routes=[{"path": "/a"}], overrides={"users": {"a": {"exempt": True}}})) == flat
     assert flat_form(full(tiers=TIERS | {"user": {"capacity": 100, "rate": "300/min"}})) == flat

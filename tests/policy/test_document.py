@@ -6,7 +6,7 @@ import pytest
 
 from ratelimitd.core.identity import address_key
 from ratelimitd.policy.document import MAX_OVERRIDES, MAX_ROUTES
-from ratelimitd.policy.fields import key_of_address, per_second
+from ratelimitd.policy.field_types import key_of_address, per_second
 from tests.policy.documents import document, full, problems
 
 LIMIT = {"capacity": 10, "refill_rate": 1}

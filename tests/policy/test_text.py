@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from ratelimitd.core.model import Limit, TierName
 from ratelimitd.errors import PolicyError
-from ratelimitd.policy import yaml_data
+from ratelimitd.policy import yaml_reader
 from ratelimitd.policy.advice import advice
 from ratelimitd.policy.compile import policy_set
-from ratelimitd.policy.document import MAX_METHODS, MAX_OVERRIDES, MAX_ROUTES, PolicyDocument, SeedPolicy
-from ratelimitd.policy.fields import MAX_CHARACTERS
+from ratelimitd.policy.document import MAX_METHODS, MAX_OVERRIDES, MAX_ROUTES, FlatPolicy, PolicyDocument
+from ratelimitd.policy.field_types import MAX_CHARACTERS
 from ratelimitd.policy.problems import MAX_PROBLEMS
-from ratelimitd.policy.text import DEFAULT_TEXT, MAX_BYTES, normal_text, parse, revision_of
-from ratelimitd.policy.yaml_data import plain_scalar
+from ratelimitd.policy.text import DEFAULT_TEXT, MAX_BYTES, digest_of, normal_text, parse
+from ratelimitd.policy.yaml_reader import plain_scalar
 from tests.limits import limits_json
 from tests.policy.documents import VALID_DOCUMENTS, document, full, problems
 
@@ -87,13 +87,13 @@ def test_no_value_at_all_breaks_the_parser(value: Any) -> None:
 
 def test_the_same_text_has_the_same_revision() -> None:
     """On every replica; any other text has another."""
-    assert revision_of(limits_json()) == revision_of(limits_json().encode())
-    assert revision_of(limits_json()) != revision_of(limits_json(user_rate=1.0))
+    assert digest_of(limits_json()) == digest_of(limits_json().encode())
+    assert digest_of(limits_json()) != digest_of(limits_json(user_rate=1.0))
 
 
 def test_the_defaults_are_a_policy() -> None:
     """In force while the store holds none."""
-    tiers = policy_set(parse(DEFAULT_TEXT), revision_of(DEFAULT_TEXT)).tiers
+    tiers = policy_set(parse(DEFAULT_TEXT), digest_of(DEFAULT_TEXT)).tiers
     assert [rule.limit for rule in tiers.values()] == [Limit(500, 50.0), Limit(100, 5.0), Limit(20, 2.0)]
 
 
@@ -224,7 +224,7 @@ def test_an_escape_that_is_no_character_is_refused_by_either_reader_of_yaml(
 ) -> None:
     """The one that is written in Python lets two errors of Python through."""
     for loader in (yaml.CSafeLoader, yaml.SafeLoader):
-        monkeypatch.setattr(yaml_data, "_LOADER", loader)
+        monkeypatch.setattr(yaml_reader, "_LOADER", loader)
         assert problems(f'a: "{character}"')[0].startswith("must be JSON or YAML; ")
 
 
@@ -238,7 +238,7 @@ YAML_BITS = st.sampled_from(
 def test_any_text_at_all_is_a_policy_or_a_policy_error(loader: str, text: str | bytes) -> None:
     """With either of PyYAML's readers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yaml_data, "_LOADER", getattr(yaml, loader))
+        patch.setattr(yaml_reader, "_LOADER", getattr(yaml, loader))
         with pytest.raises(PolicyError):
             parse(text)
 
@@ -359,7 +359,7 @@ def test_the_normal_text_is_the_same_policy(data: dict[str, Any]) -> None:
     assert parse(json.dumps(yaml.safe_load(text), default=str)) == again
 
 
-def _rules(policy: SeedPolicy | PolicyDocument) -> object:
+def _rules(policy: FlatPolicy | PolicyDocument) -> object:
     """What a compiled policy says, without the spelling of addresses in names."""
     made = policy_set(policy, "")
     return (

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from ratelimitd.core.bucket import Bucket
 from ratelimitd.core.model import MICRO, Limit
 from ratelimitd.errors import StoreError
-from ratelimitd.limiter.buckets import Buckets
+from ratelimitd.store.buckets import Buckets
 from ratelimitd.store.client import open_client
 from tests.core.takes import taking
 from tests.limiters import ScriptLimiter

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpx
 
-from ratelimitd.loopback import free_port
+from ratelimitd.address import TcpAddress, parse_address
+from ratelimitd.process.loopback import free_port
 from ratelimitd.settings import load
-from ratelimitd.transport.listen import TcpAddress, parse_listen
 from tests.system.test_cli import end_of, line_with, started
 
 WRITE_KEY = "the-key-that-may-change"
@@ -24,7 +24,7 @@ UPGRADE = {
 
 def test_it_listens_on_loopback_unless_a_setting_says_otherwise() -> None:
     """Its requests are not encrypted."""
-    address = parse_listen(load({}, {}).admin_listen)
+    address = parse_address(load({}, {}).admin_listen)
     assert isinstance(address, TcpAddress)
     assert ip_address(address.host).is_loopback
 

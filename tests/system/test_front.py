@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ratelimitd.transport.listen import TcpAddress
+from ratelimitd.address import TcpAddress
 from tests.limits import STILL, assert_one_bucket, statuses
 from tests.system.conftest import Front
 from tests.waiting import eventually

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from ratelimitd.demo.stack import Stack, running_stack
-from ratelimitd.loopback import free_port
+from ratelimitd.process.loopback import free_port
 from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
 from tests.limits import statuses

@@ -11,12 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ratelimitd.demo.children import Child, child
+from ratelimitd.address import TcpAddress
 from ratelimitd.demo.envoy_config import envoy_config
 from ratelimitd.demo.stack import envoy_command
-from ratelimitd.loopback import LOOPBACK, free_port
+from ratelimitd.process.child import Child, child
+from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.store.client import open_client
-from ratelimitd.transport.listen import TcpAddress
 from tests.limits import KEY, limits_json, statuses
 from tests.waiting import eventually
 

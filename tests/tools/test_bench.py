@@ -25,10 +25,10 @@ from bench.options import parse
 from bench.rounds import ratios
 from bench.table import Table, load_table, markdown, plain, shown
 from bench.works import STREAMS, Cell, Point, Way, Work, cells
+from ratelimitd.address import TcpAddress
 from ratelimitd.core.model import Answer, Reply, Verdict
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
-from ratelimitd.transport.listen import TcpAddress
-from ratelimitd.transport.translate import decode, encode
+from ratelimitd.transport.ext_authz import decode, encode
 from tests.programs import PATH, need
 from tests.tools.conftest import ROOT
 

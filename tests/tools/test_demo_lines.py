@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ratelimitd.loopback import free_port
+from ratelimitd.process.loopback import free_port
 from tests.programs import need
 from tests.tools.conftest import shell
 

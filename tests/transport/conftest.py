@@ -9,11 +9,12 @@ from typing import Protocol
 
 import pytest
 
+from ratelimitd.address import Address, TcpAddress, UnixAddress
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.core.ports import Limiter
-from ratelimitd.transport.fast.host import serve_hosted
+from ratelimitd.transport.fast.supervisor import serve_hosted
 from ratelimitd.transport.grpcio import serve_grpcio
-from ratelimitd.transport.listen import Address, Listener, TcpAddress, UnixAddress
+from ratelimitd.transport.listener import Listener
 from tests.core.fakes import OracleLimiter, check_over
 from tests.transport import hosted, remote
 from tests.transport.service import MAX_MESSAGE_BYTES

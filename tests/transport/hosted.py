@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import structlog
 
 from ratelimitd.core.model import OnStoreError
-from ratelimitd.transport.fast.host import LIFELINE
-from ratelimitd.transport.fast.module import Module, Service
+from ratelimitd.transport.fast.application import Module, Service
+from ratelimitd.transport.fast.supervisor import LIFELINE
 from tests.core.fakes import check_over
 from tests.transport.remote import RemoteLimiter
 from tests.transport.service import MAX_MESSAGE_BYTES

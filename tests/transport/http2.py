@@ -9,7 +9,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 
-from ratelimitd.transport.listen import TcpAddress
+from ratelimitd.address import TcpAddress
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 

@@ -19,9 +19,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpclib.client import Channel
 from structlog.testing import capture_logs
 
+from ratelimitd.address import TcpAddress, UnixAddress
 from ratelimitd.core.model import OnStoreError, Outcome, TakeRequest
-from ratelimitd.transport import listen
-from ratelimitd.transport.listen import TcpAddress, UnixAddress
 from tests.core.fakes import BrokenLimiter, OracleLimiter
 from tests.transport.conftest import Serve, Service
 from tests.transport.service import MAX_MESSAGE_BYTES
@@ -56,7 +55,7 @@ def method_of(
     return channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
 
 
-async def call_raw(address: listen.Address, payload: bytes, method: str = CHECK) -> bytes:
+async def call_raw(address: TcpAddress | UnixAddress, payload: bytes, method: str = CHECK) -> bytes:
     """Sends bytes as they are."""
     async with grpc.aio.insecure_channel(str(address)) as channel:
         return await method_of(channel, method)(payload, timeout=10)
@@ -69,7 +68,7 @@ def code_of(answer: CheckResponse) -> int:
 
 
 async def refusal_of(
-    address: listen.Address, payload: bytes, method: str = CHECK
+    address: TcpAddress | UnixAddress, payload: bytes, method: str = CHECK
 ) -> tuple[grpc.StatusCode, str]:
     """The status that refuses these bytes."""
     with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -233,7 +232,7 @@ class HeldLimiter(OracleLimiter):
         return await super().take(request)
 
 
-async def _refuses(address: listen.Address) -> bool:
+async def _refuses(address: TcpAddress | UnixAddress) -> bool:
     async with grpc.aio.insecure_channel(str(address)) as channel:
         try:
             await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)

@@ -13,11 +13,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimitd.address import TcpAddress, UnixAddress
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.errors import ChildError, ListenError
-from ratelimitd.transport.fast import asgi, host
-from ratelimitd.transport.fast.health import Health
-from ratelimitd.transport.fast.wire import (
+from ratelimitd.transport.fast import grpc_app, supervisor
+from ratelimitd.transport.fast.framing import (
     CallError,
     Status,
     expected_bytes,
@@ -26,7 +26,7 @@ from ratelimitd.transport.fast.wire import (
     status_fields,
     timeout_s,
 )
-from ratelimitd.transport.listen import TcpAddress, UnixAddress
+from ratelimitd.transport.fast.health import Health
 from tests.core.fakes import OracleLimiter
 from tests.transport.conftest import Serve, serve_in_process
 from tests.transport.http2 import exchange
@@ -107,16 +107,19 @@ async def test_calls_that_are_answered_in_one_turn_are_sent_for_together() -> No
         seen.append("answered")
         return message
 
-    async def send(event: asgi.Event) -> None:
+    async def send(event: grpc_app.Event) -> None:
         seen.append(event["type"])
 
-    application = asgi.GrpcApplication(
-        unary={"/s/Echo": asgi.Unary(echo, bytes)}, streams={}, max_message_bytes=MAX_MESSAGE_BYTES, bound_s=1
+    application = grpc_app.GrpcApplication(
+        unary={"/s/Echo": grpc_app.Unary(echo, bytes)},
+        streams={},
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        bound_s=1,
     )
     scope = {"path": "/s/Echo", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}
 
     def called() -> Coroutine[None, None, None]:
-        async def receive() -> asgi.Event:
+        async def receive() -> grpc_app.Event:
             return {"type": "http.request", "body": MESSAGE, "more_body": False}
 
         return application(scope, receive, send)
@@ -128,21 +131,24 @@ async def test_calls_that_are_answered_in_one_turn_are_sent_for_together() -> No
 
 async def test_the_body_is_asked_for_before_the_call_has_its_turn() -> None:
     """The host fetches it beside this thread, which goes on meanwhile."""
-    receives: list[asyncio.Future[asgi.Event]] = []
-    sent: list[asgi.Event] = []
+    receives: list[asyncio.Future[grpc_app.Event]] = []
+    sent: list[grpc_app.Event] = []
 
-    def receive() -> asyncio.Future[asgi.Event]:
+    def receive() -> asyncio.Future[grpc_app.Event]:
         receives.append(asyncio.get_running_loop().create_future())
         return receives[-1]
 
     async def echo(message: bytes) -> bytes:
         return message
 
-    async def send(event: asgi.Event) -> None:
+    async def send(event: grpc_app.Event) -> None:
         sent.append(event)
 
-    application = asgi.GrpcApplication(
-        unary={"/s/Echo": asgi.Unary(echo, bytes)}, streams={}, max_message_bytes=MAX_MESSAGE_BYTES, bound_s=1
+    application = grpc_app.GrpcApplication(
+        unary={"/s/Echo": grpc_app.Unary(echo, bytes)},
+        streams={},
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        bound_s=1,
     )
     scope = {"path": "/s/Echo", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}
     call = application(scope, receive, send)
@@ -307,7 +313,7 @@ async def test_a_service_that_cannot_open_stops_the_start(tmp_path: Path) -> Non
     """An application that does not exist is Envoy's to refuse, and the error says that it ended."""
     del tmp_path
     with pytest.raises(ChildError, match="the host of the service ended with status 1"):
-        async with host.serve_hosted(
+        async with supervisor.serve_hosted(
             "tests.nowhere:application", TcpAddress("127.0.0.1", 0), environ=dict(os.environ), drain_s=0
         ):
             pass
@@ -325,9 +331,9 @@ async def test_a_socket_is_removed_at_the_end(serve_in_envoy: Serve, socket_path
 
 async def test_a_watch_ends_when_its_caller_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """This host tells of a disconnect only when asked again, once the caller has said all."""
-    monkeypatch.setattr(asgi, "_GONE_POLL_S", 0)
-    sent: list[asgi.Event] = []
-    said: Iterator[asgi.Event] = iter(
+    monkeypatch.setattr(grpc_app, "_GONE_POLL_S", 0)
+    sent: list[grpc_app.Event] = []
+    said: Iterator[grpc_app.Event] = iter(
         [
             {"type": "http.request", "body": frame(b""), "more_body": False},
             {"type": "http.request", "body": b"", "more_body": False},
@@ -336,13 +342,13 @@ async def test_a_watch_ends_when_its_caller_is_gone(monkeypatch: pytest.MonkeyPa
         ]
     )
 
-    async def receive() -> asgi.Event:
+    async def receive() -> grpc_app.Event:
         return next(said)
 
-    async def send(event: asgi.Event) -> None:
+    async def send(event: grpc_app.Event) -> None:
         sent.append(event)
 
-    application = asgi.GrpcApplication(
+    application = grpc_app.GrpcApplication(
         unary={}, streams={"/Watch": Health([""]).watch}, max_message_bytes=MAX_MESSAGE_BYTES, bound_s=1
     )
     scope = {"path": "/Watch", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}

@@ -22,8 +22,8 @@ from ratelimitd.control.control import Control
 from ratelimitd.errors import (
     ConflictError,
     PolicyError,
-    QuestionError,
     RatelimitdError,
+    RequestSpecError,
     StoreError,
     UnknownRevisionError,
 )
@@ -77,7 +77,7 @@ _MEANING: tuple[tuple[type[RatelimitdError], HTTPStatus, str], ...] = (
     (UnknownRevisionError, HTTPStatus.NOT_FOUND, "No such revision"),
     (ConflictError, HTTPStatus.CONFLICT, "Somebody else was faster"),
     (PolicyError, HTTPStatus.UNPROCESSABLE_ENTITY, "Not a policy"),
-    (QuestionError, HTTPStatus.UNPROCESSABLE_ENTITY, "This cannot be asked"),
+    (RequestSpecError, HTTPStatus.UNPROCESSABLE_ENTITY, "This cannot be asked"),
 )
 
 

@@ -18,7 +18,7 @@ from ratelimitd.admin.panel.look import limits_page
 from ratelimitd.admin.panel.page import plural
 from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.errors import ConflictError, PolicyError, Problem, StoreError, UnknownRevisionError, WaitError
-from ratelimitd.policy.revision import Revision
+from ratelimitd.rollout.revision import Revision
 
 WAIT_S = 2.0
 """How long the page after a change waits until every replica runs it: as a rule they take milliseconds."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from ratelimitd.control.question import Question, Who
-from ratelimitd.errors import QuestionError, UnknownRevisionError
+from ratelimitd.control.request_spec import RequestSpec, Subject
+from ratelimitd.errors import RequestSpecError, UnknownRevisionError
 
 MAX_NOTE = 200
 """Characters of a note; the form takes no more."""
@@ -28,14 +28,14 @@ def note_of(sent: Mapping[str, str]) -> str:
     return " ".join(sent.get("note", "").split())[:MAX_NOTE]
 
 
-def who_of(sent: Mapping[str, str]) -> Who:
+def who_of(sent: Mapping[str, str]) -> Subject:
     """Somebody by user id or address."""
-    return Who(user=sent.get("user") or None, address=sent.get("address", "").strip() or None)
+    return Subject(user=sent.get("user") or None, address=sent.get("address", "").strip() or None)
 
 
-def question_of(sent: Mapping[str, str]) -> Question:
-    """A request that somebody asks about. Raises QuestionError."""
-    return Question(
+def question_of(sent: Mapping[str, str]) -> RequestSpec:
+    """A request that somebody asks about. Raises RequestSpecError."""
+    return RequestSpec(
         path=sent.get("path", "").strip(),
         method=sent.get("method", "").strip() or "GET",
         user=sent.get("user") or None,
@@ -53,6 +53,8 @@ def _pairs(text: str, between: str, what: str) -> dict[str, str]:
             continue
         name, sign, value = (part.strip() for part in line.partition(between))
         if not sign or not name:
-            raise QuestionError(f"{line.strip()!r:.60} is not {what}: write NAME{between} VALUE, one a line")
+            raise RequestSpecError(
+                f"{line.strip()!r:.60} is not {what}: write NAME{between} VALUE, one a line"
+            )
         found[name] = f"{found[name]},{value}" if name in found else value
     return found

@@ -9,8 +9,8 @@ from ratelimitd.admin.panel.change import in_force
 from ratelimitd.admin.panel.diff import DiffLine, diff_lines
 from ratelimitd.admin.panel.fields import MAX_NOTE, note_of, number_of
 from ratelimitd.errors import ConflictError, PolicyError, UnknownRevisionError
-from ratelimitd.policy.revision import Revision
-from ratelimitd.policy.revisions import KEPT
+from ratelimitd.rollout.revision import Revision
+from ratelimitd.rollout.revisions import KEPT
 
 SHOWN = 20
 """Revisions on the first page of the history."""

@@ -10,7 +10,7 @@ import yaml
 
 from ratelimitd.errors import Problem
 from ratelimitd.policy.location import Location, path_of
-from ratelimitd.policy.yaml_data import MAX_DEPTH
+from ratelimitd.policy.yaml_reader import MAX_DEPTH
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LINE = re.compile(r"\bline ([0-9]+)")

@@ -9,10 +9,10 @@ from ratelimitd.admin.panel.call import Call, Panel, sentence
 from ratelimitd.admin.panel.fields import question_of, who_of
 from ratelimitd.admin.panel.page import plural
 from ratelimitd.admin.panel.tier_form import field_of, tier_fields
-from ratelimitd.errors import Problem, QuestionError
+from ratelimitd.errors import Problem, RequestSpecError
 from ratelimitd.policy.document import full_form
-from ratelimitd.policy.revision import Revision
 from ratelimitd.policy.text import parse
+from ratelimitd.rollout.revision import Revision
 
 
 async def overview(panel: Panel, call: Call) -> Response:
@@ -52,7 +52,7 @@ async def explain(panel: Panel, call: Call) -> Response:
     if "path" in call.sent:
         try:
             explanation = await panel.control.explain(question_of(call.sent))
-        except QuestionError as error:
+        except RequestSpecError as error:
             wrong = sentence(str(error))
     asked = {
         name: call.sent.get(name, "") for name in ("user", "address", "path", "method", "headers", "context")
@@ -74,7 +74,7 @@ async def buckets(panel: Panel, call: Call) -> Response:
     if any(asked.values()):
         try:
             found = await panel.control.buckets(who_of(call.sent))
-        except QuestionError as error:
+        except RequestSpecError as error:
             wrong = sentence(str(error))
     return call.page(
         "buckets.html",

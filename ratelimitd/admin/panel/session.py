@@ -12,7 +12,7 @@ from typing import Any
 from starlette.requests import Request
 
 from ratelimitd.admin.keys import Keys, Role
-from ratelimitd.policy.revisions import EXTERNAL
+from ratelimitd.rollout.revisions import EXTERNAL
 
 NAMELESS = "panel"
 """The author of changes by somebody who gave no name."""

@@ -9,10 +9,10 @@ from typing import Any
 from ratelimitd.core.model import TierName
 from ratelimitd.errors import PolicyError, Problem
 from ratelimitd.policy.document import TierEntry, full_form
-from ratelimitd.policy.fields import per_second
-from ratelimitd.policy.plain import plain_data
-from ratelimitd.policy.text import PolicyDocument, SeedPolicy, normal_text, parse
-from ratelimitd.policy.yaml_data import plain_scalar
+from ratelimitd.policy.field_types import per_second
+from ratelimitd.policy.plain_data import plain_data
+from ratelimitd.policy.text import FlatPolicy, PolicyDocument, normal_text, parse
+from ratelimitd.policy.yaml_reader import plain_scalar
 
 ABOUT = {
     TierName.GLOBAL: ("Global", "One bucket for all requests"),
@@ -38,7 +38,7 @@ class TierField:
 
 
 def tier_fields(
-    policy: SeedPolicy | PolicyDocument, typed: Mapping[str, str], problems: Iterable[Problem] = ()
+    policy: FlatPolicy | PolicyDocument, typed: Mapping[str, str], problems: Iterable[Problem] = ()
 ) -> list[TierField]:
     """The form's fields for a policy, with what somebody typed in place of its numbers."""
     reasons: dict[str | None, list[str]] = {}

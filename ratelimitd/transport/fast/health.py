@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from google.protobuf.message import DecodeError
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from ratelimitd.transport.fast.wire import CallError, Status
+from ratelimitd.transport.fast.framing import CallError, Status
 
 SERVICE = "grpc.health.v1.Health"
 

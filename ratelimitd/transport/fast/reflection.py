@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
-from ratelimitd.transport.fast.wire import CallError, Status
+from ratelimitd.transport.fast.framing import CallError, Status
 
 SERVICE = "grpc.reflection.v1alpha.ServerReflection"
 

@@ -1,0 +1,29 @@
+"""The service as an Envoy loads it: `application`, with settings from the environment of that Envoy."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from ratelimitd.app import open_decider
+from ratelimitd.settings import load
+from ratelimitd.telemetry.logs import configure_logs
+from ratelimitd.transport.fast.application import Module, Service
+from ratelimitd.transport.fast.supervisor import LIFELINE
+
+
+@asynccontextmanager
+async def _opened() -> AsyncIterator[Service]:
+    settings = load(os.environ, flags={"transport": "fast"})  # whatever it was set to, this is what it is
+    configure_logs(settings.log_level)
+    lifeline = os.environ.get(LIFELINE)
+    async with open_decider(settings) as check:
+        yield Service(
+            check,
+            bound_s=settings.store_timeout_ms / 1000,
+            max_message_bytes=settings.max_message_bytes,
+            drain_s=settings.drain_s,
+            lifeline=None if lifeline is None else int(lifeline),
+        )
+
+
+application = Module(_opened)

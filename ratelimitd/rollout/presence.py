@@ -1,0 +1,57 @@
+"""What a replica tells people of itself: the revision that it runs, what it refuses, what shadow counted."""
+
+from collections import Counter
+from dataclasses import replace
+
+from redis.asyncio import Redis
+
+from ratelimitd.rollout.replicas import Replica, Replicas
+
+
+class Presence:
+    """The entry of one replica.
+
+    Args:
+        client: the store.
+        key: where the policy's text stands.
+        replica: what is known before any policy runs.
+    """
+
+    def __init__(self, client: Redis, key: str, replica: Replica) -> None:
+        self.replica = replica
+        self._replicas = Replicas(client, key)
+        self._shadow: Counter[str] = Counter()
+        self._before: tuple[int, Counter[str]] = (0, Counter())
+
+    def runs(self, revision: str, number: int) -> None:
+        """This policy is in force here, under this number; what was counted belongs to the one before."""
+        if revision != self.replica.revision and self._shadow:
+            self._before, self._shadow = (self.replica.number, self._shadow), Counter()
+        self.replica = replace(self.replica, revision=revision, number=number)
+
+    def refuses(self, reason: str | None) -> None:
+        """The text in the store is not in force for this reason; None: it is."""
+        self.replica = replace(self.replica, refused=reason)
+
+    def shadow_denied(self, name: str) -> None:
+        """Counts a request that what is in shadow, by its name in the policy's text, would have denied."""
+        self._shadow[name] += 1
+
+    async def publish(self, now_us: int) -> None:
+        """Writes the entry, and what was counted since. Raises StoreError: counts are kept then.
+
+        `now_us` is the store's clock.
+        """
+        started_us = self.replica.started_us or now_us
+        self.replica = replace(self.replica, started_us=started_us, seen_us=now_us)
+        await self._replicas.publish(self.replica)
+        await self._replicas.add_shadow(*self._before)
+        self._before = (0, Counter())
+        counts = Counter(self._shadow)
+        await self._replicas.add_shadow(self.replica.number, counts)
+        self._shadow.subtract(counts)
+        self._shadow = +self._shadow  # without those that are 0 now
+
+    async def leave(self) -> None:
+        """Removes the entry. Raises StoreError."""
+        await self._replicas.leave(self.replica.id)

@@ -1,0 +1,57 @@
+"""A transport that is up, and a clear sentence when its address cannot be had."""
+
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+
+from ratelimitd.address import Address, UnixAddress
+from ratelimitd.errors import ListenError
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A transport that is up: where, and how it ends.
+
+    After `leave` health says NOT_SERVING, and calls are taken all the same, until those who ask have noticed.
+    `ended` returns, with a sentence, when the transport has ended by itself.
+    """
+
+    address: Address
+    leave: Callable[[], Awaitable[None]]
+    ended: Callable[[], Coroutine[None, None, str]]
+
+
+def ensure_free(address: Address) -> None:
+    """Raises ListenError, which says why, when `address` cannot be listened on.
+
+    gRPC itself only says that it failed, and takes over a Unix socket that another process still serves.
+    """
+    try:
+        if isinstance(address, UnixAddress):
+            _ensure_unserved(address.path)
+        else:
+            with socket.create_server((address.host, address.port), family=_family(address.host)):
+                pass
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise ListenError(f"cannot listen on {address}: {reason}") from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _ensure_unserved(path: str) -> None:
+    if not Path(path).parent.is_dir():
+        raise OSError(errno.ENOENT, "no such folder")
+    if Path(path).exists() and not Path(path).is_socket():
+        raise OSError(errno.EEXIST, "no socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return
+    raise OSError(errno.EADDRINUSE, "in use")

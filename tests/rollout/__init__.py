@@ -1,0 +1,1 @@
+"""The script, the limiter and the policy on a real store."""

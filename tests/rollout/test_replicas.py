@@ -1,0 +1,146 @@
+"""What replicas say of themselves, on a real store: who is live, and what shadows would have denied."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from ratelimitd.errors import StoreError
+from ratelimitd.rollout.replicas import Replica, Replicas
+from ratelimitd.store.client import open_client
+from tests.limits import KEY
+
+HASH = f"{{{KEY}}}:replicas"
+SHADOW = f"{{{KEY}}}:shadow:7"
+MICRO = 1_000_000
+NOW = 1_795_000_000 * MICRO
+
+ONE = Replica("one", "1.2.3", "grpcio", 7, "0123456789ab", None, NOW - 9 * MICRO, NOW)
+TWO = replace(ONE, id="two", transport="fast", refused="user_rate: must be a number")
+
+
+async def test_a_published_replica_is_live_as_it_is(store: Redis) -> None:
+    """Every field comes back, by id; redis-cli shows JSON."""
+    replicas = Replicas(store, KEY)
+    await replicas.publish(TWO)
+    await replicas.publish(ONE)
+    assert await replicas.live(NOW) == [ONE, TWO]
+    assert json.loads(await store.hget(HASH, "two") or b"") == asdict(TWO)
+    newer = replace(ONE, number=8, seen_us=NOW + MICRO)
+    await replicas.publish(newer)
+    assert await replicas.live(NOW + MICRO) == [newer, TWO]
+
+
+async def test_a_replica_not_seen_for_5_seconds_is_not_live(store: Redis) -> None:
+    """By the instant that is given, which is the store's; one seen in the future is none either."""
+    replicas = Replicas(store, KEY)
+    await replicas.publish(ONE)
+    assert await replicas.live(NOW + 5 * MICRO) == [ONE]
+    assert await replicas.live(NOW + 5 * MICRO + 1) == []
+    assert await replicas.live(NOW - 5 * MICRO) == [ONE]
+    assert await replicas.live(NOW - 5 * MICRO - 1) == []
+
+
+async def test_a_replica_that_leaves_is_gone_at_once(store: Redis) -> None:
+    """And only that one."""
+    replicas = Replicas(store, KEY)
+    await replicas.publish(ONE)
+    await replicas.publish(TWO)
+    await replicas.leave("one")
+    await replicas.leave("never came")
+    assert await replicas.live(NOW) == [TWO]
+
+
+async def test_a_start_removes_who_was_not_seen_for_a_minute(store: Redis) -> None:
+    """Replicas that were killed leave nothing behind, however often they start."""
+    await Replicas(store, KEY).publish(ONE)
+    await Replicas(store, KEY).publish(replace(TWO, seen_us=NOW + 1))
+    await Replicas(store, KEY).publish(replace(ONE, id="three", seen_us=NOW + 60 * MICRO + 1))
+    assert set(await store.hkeys(HASH)) == {b"two", b"three"}
+
+
+async def test_the_last_entries_expire_together(store: Redis) -> None:
+    """A minute after the last replica published, whether it left or not."""
+    replicas = Replicas(store, KEY)
+    await replicas.publish(ONE)
+    assert 50 < await store.ttl(HASH) <= 60
+    await store.expire(HASH, 10)
+    await replicas.publish(ONE)
+    assert 50 < await store.ttl(HASH) <= 60
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"{",
+        b"\xff\x00",
+        b"null",
+        b"[]",
+        b"{}",
+        b'"one"',
+        b"1e999",
+        json.dumps(asdict(ONE) | {"seen_us": "now"}).encode(),
+        json.dumps(asdict(ONE) | {"seen_us": 1.5}).encode(),
+        json.dumps(asdict(ONE) | {"number": None}).encode(),
+        json.dumps(asdict(ONE) | {"number": "7"}).encode(),
+        json.dumps(asdict(ONE) | {"refused": ["x"]}).encode(),
+    ],
+)
+async def test_garbage_among_the_replicas_is_passed_over(store: Redis, garbage: bytes) -> None:
+    """Somebody's hand hides nobody else."""
+    await store.hset(HASH, "garbage", garbage)
+    replicas = Replicas(store, KEY)
+    await replicas.publish(ONE)
+    assert await replicas.live(NOW) == [ONE]
+
+
+async def test_a_newer_version_may_say_more(store: Redis) -> None:
+    """While replicas are upgraded one by one, all see all."""
+    await store.hset(HASH, "one", json.dumps(asdict(ONE) | {"region": "eu"}))
+    assert await Replicas(store, KEY).live(NOW) == [ONE]
+
+
+async def test_shadow_counts_of_replicas_add_up(store: Redis, store_url: str) -> None:
+    """By label, for one revision; they are kept a week after the last."""
+    async with open_client(store_url) as other:
+        one, two = Replicas(store, KEY), Replicas(other, KEY)
+        assert await one.shadow(7) == {}
+        await one.add_shadow(7, {"tier:user": 2, "routes[0] é": 1})
+        await store.expire(SHADOW, 10)
+        await two.add_shadow(7, {"tier:user": 40})
+        await two.add_shadow(8, {"tier:user": 1})
+        assert await one.shadow(7) == await two.shadow(7) == {"tier:user": 42, "routes[0] é": 1}
+        assert await one.shadow(8) == {"tier:user": 1}
+    assert 604_790 < await store.ttl(SHADOW) <= 604_800
+
+
+async def test_no_shadow_counts_cost_no_round_trip(tmp_path: Path) -> None:
+    """Most replicas have none to add, each second."""
+    async with open_client(f"unix://{tmp_path}/none.sock") as client:
+        await Replicas(client, KEY).add_shadow(7, {})
+
+
+async def test_garbage_among_the_shadow_counts_is_passed_over(store: Redis) -> None:
+    """What is no number, or has no name, neither shows nor stops the others."""
+    await store.hset(SHADOW, mapping={b"by hand": b"many", b"\xff": b"3", b"huge": b"9" * 30, b"ok": b"-1"})
+    replicas = Replicas(store, KEY)
+    await replicas.add_shadow(7, {"by hand": 1, "ok": 3})
+    assert await replicas.shadow(7) == {"huge": int("9" * 30), "ok": 2}
+
+
+async def test_without_a_store_everything_is_a_store_error(tmp_path: Path) -> None:
+    """The driver's errors do not leave the module."""
+    async with open_client(f"unix://{tmp_path}/none.sock") as client:
+        replicas = Replicas(client, KEY)
+        for call in (
+            replicas.publish(ONE),
+            replicas.leave("one"),
+            replicas.live(NOW),
+            replicas.add_shadow(7, {"a": 1}),
+            replicas.shadow(7),
+        ):
+            with pytest.raises(StoreError, match="the store failed"):
+                await call

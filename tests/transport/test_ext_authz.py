@@ -1,0 +1,124 @@
+"""CheckRequest bytes to a Request, an Answer to CheckResponse bytes."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimitd.core.model import Answer, Reply, Request, Verdict
+from ratelimitd.errors import MalformedRequestError
+from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
+from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from ratelimitd.transport.ext_authz import decode, encode
+
+
+def check_request() -> CheckRequest:
+    """A request as Envoy sends it."""
+    message = CheckRequest()
+    http = message.attributes.request.http
+    http.method, http.path, http.host = "GET", "/api/ping?q=1", "example.com"
+    message.attributes.source.address.socket_address.address = "203.0.113.9"
+    return message
+
+
+def test_a_request_is_read_whole() -> None:
+    """The query is no part of the path; the route's pattern comes from the context extensions."""
+    message = check_request()
+    message.attributes.request.http.headers["x-user-id"] = "user1"
+    message.attributes.context_extensions["api"] = "/api/*"
+    assert decode(message.SerializeToString()) == Request(
+        "GET", "/api/ping", "example.com", {"x-user-id": "user1"}, "203.0.113.9", {"api": "/api/*"}
+    )
+
+
+def test_raw_headers_keep_their_bytes_and_join_duplicates() -> None:
+    """With encode_raw_headers the core sees the same form as without."""
+    message = check_request()
+    for key, value in (("x-user-id", b"u1"), ("x-user-id", b"u2"), ("x-raw", b"\xff")):
+        message.attributes.request.http.header_map.headers.add(key=key, raw_value=value)
+    message.attributes.request.http.header_map.headers.add(key="x-plain", value="text")
+    headers = decode(message.SerializeToString()).headers
+    assert headers == {"x-user-id": "u1,u2", "x-raw": "\udcff", "x-plain": "text"}
+
+
+def test_an_empty_request_says_what_is_missing() -> None:
+    """A call with no data gets a sentence, and no bucket is charged."""
+    with pytest.raises(MalformedRequestError, match=r"attributes\.request\.http is missing"):
+        decode(b"")
+
+
+def test_a_header_that_is_not_utf8_is_malformed() -> None:
+    """A proto3 string must be UTF-8: protobuf itself refuses it."""
+    message = check_request()
+    message.attributes.request.http.headers["x-user-id"] = "user1"
+    with pytest.raises(MalformedRequestError, match=r"no envoy\.service\.auth\.v3\.CheckRequest"):
+        decode(message.SerializeToString().replace(b"user1", b"use\xff1"))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(payload: bytes) -> None:
+    """Nothing else is ever raised."""
+    with contextlib.suppress(MalformedRequestError):
+        assert isinstance(decode(payload), Request)
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "code"),
+    [(Reply.OK, 200, 0), (Reply.DENIED, 429, 8), (Reply.DENIED, 503, 14), (Reply.ERROR, 503, 14)],
+)
+def test_an_answer_sets_code_kind_headers_and_metadata(reply: Reply, status: int, code: int) -> None:
+    """Only the code decides for Envoy, so a refusal always has one; each header overwrites."""
+    verdict = Verdict(reply, status, (("retry-after", "1"),), "body", (("tier", "user"),))
+    answer = Answer(verdict, rate_limit='"user";r=2;t=3', remaining=2)
+    response = CheckResponse.FromString(encode(answer))
+    assert response.status.code == code
+    assert response.WhichOneof("http_response") == reply.value
+    if reply is Reply.OK:
+        options = response.ok_response.response_headers_to_add
+    else:
+        refusal = getattr(response, reply.value)
+        assert (refusal.status.code, refusal.body) == (status, "body")
+        options = refusal.headers
+    assert [(o.header.key, o.header.value, o.append_action) for o in options] == [
+        ("retry-after", "1", HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD),
+        ("ratelimit", '"user";r=2;t=3', HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD),
+    ]
+    assert dict(response.dynamic_metadata.items()) == {"tier": "user", "remaining": 2.0}
+
+
+LONG = st.integers(0, 40_000).map("x".__mul__)
+
+
+@given(
+    st.sampled_from(Reply),
+    st.lists(st.tuples(st.sampled_from(["a", "b"]), LONG), max_size=3),
+    LONG,
+    st.dictionaries(st.sampled_from(["x", "y"]), st.text(max_size=300)),
+    st.none() | st.integers(0, 2**53),
+)
+def test_an_answer_is_the_message_that_the_library_would_build(
+    reply: Reply,
+    headers: list[tuple[str, str]],
+    rate_limit: str,
+    metadata: dict[str, str],
+    remaining: int | None,
+) -> None:
+    """It is put together from parts, and no length of them makes it another message."""
+    expected = CheckResponse()
+    expected.status.code = 0 if reply is Reply.OK else 8
+    kind = getattr(expected, reply.value)
+    kind.SetInParent()
+    if reply is not Reply.OK:
+        kind.status.code, kind.body = 429, "body"
+    options = kind.response_headers_to_add if reply is Reply.OK else kind.headers
+    own = [("ratelimit", rate_limit)] if rate_limit else []
+    for key, value in headers + own:
+        options.add(header=HeaderValue(key=key, value=value), append_action=2)
+    expected.dynamic_metadata.SetInParent()
+    expected.dynamic_metadata.update(metadata)
+    if remaining is not None:
+        expected.dynamic_metadata["remaining"] = remaining
+    status = 200 if reply is Reply.OK else 429
+    verdict = Verdict(reply, status, tuple(headers), "body", tuple(metadata.items()))
+    assert CheckResponse.FromString(encode(Answer(verdict, rate_limit, remaining))) == expected
