@@ -10,8 +10,8 @@ from starlette.routing import Match
 
 from ratelimitd import __version__
 from ratelimitd.admin import policy_api, requests_api
-from ratelimitd.admin.failures import HANDLERS, NoTraceback, failing, on_http_error
-from ratelimitd.admin.guard import HEADER
+from ratelimitd.admin.authentication import HEADER
+from ratelimitd.admin.error_responses import HANDLERS, NoTraceback, failing, on_http_error
 from ratelimitd.admin.requests_api import Check
 from ratelimitd.control.control import Control
 from ratelimitd.settings import Settings

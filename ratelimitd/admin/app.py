@@ -15,15 +15,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ratelimitd.admin.admin_keys import Keys
 from ratelimitd.admin.api import ROOT, admin_api
-from ratelimitd.admin.bounds import BoundedBody, BrowserRules
-from ratelimitd.admin.failures import HANDLERS, NoTraceback, failure
+from ratelimitd.admin.authentication import PAUSE_S, Guard, Guarded
+from ratelimitd.admin.error_responses import HANDLERS, NoTraceback, failure
 from ratelimitd.admin.flat_config import flat_config
-from ratelimitd.admin.guard import PAUSE_S, Guard, Guarded
 from ratelimitd.admin.in_time import in_time
-from ratelimitd.admin.keys import Keys
 from ratelimitd.admin.metrics import CONTENT_TYPE, Metrics
-from ratelimitd.admin.panel import panel_routes
+from ratelimitd.admin.middleware import BoundedBody, BrowserRules
+from ratelimitd.admin.panel.routes import panel_routes
 from ratelimitd.admin.requests_api import Check
 from ratelimitd.control.control import Control
 from ratelimitd.errors import RatelimitdError, StoreError

@@ -9,11 +9,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ratelimitd.admin.bodies import AUTHOR
-from ratelimitd.admin.failures import failure
-from ratelimitd.admin.guard import Guard
+from ratelimitd.admin.admin_keys import Role
+from ratelimitd.admin.authentication import Guard
+from ratelimitd.admin.error_responses import failure
 from ratelimitd.admin.in_time import in_time
-from ratelimitd.admin.keys import Role
+from ratelimitd.admin.request_models import AUTHOR
 from ratelimitd.control.control import Control
 from ratelimitd.policy.compile import flat_form
 from ratelimitd.policy.document import FlatPolicy, PolicyDocument

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ratelimitd.admin.guard import Guard
+from ratelimitd.admin.authentication import Guard
 from ratelimitd.admin.in_time import in_time
 from ratelimitd.control.answers import Status
 from ratelimitd.control.control import Control

@@ -6,10 +6,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request, Response
 
-from ratelimitd.admin.bodies import MAX_NUMBER, DiffBody, HistoryQuery, PolicyBody, RollbackBody, TextBody
-from ratelimitd.admin.failures import failing
-from ratelimitd.admin.guard import may_change
+from ratelimitd.admin.authentication import may_change
+from ratelimitd.admin.error_responses import failing
 from ratelimitd.admin.in_time import in_time
+from ratelimitd.admin.request_models import (
+    MAX_NUMBER,
+    DiffBody,
+    HistoryQuery,
+    PolicyBody,
+    RollbackBody,
+    TextBody,
+)
 from ratelimitd.control.answers import AppliedRevision
 from ratelimitd.control.control import Control
 from ratelimitd.control.policy_shapes import (

@@ -5,12 +5,12 @@ from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 
-from ratelimitd.admin.bodies import CheckBody, QuestionBody, WhoQuery
-from ratelimitd.admin.failures import failing
-from ratelimitd.admin.guard import may_change
+from ratelimitd.admin.admin_keys import Role
+from ratelimitd.admin.authentication import may_change
+from ratelimitd.admin.error_responses import failing
 from ratelimitd.admin.in_time import WALK_S, in_time
-from ratelimitd.admin.keys import Role
 from ratelimitd.admin.policy_api import Controlled
+from ratelimitd.admin.request_models import CheckBody, QuestionBody, WhoQuery
 from ratelimitd.control.policy_shapes import StatusShape
 from ratelimitd.control.request_shapes import BucketsShape, CheckReplyShape, ExplanationShape, ResetShape
 from ratelimitd.core.model import Request as RequestSpec

@@ -11,8 +11,8 @@ import uvicorn
 
 from ratelimitd import __version__
 from ratelimitd.address import TcpAddress, parse_address
+from ratelimitd.admin.admin_keys import load_keys
 from ratelimitd.admin.app import admin_app
-from ratelimitd.admin.keys import load_keys
 from ratelimitd.control.control import Control
 from ratelimitd.errors import SettingsError
 from ratelimitd.settings import EMBEDDED, Settings, env_name

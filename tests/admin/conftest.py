@@ -10,8 +10,8 @@ import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
+from ratelimitd.admin.admin_keys import Keys
 from ratelimitd.admin.app import admin_app
-from ratelimitd.admin.keys import Keys
 from ratelimitd.control.control import Control
 from ratelimitd.core.model import Request
 from ratelimitd.rollout.replicas import Replica, Replicas

@@ -10,11 +10,11 @@ from starlette.applications import Starlette
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
+from ratelimitd.admin.admin_keys import Keys
 from ratelimitd.admin.app import admin_app
-from ratelimitd.admin.bounds import HEADERS, MAX_BODY_BYTES
-from ratelimitd.admin.failures import NoTraceback, failure
-from ratelimitd.admin.guard import MAX_HELD
-from ratelimitd.admin.keys import Keys
+from ratelimitd.admin.authentication import MAX_HELD
+from ratelimitd.admin.error_responses import NoTraceback, failure
+from ratelimitd.admin.middleware import HEADERS, MAX_BODY_BYTES
 from ratelimitd.control.control import Control
 from ratelimitd.errors import Problem, StoreError
 from ratelimitd.settings import Settings
@@ -207,7 +207,7 @@ async def test_a_body_that_never_ends_is_408(
     app: Starlette, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     """Nobody is held for ever by who sends a part of it and no more."""
-    monkeypatch.setattr("ratelimitd.admin.bounds.MAX_BODY_S", 0.01)
+    monkeypatch.setattr("ratelimitd.admin.middleware.MAX_BODY_S", 0.01)
     sent: list[Message] = []
     parts: asyncio.Queue[Message] = asyncio.Queue()
     parts.put_nowait({"type": "http.request", "body": b"{", "more_body": True})

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ratelimitd.admin.keys import Keys, Role, load_keys
+from ratelimitd.admin.admin_keys import Keys, Role, load_keys
 from ratelimitd.errors import SettingsError
 from ratelimitd.settings import Settings, load
 

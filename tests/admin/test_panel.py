@@ -12,11 +12,11 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from ratelimitd.admin import guard, in_time
+from ratelimitd.admin import authentication, in_time
+from ratelimitd.admin.admin_keys import Keys
 from ratelimitd.admin.app import admin_app
-from ratelimitd.admin.keys import Keys
-from ratelimitd.admin.panel import call, change
-from ratelimitd.admin.panel.page import duration, instant, tokens
+from ratelimitd.admin.panel import endpoint, policy_editor
+from ratelimitd.admin.panel.rendering import duration, instant, tokens
 from ratelimitd.admin.panel.session import MAX_NAME
 from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.control.control import Control
@@ -161,7 +161,7 @@ async def test_too_many_wrong_keys_at_once_are_told_on_a_page(
     control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the API answers 429 in JSON, the panel answers it in words."""
-    monkeypatch.setattr(guard, "MAX_HELD", 0)
+    monkeypatch.setattr(authentication, "MAX_HELD", 0)
     async with browsing(control) as browser:
         page = await browser.sign_in(key="nearly-the-right-key")
         assert (page.status_code, "Too many wrong keys" in page.text) == (429, True)
@@ -509,7 +509,7 @@ async def test_a_change_that_not_every_replica_runs_says_so(
     browser: Browser, control: Control, store: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It leads to the page that shows which one is behind."""
-    monkeypatch.setattr(change, "WAIT_S", 0.1)
+    monkeypatch.setattr(policy_editor, "WAIT_S", 0.1)
     now_us = (await control.status()).now_us
     slow = Replica("slow:1", "1.0", "fast", 1, "0" * 12, "tiers: must be given", now_us, now_us)
     await Replicas(store, KEY).publish(slow)
@@ -831,7 +831,7 @@ async def test_a_store_that_is_away_is_a_page() -> None:
 
 async def test_a_store_that_hangs_is_a_page_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while, and with the text that was sent."""
-    monkeypatch.setattr(call, "ANSWER_S", 0.3)
+    monkeypatch.setattr(endpoint, "ANSWER_S", 0.3)
     monkeypatch.setattr(in_time, "STORE_S", 0.1)
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -4,10 +4,10 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from ratelimitd.admin.panel.call import Call, Panel
-from ratelimitd.admin.panel.change import in_force
 from ratelimitd.admin.panel.diff import DiffLine, diff_lines
-from ratelimitd.admin.panel.fields import MAX_NOTE, note_of, number_of
+from ratelimitd.admin.panel.endpoint import Call, Panel
+from ratelimitd.admin.panel.form_fields import MAX_NOTE, note_of, number_of
+from ratelimitd.admin.panel.policy_editor import in_force
 from ratelimitd.errors import ConflictError, PolicyError, UnknownRevisionError
 from ratelimitd.rollout.revision import Revision
 from ratelimitd.rollout.revisions import KEPT

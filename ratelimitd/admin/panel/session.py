@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from ratelimitd.admin.keys import Keys, Role
+from ratelimitd.admin.admin_keys import Keys, Role
 from ratelimitd.rollout.revisions import EXTERNAL
 
 NAMELESS = "panel"

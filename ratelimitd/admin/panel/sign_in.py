@@ -6,7 +6,7 @@ import structlog
 from starlette.responses import RedirectResponse, Response
 
 from ratelimitd.admin.panel import session
-from ratelimitd.admin.panel.call import Call, Panel, own_path
+from ratelimitd.admin.panel.endpoint import Call, Panel, own_path
 
 _log = structlog.get_logger("ratelimitd.admin")
 

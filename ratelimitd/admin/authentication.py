@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ratelimitd.admin.keys import Keys, Role
+from ratelimitd.admin.admin_keys import Keys, Role
 
 HEADER = "X-Admin-Key"
 

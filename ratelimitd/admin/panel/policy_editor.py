@@ -10,12 +10,12 @@ from http import HTTPStatus
 from starlette.responses import Response
 
 from ratelimitd.admin.in_time import in_time
-from ratelimitd.admin.panel.call import Call, Panel, sentence
 from ratelimitd.admin.panel.diff import diff_lines
-from ratelimitd.admin.panel.fields import MAX_NOTE, note_of, number_of, text_of
+from ratelimitd.admin.panel.endpoint import Call, Panel, sentence
+from ratelimitd.admin.panel.form_fields import MAX_NOTE, note_of, number_of, text_of
 from ratelimitd.admin.panel.lines import placed
-from ratelimitd.admin.panel.look import limits_page
-from ratelimitd.admin.panel.page import plural
+from ratelimitd.admin.panel.overview import limits_page
+from ratelimitd.admin.panel.rendering import plural
 from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.errors import ConflictError, PolicyError, Problem, StoreError, UnknownRevisionError, WaitError
 from ratelimitd.rollout.revision import Revision

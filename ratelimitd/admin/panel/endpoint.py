@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from ratelimitd.admin.bounds import MAX_BODY_BYTES
-from ratelimitd.admin.keys import Keys, Role
+from ratelimitd.admin.admin_keys import Keys, Role
+from ratelimitd.admin.middleware import MAX_BODY_BYTES
 from ratelimitd.admin.panel import session
-from ratelimitd.admin.panel.page import page
+from ratelimitd.admin.panel.rendering import page
 from ratelimitd.admin.panel.session import Visitor
 from ratelimitd.control.control import Control
 from ratelimitd.errors import (

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ratelimitd.admin.failures import failure
+from ratelimitd.admin.error_responses import failure
 
 MAX_BODY_BYTES = 7 << 20
 """A policy of 1 MiB fits however it is escaped: a line end takes six bytes in a form, and in JSON a NUL."""

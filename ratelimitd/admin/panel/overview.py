@@ -5,9 +5,9 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from ratelimitd.admin.panel.call import Call, Panel, sentence
-from ratelimitd.admin.panel.fields import question_of, who_of
-from ratelimitd.admin.panel.page import plural
+from ratelimitd.admin.panel.endpoint import Call, Panel, sentence
+from ratelimitd.admin.panel.form_fields import question_of, who_of
+from ratelimitd.admin.panel.rendering import plural
 from ratelimitd.admin.panel.tier_form import field_of, tier_fields
 from ratelimitd.errors import Problem, RequestSpecError
 from ratelimitd.policy.document import full_form
