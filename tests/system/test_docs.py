@@ -62,10 +62,10 @@ def test_links_and_named_files_exist(document: str) -> None:
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
-def test_adrs_are_numbered_without_a_gap_and_name_what_lost() -> None:
-    """Each has a choice, a loser and a reason."""
+def test_adrs_are_numbered_without_a_gap_and_share_one_shape() -> None:
+    """Every ADR has the same four sections."""
     adrs = sorted(ROOT.glob("docs/adr/*.md"))
     assert [path.name[:4] for path in adrs] == [f"{n:04}" for n in range(1, len(adrs) + 1)]
     for path in adrs:
-        for part in ("**Choice.**", "**What lost.**", "**Why.**"):
+        for part in ("## Context", "## Decision", "## Alternatives", "## Consequences"):
             assert part in path.read_text(), (path.name, part)
