@@ -10,7 +10,8 @@ from typing import Any
 from bench.asking import Ask, asking
 from bench.echo import ANSWER, HOSTED
 from ratelimitd.address import parse_address
-from ratelimitd.transport.fast.framing import Status, frame, status_fields
+from ratelimitd.core.grpc_code import GrpcCode
+from ratelimitd.transport.fast.framing import frame, status_fields
 from ratelimitd.transport.fast.supervisor import LIFELINE, serve_hosted
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -19,7 +20,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 _CONTENT_TYPE = (b"content-type", b"application/grpc")
 _START = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE], "trailers": True}
 _BODY = {"type": "http.response.body", "body": frame(ANSWER)}
-_END = {"type": "http.response.trailers", "headers": status_fields(Status.OK)}
+_END = {"type": "http.response.trailers", "headers": status_fields(GrpcCode.OK)}
 
 
 class Application:

@@ -19,6 +19,7 @@ from envoy_data_plane.envoy.service.auth.v3 import (
 from envoy_data_plane.envoy.service.ratelimit.v3 import RateLimitRequest
 
 from bench import echo
+from ratelimitd.core.grpc_code import GrpcCode
 
 USER = b"01234567"
 """Stands for a user's number in a message."""
@@ -30,7 +31,6 @@ API = "/api/*"
 RLS_DOMAIN = "bench"
 _PREFIX = 5
 _LENGTH_DELIMITED_1, _VARINT_1 = 0x0A, 0x08  # field 1 of a message, of these wire types
-_UNAVAILABLE = 14
 _RLS_OK, _RLS_OVER_LIMIT = 1, 2
 
 
@@ -97,7 +97,7 @@ def check_outcome(begin: bytes) -> str:
         return "failed"
     if len(message) < 4 or message[0] != _LENGTH_DELIMITED_1 or not message[1] or message[2] != _VARINT_1:  # noqa: PLR2004 - tag, length, tag, code
         return "allowed"
-    return "failed" if message[3] == _UNAVAILABLE else "denied"
+    return "failed" if message[3] == GrpcCode.UNAVAILABLE else "denied"
 
 
 def should_rate_limit() -> Method:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.struct_pb2 import Struct, Value
 
+from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.model import Answer, Reply, Request, Verdict
 from ratelimitd.errors import MalformedRequestError
 from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
@@ -26,8 +27,8 @@ from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import (
 SERVICE = "envoy.service.auth.v3.Authorization"
 """The gRPC service whose method Check this is."""
 
-# google.rpc.Code by the HTTP status of the refusal
-_CODES = {403: 7, 429: 8, 503: 14}
+# by the HTTP status of the refusal
+_CODES = {403: GrpcCode.PERMISSION_DENIED, 429: GrpcCode.RESOURCE_EXHAUSTED, 503: GrpcCode.UNAVAILABLE}
 
 
 def decode(payload: bytes) -> Request:

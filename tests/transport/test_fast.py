@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimitd.address import TcpAddress, UnixAddress
+from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.errors import ChildError, ListenError
 from ratelimitd.transport.fast import grpc_app, supervisor
 from ratelimitd.transport.fast.framing import (
     CallError,
-    Status,
     expected_bytes,
     frame,
     only_message,
@@ -37,7 +37,7 @@ from tests.waiting import eventually
 MESSAGE = frame(bytes(check_request()))
 
 
-def refused(body: bytes) -> Status:
+def refused(body: bytes) -> GrpcCode:
     """The status that this request body gets."""
     with pytest.raises(CallError) as error:
         only_message(body, 100)
@@ -54,8 +54,8 @@ def test_a_framed_message_is_read_back(message: bytes) -> None:
 def test_a_message_cut_short_is_never_read(message: bytes, data: st.DataObject) -> None:
     """An empty body is no message at all; the others ended too early."""
     cut = data.draw(st.integers(1, len(message) + 4))
-    assert refused(frame(message)[:cut]) is Status.INTERNAL
-    assert refused(b"") is Status.UNIMPLEMENTED
+    assert refused(frame(message)[:cut]) is GrpcCode.INTERNAL
+    assert refused(b"") is GrpcCode.UNIMPLEMENTED
 
 
 @given(st.binary())
@@ -67,9 +67,9 @@ def test_no_bytes_break_the_reader(body: bytes) -> None:
 
 def test_each_mistake_has_the_status_that_grpc_gives_it() -> None:
     """statuscodes.md of gRPC."""
-    assert refused(b"\1" + frame(b"x")[1:]) is Status.UNIMPLEMENTED
-    assert refused(frame(b"x" * 101)) is Status.RESOURCE_EXHAUSTED
-    assert refused(frame(b"x") * 2) is Status.UNIMPLEMENTED
+    assert refused(b"\1" + frame(b"x")[1:]) is GrpcCode.UNIMPLEMENTED
+    assert refused(frame(b"x" * 101)) is GrpcCode.RESOURCE_EXHAUSTED
+    assert refused(frame(b"x") * 2) is GrpcCode.UNIMPLEMENTED
 
 
 def test_an_over_large_message_is_known_by_its_prefix() -> None:
@@ -96,7 +96,7 @@ def test_what_is_no_timeout_is_refused(text: bytes) -> None:
 
 def test_a_status_message_is_percent_encoded() -> None:
     """Printable ASCII stays, all else is bytes of UTF-8."""
-    assert status_fields(Status.INTERNAL, "50% é\n")[1] == (b"grpc-message", b"50%25 %C3%A9%0A")
+    assert status_fields(GrpcCode.INTERNAL, "50% é\n")[1] == (b"grpc-message", b"50%25 %C3%A9%0A")
 
 
 async def test_calls_that_are_answered_in_one_turn_are_sent_for_together() -> None:
@@ -207,7 +207,7 @@ async def test_an_over_large_message_is_refused_by_its_prefix(serve_in_envoy: Se
         assert isinstance(listener.address, TcpAddress)
         prefix = b"\0" + (MAX_MESSAGE_BYTES + 1).to_bytes(4, "big")
         reply = await exchange(listener.address, [prefix], end=False)
-        assert reply.status == Status.RESOURCE_EXHAUSTED
+        assert reply.status == GrpcCode.RESOURCE_EXHAUSTED
 
 
 async def test_the_time_out_of_the_caller_ends_the_call(serve_in_envoy: Serve) -> None:
@@ -216,7 +216,7 @@ async def test_the_time_out_of_the_caller_ends_the_call(serve_in_envoy: Serve) -
     async with serve_in_envoy(limiter) as listener:
         assert isinstance(listener.address, TcpAddress)
         reply = await exchange(listener.address, [MESSAGE], grpc_timeout="50m")
-        assert reply.status == Status.DEADLINE_EXCEEDED
+        assert reply.status == GrpcCode.DEADLINE_EXCEEDED
         limiter.release.set()
 
 
@@ -244,7 +244,7 @@ async def test_a_stream_that_ends_within_a_message_is_answered(serve_in_envoy: S
             [question + question[:3]],
             path="/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         )
-    assert reply.status == Status.INTERNAL
+    assert reply.status == GrpcCode.INTERNAL
     assert reply.body.count(b"grpc.health.v1.Health") == 1
 
 

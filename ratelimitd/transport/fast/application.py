@@ -12,11 +12,12 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.model import Answer, Request
 from ratelimitd.errors import MalformedRequestError, RatelimitdError
 from ratelimitd.transport.ext_authz import SERVICE, decode, encode
 from ratelimitd.transport.fast import health, reflection
-from ratelimitd.transport.fast.framing import CallError, Status
+from ratelimitd.transport.fast.framing import CallError
 from ratelimitd.transport.fast.grpc_app import GrpcApplication, Receive, Scope, Send, Unary
 
 
@@ -108,5 +109,5 @@ def _begin(check: Callable[[Request], Awaitable[Answer]], payload: bytes) -> Awa
     try:
         request = decode(payload)
     except MalformedRequestError as error:
-        raise CallError(Status.INVALID_ARGUMENT, str(error)) from error
+        raise CallError(GrpcCode.INVALID_ARGUMENT, str(error)) from error
     return check(request)

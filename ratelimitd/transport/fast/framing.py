@@ -4,10 +4,11 @@ Source: gRPC's PROTOCOL-HTTP2.md, for prefix, time-out and message; its statusco
 """
 
 import re
-from enum import IntEnum
 from functools import lru_cache
 from struct import Struct
 from urllib.parse import quote
+
+from ratelimitd.core.grpc_code import GrpcCode
 
 _PREFIX = Struct(">BI")
 """Before each message: one byte, 1 for compressed, and its length in four."""
@@ -19,23 +20,10 @@ _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 
 
-class Status(IntEnum):
-    """google.rpc.Code, those that this transport gives."""
-
-    OK = 0
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    RESOURCE_EXHAUSTED = 8
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-
-
 class CallError(Exception):
     """A call that ends with `status` and no answer. The text is for the caller."""
 
-    def __init__(self, status: Status, message: str) -> None:
+    def __init__(self, status: GrpcCode, message: str) -> None:
         super().__init__(message)
         self.status = status
 
@@ -54,10 +42,10 @@ def expected_bytes(data: bytes | bytearray, max_message_bytes: int) -> int:
         return PREFIX_BYTES
     compressed, length = _PREFIX.unpack_from(data)
     if compressed:
-        raise CallError(Status.UNIMPLEMENTED, "compressed messages are not supported: send identity")
+        raise CallError(GrpcCode.UNIMPLEMENTED, "compressed messages are not supported: send identity")
     if length > max_message_bytes:
         raise CallError(
-            Status.RESOURCE_EXHAUSTED,
+            GrpcCode.RESOURCE_EXHAUSTED,
             f"the message has {length} bytes, and at most {max_message_bytes} are read",
         )
     total: int = PREFIX_BYTES + length
@@ -70,13 +58,13 @@ def only_message(body: bytes, max_message_bytes: int) -> bytes:
     if len(body) == expected:
         return body[PREFIX_BYTES:]
     if not body or len(body) > expected:
-        raise CallError(Status.UNIMPLEMENTED, "this method takes exactly one message")
+        raise CallError(GrpcCode.UNIMPLEMENTED, "this method takes exactly one message")
     raise truncated()
 
 
 def truncated() -> CallError:
     """The request ended within a message."""
-    return CallError(Status.INTERNAL, "the request ended before its message did")
+    return CallError(GrpcCode.INTERNAL, "the request ended before its message did")
 
 
 @lru_cache(maxsize=64)  # a caller's calls all have the same
@@ -84,11 +72,11 @@ def timeout_s(value: bytes) -> float:
     """The seconds in a grpc-timeout header. Raises CallError for what is none."""
     match = _TIMEOUT.fullmatch(value)
     if match is None:
-        raise CallError(Status.INTERNAL, "grpc-timeout must be 1 to 8 digits and one of H M S m u n")
+        raise CallError(GrpcCode.INTERNAL, "grpc-timeout must be 1 to 8 digits and one of H M S m u n")
     return int(match[1]) * _UNITS_S[match[2].decode()]
 
 
-def status_fields(status: Status, message: str = "") -> list[tuple[bytes, bytes]]:
+def status_fields(status: GrpcCode, message: str = "") -> list[tuple[bytes, bytes]]:
     """The trailers that end a call."""
     fields = [(b"grpc-status", b"%d" % status)]
     if message:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
+from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.transport.fast.framing import (
     PREFIX_BYTES,
     CallError,
-    Status,
     expected_bytes,
     frame,
     only_message,
@@ -45,7 +45,7 @@ _T = TypeVar("_T")
 
 _CONTENT_TYPE = (b"content-type", b"application/grpc")
 _START = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE], "trailers": True}
-_OK = {"type": "http.response.trailers", "headers": status_fields(Status.OK)}
+_OK = {"type": "http.response.trailers", "headers": status_fields(GrpcCode.OK)}
 _NO_BODY = {"type": "http.response.body", "body": b""}
 
 
@@ -132,7 +132,7 @@ class GrpcApplication:
             await _refuse(send, error)
         except Exception:  # noqa: BLE001 - a defect of ours: Envoy obeys its failure_mode_allow
             self._log.exception("check_broke")
-            await _refuse(send, CallError(Status.INTERNAL, "internal error"))
+            await _refuse(send, CallError(GrpcCode.INTERNAL, "internal error"))
         finally:
             self._in_flight.pop(receive, None)
             if self._draining and not self._in_flight:
@@ -153,10 +153,10 @@ class GrpcApplication:
         """What is no call of a unary method that may be taken."""
         _check_headers(scope)
         if self._draining:
-            raise CallError(Status.UNAVAILABLE, "this replica is about to stop")
+            raise CallError(GrpcCode.UNAVAILABLE, "this replica is about to stop")
         stream = self._streams.get(scope["path"])
         if stream is None:
-            raise CallError(Status.UNIMPLEMENTED, f"there is no method {scope['path']} here")
+            raise CallError(GrpcCode.UNIMPLEMENTED, f"there is no method {scope['path']} here")
         # A stream ends when its caller likes: nobody waits for it.
         self._streaming[receive] = self._in_flight.pop(receive)
         try:
@@ -231,7 +231,7 @@ async def _within(seconds: float, begun: Awaitable[_T]) -> _T:
         async with asyncio.timeout(seconds):
             return await begun
     except TimeoutError as error:
-        raise CallError(Status.DEADLINE_EXCEEDED, "the caller's time-out has passed") from error
+        raise CallError(GrpcCode.DEADLINE_EXCEEDED, "the caller's time-out has passed") from error
 
 
 def _check_headers(scope: Scope) -> bytes | None:
@@ -243,7 +243,9 @@ def _check_headers(scope: Scope) -> bytes | None:
         elif name == b"content-type":
             content_type = value
     if content_type is None or not content_type.startswith(b"application/grpc") or scope["method"] != "POST":
-        raise CallError(Status.UNIMPLEMENTED, "only gRPC is spoken here: POST, content-type application/grpc")
+        raise CallError(
+            GrpcCode.UNIMPLEMENTED, "only gRPC is spoken here: POST, content-type application/grpc"
+        )
     return timeout
 
 

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterable
 from google.protobuf.message import DecodeError
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from ratelimitd.transport.fast.framing import CallError, Status
+from ratelimitd.core.grpc_code import GrpcCode
+from ratelimitd.transport.fast.framing import CallError
 
 SERVICE = "grpc.health.v1.Health"
 
@@ -32,7 +33,7 @@ class Health:
         """The status of the service in a HealthCheckRequest. Raises CallError: NOT_FOUND for one not here."""
         service = _service(payload)
         if service not in self._services:
-            raise CallError(Status.NOT_FOUND, f"there is no service {service!r} here")
+            raise CallError(GrpcCode.NOT_FOUND, f"there is no service {service!r} here")
         return self._status(service)
 
     async def watch(self, payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -57,5 +58,5 @@ def _service(payload: bytes) -> str:
     try:
         service: str = HealthCheckRequest.FromString(payload).service
     except DecodeError as error:
-        raise CallError(Status.INVALID_ARGUMENT, f"the message is no {SERVICE} request") from error
+        raise CallError(GrpcCode.INVALID_ARGUMENT, f"the message is no {SERVICE} request") from error
     return service

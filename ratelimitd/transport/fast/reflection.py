@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
-from ratelimitd.transport.fast.framing import CallError, Status
+from ratelimitd.core.grpc_code import GrpcCode
+from ratelimitd.transport.fast.framing import CallError
 
 SERVICE = "grpc.reflection.v1alpha.ServerReflection"
 
@@ -33,4 +34,4 @@ async def _requests(payloads: AsyncIterator[bytes]) -> AsyncIterator[ServerRefle
         try:
             yield ServerReflectionRequest.FromString(payload)
         except DecodeError as error:
-            raise CallError(Status.INVALID_ARGUMENT, f"the message is no {SERVICE} request") from error
+            raise CallError(GrpcCode.INVALID_ARGUMENT, f"the message is no {SERVICE} request") from error
