@@ -21,7 +21,7 @@ from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.document import FlatPolicy
 from ratelimitd.process.child import child
 from ratelimitd.process.loopback import LOOPBACK, free_port
-from ratelimitd.store.client import open_client, store_errors
+from ratelimitd.store.client import connector, open_client, store_errors
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.store.link import Link
 
@@ -56,7 +56,7 @@ def spend(user: int) -> TakeRequest:
 async def limiting(url: str) -> AsyncIterator[Batcher]:
     """The limiter of the service over this store, which may be late as there."""
     async with (
-        Link(url, silence_s=LATE_S) as link,
+        Link(connector(url), silence_s=LATE_S) as link,
         Batcher(RedisLimiter(link), timeout_s=LATE_S) as limiter,
     ):
         yield limiter

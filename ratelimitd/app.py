@@ -20,7 +20,7 @@ from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replica
 from ratelimitd.settings import EMBEDDED, Settings, environment
-from ratelimitd.store.client import open_client
+from ratelimitd.store.client import connector, open_client
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.store.link import SILENCE_S, Link
 from ratelimitd.telemetry.logs import configure_logs
@@ -43,7 +43,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Check]:
         client = await stack.enter_async_context(open_client(settings.redis_url))
         timeout_s = settings.store_timeout_ms / 1000
         # A call may outlast the decisions in it: it may have to connect first.
-        link = Link(settings.redis_url, silence_s=max(SILENCE_S, timeout_s))
+        link = Link(connector(settings.redis_url), silence_s=max(SILENCE_S, timeout_s))
         calls = RedisLimiter(await stack.enter_async_context(link))
         batcher = await stack.enter_async_context(
             Batcher(

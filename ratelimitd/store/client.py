@@ -1,26 +1,31 @@
-"""Opens a store by its URL. Every driver error leaves here as a StoreError, and only here."""
+"""Connects to the store by its URL, with redis-py. Driver errors become StoreError here and nowhere else."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from ratelimitd.errors import StoreError
+from ratelimitd.store.link import Connect, Connection
+
+if TYPE_CHECKING:
+    import asyncio
 
 MAX_CONNECTIONS = 4
-"""The poll of the policy, the wait for a message, and two to spare. Decisions have a link of their own."""
+"""One polls the policy, one waits for messages, two are spare. Decisions use a link (store/link.py)."""
 
 
 def _options() -> dict[str, Any]:
-    """How every connection is made, unless the URL says otherwise.
+    """Options of every connection, unless the URL sets others.
 
-    The driver must not retry by itself: a call that was cut off may have taken its tokens already.
+    The driver must not retry by itself: a call whose connection broke may have taken its tokens already.
     """
     return {
         "client_name": "ratelimitd",
@@ -30,24 +35,65 @@ def _options() -> dict[str, Any]:
     }
 
 
-def new_connection(url: str) -> AbstractConnection:
-    """A connection to `url`, not made yet. Raises ValueError, TypeError or RedisError for a bad URL."""
-    pool = ConnectionPool.from_url(url, **_options())
-    connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call] # it is untyped
-    return connection
-
-
 @asynccontextmanager
 async def open_client(url: str) -> AsyncIterator[Redis]:
-    """A client for `url`, closed at the end. It connects when first used, so a store may come later."""
+    """Yields a client for `url` and closes it. It connects at its first use, so the store may start later."""
     pool = BlockingConnectionPool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=None, **_options())
     async with Redis.from_pool(pool) as client:
         yield client
 
 
+def new_connection(url: str) -> AbstractConnection:
+    """Returns a connection to `url` that is not open yet. Raises ValueError, TypeError or RedisError."""
+    pool = ConnectionPool.from_url(url, **_options())
+    connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call] # it is untyped
+    return connection
+
+
+def connector(url: str) -> Connect:
+    """Returns the function that opens connections to `url` for a link."""
+    return lambda: negotiate(new_connection(url))
+
+
+async def negotiate(connection: AbstractConnection) -> Connection:
+    """Connects and does TLS, AUTH, SELECT and CLIENT SETNAME, each step within 5 s unless the URL differs.
+
+    Raises RedisError when the store cannot be reached, refuses, or sends more than it should.
+    """
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call] # it is untyped
+        negotiated = _Negotiated(connection)
+        await negotiated.check()
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return negotiated
+
+
+class _Negotiated:
+    """A connection of redis-py in the shape that a link needs.
+
+    redis-py has no public name for the transport, so this reads a private attribute. A release of redis-py
+    without it could not connect, and the failing attempt would name the attribute.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001 - see above
+
+    async def check(self) -> None:
+        """Raises ConnectionError if the connection is lost already, or if there is something to read."""
+        if self.transport.is_closing() or await self._connection.can_read():
+            raise NotConnectedError("the store closed the connection or sent an unexpected reply")
+
+    async def close(self) -> None:
+        """Closes the connection and waits until it is closed."""
+        await self._connection.disconnect()
+
+
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turns what a driver may raise, its time-outs included, into StoreError."""
+    """Turns the driver's errors, timeouts included, into StoreError."""
     try:
         yield
     except TimeoutError as error:

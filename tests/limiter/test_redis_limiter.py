@@ -16,6 +16,7 @@ from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.limiter.take_script import decode
+from ratelimitd.store.client import connector
 from ratelimitd.store.link import Link
 from tests.core.takes import taking
 from tests.limiters import ScriptLimiter, taken
@@ -25,7 +26,7 @@ from tests.limiters import ScriptLimiter, taken
 async def link(store_url: str, store: Redis) -> AsyncIterator[Link]:
     """A link to an empty store."""
     await store.ping()
-    async with Link(store_url) as link:
+    async with Link(connector(store_url)) as link:
         yield link
 
 
@@ -53,7 +54,11 @@ async def test_a_lost_script_cache_goes_unnoticed(link: Link, store: Redis) -> N
 async def test_many_at_once_share_one_bucket_exactly(store_url: str, store: Redis) -> None:
     """Three links, 300 requests, 40 tokens: 40 pass."""
     await store.ping()
-    async with Link(store_url) as one, Link(store_url) as two, Link(store_url) as three:
+    async with (
+        Link(connector(store_url)) as one,
+        Link(connector(store_url)) as two,
+        Link(connector(store_url)) as three,
+    ):
         limiters = [RedisLimiter(link) for link in (one, two, three)]
         calls = [taken(limiters[n % 3], [request("shared", 40)]) for n in range(300)]
         outcomes = await asyncio.gather(*calls)
@@ -62,7 +67,7 @@ async def test_many_at_once_share_one_bucket_exactly(store_url: str, store: Redi
 
 async def test_nobody_listens_where_the_store_should_be(tmp_path: Path) -> None:
     """A refused connection is a StoreError that names the reason."""
-    async with Link(f"unix://{tmp_path}/none.sock") as link:
+    async with Link(connector(f"unix://{tmp_path}/none.sock")) as link:
         with pytest.raises(StoreError, match="the store failed"):
             await taken(RedisLimiter(link), [request()])
 
@@ -111,7 +116,7 @@ async def test_an_answer_that_decides_nothing_is_a_store_error(tmp_path: Path, r
     """Nonsense, refusals and a store that is loading: all one error, none a denial."""
     async with (
         _serving(tmp_path / "s", _handshake_then(reply)),
-        Link(f"unix://{tmp_path}/s") as link,
+        Link(connector(f"unix://{tmp_path}/s")) as link,
     ):
         with pytest.raises(StoreError):
             await taken(RedisLimiter(link), [request()])
@@ -168,7 +173,7 @@ async def test_connecting_may_take_longer_than_a_decision(tmp_path: Path) -> Non
     server = await asyncio.start_unix_server(talk, tmp_path / "s")
     async with (
         server,
-        Link(f"unix://{tmp_path}/s") as link,
+        Link(connector(f"unix://{tmp_path}/s")) as link,
         Batcher(RedisLimiter(link), timeout_s=0.01) as impatient,
         Batcher(RedisLimiter(link), timeout_s=30) as patient,
     ):

@@ -24,7 +24,8 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as NotConnectedError
 
-from ratelimitd.store.link import Link
+from ratelimitd.store.client import connector, negotiate, new_connection
+from ratelimitd.store.link import Connection, Link
 from tests.limiters import told
 from tests.programs import need
 from tests.waiting import WAIT_S, eventually
@@ -149,7 +150,7 @@ async def serving(path: Path) -> AsyncIterator[Server]:
 
 def opened(path: Path, clock: Callable[[], float] | None = None, silence_s: float = WAIT_S) -> Link:
     """A link to that Unix socket, whose clock stands still."""
-    return Link(f"unix://{path}", now_s=clock or Clock(), silence_s=silence_s)
+    return Link(connector(f"unix://{path}"), now_s=clock or Clock(), silence_s=silence_s)
 
 
 async def execute(link: Link, *arguments: Any) -> Any:
@@ -167,7 +168,7 @@ async def test_each_of_many_callers_gets_its_own_reply(store_url: str) -> None:
         text = f"{n}," * (40_000 if n % 250 == 0 else 1)
         return bool(await execute(link, "ECHO", text) == text.encode())
 
-    async with Link(store_url) as link:
+    async with Link(connector(store_url)) as link:
         assert all(await asyncio.gather(*(echo(n) for n in range(1000))))
         connections = (await execute(link, "CLIENT", "LIST")).count(b"cmd=client|list")
     assert connections == 1
@@ -237,6 +238,26 @@ async def test_opening_needs_no_store(tmp_path: Path) -> None:
             (await server.calls(1)).write(b"+PONG\r\n")
             assert await call == b"PONG"
             await link.aclose()
+
+
+@on_both_loops
+async def test_each_attempt_asks_the_factory_where_the_store_is(tmp_path: Path) -> None:
+    """As after a failover: the second connection leads to another server than the first."""
+    paths = iter((tmp_path / "old", tmp_path / "new"))
+
+    async def connect() -> Connection:
+        return await connector(f"unix://{next(paths)}")()
+
+    async with serving(tmp_path / "old") as old, serving(tmp_path / "new") as new:
+        async with Link(connect, now_s=Clock()) as link:
+            for server in (old, new):
+                call = asyncio.ensure_future(execute(link, "GET", 1))
+                writer = await server.calls(1)
+                writer.write(b":1\r\n")
+                assert await call == 1
+                writer.close()
+                await server.ended()
+        assert (old.connections, new.connections) == (1, 1)
 
 
 @on_both_loops
@@ -386,7 +407,7 @@ async def test_a_store_that_says_more_than_it_was_asked_is_not_used(tmp_path: Pa
     """What it said in excess while connecting would be taken for the first call's reply."""
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s") as link:
         server.greeting = b"+OK\r\n+OK\r\n"
-        with pytest.raises(NotConnectedError, match="said more than it was asked"):
+        with pytest.raises(NotConnectedError, match="sent an unexpected reply"):
             await execute(link, "GET", 1)
 
 
@@ -395,8 +416,7 @@ async def test_a_connection_that_is_reset_before_it_is_taken_over_is_not_used() 
     """Nobody would be told of its loss any more, and the first call would wait for nothing."""
     server = Server()
     async with await asyncio.start_server(server.accept, "localhost", 0) as listening:
-        link = Link(f"redis://localhost:{listening.sockets[0].getsockname()[1]}", now_s=Clock())
-        connection: Any = link._connection
+        connection: Any = new_connection(f"redis://localhost:{listening.sockets[0].getsockname()[1]}")
         connect = connection.connect
 
         async def lost() -> bool:
@@ -411,8 +431,8 @@ async def test_a_connection_that_is_reset_before_it_is_taken_over_is_not_used() 
             await eventually(lost, "the reset arrives")
 
         connection.connect = connect_and_lose
-        async with link:
-            with pytest.raises(NotConnectedError, match="the store left"):
+        async with Link(lambda: negotiate(connection), now_s=Clock()) as link:
+            with pytest.raises(NotConnectedError, match="the store closed the connection"):
                 await execute(link, "GET", 1)
     await server.ended()
 
@@ -520,14 +540,14 @@ async def test_closing_ends_an_attempt(tmp_path: Path) -> None:
 async def test_the_url_says_user_password_and_database(store_url: str) -> None:
     """As it does for redis-py, which negotiates. The connection bears our name."""
     address = store_url.removeprefix("redis://").removesuffix("/0")
-    async with Link(store_url) as admin:
+    async with Link(connector(store_url)) as admin:
         await execute(admin, "ACL", "SETUSER", "linkuser", "on", ">p@ss/word", "~*", "+@all")
         try:
-            async with Link(f"redis://linkuser:p%40ss%2Fword@{address}/3") as link:
+            async with Link(connector(f"redis://linkuser:p%40ss%2Fword@{address}/3")) as link:
                 assert await execute(link, "ACL", "WHOAMI") == b"linkuser"
                 me = (await execute(link, "CLIENT", "INFO")).split()
                 assert {b"db=3", b"name=ratelimitd", b"resp=2"} <= set(me)
-            async with Link(f"redis://linkuser:wrong@{address}/3") as link:
+            async with Link(connector(f"redis://linkuser:wrong@{address}/3")) as link:
                 with pytest.raises(NotConnectedError, match="invalid username-password"):
                     await execute(link, "PING")
         finally:
@@ -570,7 +590,7 @@ async def test_tls(certificate: Path) -> None:
     server = Server()
     async with await asyncio.start_server(server.accept, "localhost", 0, ssl=context) as listening:
         url = f"rediss://:secret@localhost:{listening.sockets[0].getsockname()[1]}/2"
-        async with Link(f"{url}?ssl_ca_certs={certificate}", now_s=Clock()) as link:
+        async with Link(connector(f"{url}?ssl_ca_certs={certificate}"), now_s=Clock()) as link:
             for attempt in (1, 2):
                 answered = asyncio.gather(*(execute(link, "GET", n) for n in range(50)))
                 writer = await server.calls(50)
@@ -584,7 +604,7 @@ async def test_tls(certificate: Path) -> None:
                 writer.close()
                 with pytest.raises(NotConnectedError):
                     await lost
-        async with Link(url, now_s=Clock()) as link:
+        async with Link(connector(url), now_s=Clock()) as link:
             with pytest.raises(NotConnectedError, match="certificate verify failed"):
                 await execute(link, "PING")
     await server.ended()
