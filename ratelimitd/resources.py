@@ -1,4 +1,4 @@
-"""Where the files that travel with the package are, in a checkout and in an installed wheel alike."""
+"""Finds the files that ship with the package: beside it in a checkout, inside it in an installed wheel."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ _PACKAGE = Path(__file__).parent
 
 
 def resource(relative: str) -> Path:
-    """The path of a shipped file, such as `lua/take.lua`. Raises FileNotFoundError when it is nowhere."""
+    """Returns the path of a shipped file, such as `lua/take.lua`. Raises FileNotFoundError."""
     for root in (_PACKAGE / "_resources", _PACKAGE.parent):
         path = root / relative
         if path.exists():

@@ -1,1 +1,1 @@
-"""Redis or Valkey: how to reach one, and how its driver's errors become ours."""
+"""Connections to a store: Redis, Valkey, or the bundled Valkey."""

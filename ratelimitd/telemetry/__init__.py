@@ -1,1 +1,1 @@
-"""Signals out. A failing one never changes a decision."""
+"""Signals about a running service. A failing signal never changes a decision."""

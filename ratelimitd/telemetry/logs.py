@@ -1,4 +1,4 @@
-"""Log lines on standard error: JSON for machines, colours when a person is watching."""
+"""Log lines on standard error: JSON, or coloured text on a terminal."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 
 
 class _UnfailingLogger:
-    """Writes to standard error. A full disk, or a reader that has gone, loses a line and nothing else."""
+    """Writes lines to standard error. A line that cannot be written is lost, and nothing fails."""
 
     def msg(self, line: str) -> None:
         with suppress(OSError, ValueError):
@@ -19,24 +19,24 @@ class _UnfailingLogger:
     debug = info = warning = error = msg
 
 
-# Without the values of local variables: they hold headers and URLs of stores.
+# Values of local variables may hold request headers and store URLs, so tracebacks leave them out.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
 
 
 def configure_logs(level: str) -> None:
-    """Every structlog logger of the process writes from `level` (debug, info, warning or error) upwards."""
-    watched = sys.stderr.isatty()
+    """Makes all structlog loggers write lines of at least `level`: debug, info, warning or error."""
+    on_terminal = sys.stderr.isatty()
     plain = structlog.dev.plain_traceback
     renderer = (
         structlog.dev.ConsoleRenderer(exception_formatter=plain)
-        if watched
+        if on_terminal
         else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if watched else [_TRACEBACKS]),
+            *([] if on_terminal else [_TRACEBACKS]),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

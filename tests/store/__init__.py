@@ -1,1 +1,1 @@
-"""The script, the limiter and the policy on a real store."""
+"""The store: its connections and buckets, on a real store."""

@@ -1,4 +1,4 @@
-"""Buckets as people read and reset them, on a real store."""
+"""Reading and deleting buckets for operators, on a real store."""
 
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from tests.core.takes import taking
 from tests.limiters import ScriptLimiter
 
 
-async def test_what_the_script_wrote_is_read_to_the_microtoken(store: Redis) -> None:
-    """With the store's clock; a key that holds none is left out."""
+async def test_buckets_are_read_to_the_microtoken(store: Redis) -> None:
     limiter = ScriptLimiter(store)
     await limiter.take(taking({"rate:user:a": Limit(3, 0.001)}, 1_234_567))
     stored = await Buckets(store, "rate").read(["rate:user:a", "rate:user:b"])
@@ -38,14 +37,13 @@ async def test_what_the_script_wrote_is_read_to_the_microtoken(store: Redis) -> 
         {"tokens": "1", "last": "1e25"},
     ],
 )
-async def test_nonsense_is_no_bucket(store: Redis, nonsense: dict[Any, Any]) -> None:
-    """As in the script: what is none is a full one."""
+async def test_a_malformed_bucket_is_ignored(store: Redis, nonsense: dict[Any, Any]) -> None:
+    """take.lua treats such a key as a full bucket, too."""
     await store.hset("rate:user:a", mapping=nonsense)
     assert (await Buckets(store, "rate").read(["rate:user:a"])).buckets == {}
 
 
-async def test_an_identity_has_its_own_buckets_and_nobody_elses(store: Redis) -> None:
-    """By prefix, also in shadow; somebody whose id only begins alike is somebody else."""
+async def test_the_keys_of_an_identity_include_no_other_identitys(store: Redis) -> None:
     mine = ["rate:shadow:user:al", "rate:shadow:user:al:api:*", "rate:user:al", "rate:user:al:api:/a/*"]
     others = ["rate:user:alice", "rate:user:alice:api:/a/*", "rate:global", "other:user:al"]
     for key in [*mine, *others]:
@@ -58,8 +56,7 @@ async def test_an_identity_has_its_own_buckets_and_nobody_elses(store: Redis) ->
     await buckets.delete([])
 
 
-async def test_many_other_keys_do_not_hide_one(store: Redis) -> None:
-    """A search takes more than one step of the store's."""
+async def test_a_search_takes_more_than_one_step(store: Redis) -> None:
     async with store.pipeline(transaction=False) as pipeline:
         for number in range(3000):
             pipeline.hset(f"rate:user:u{number}:api:/a", mapping={"tokens": "1", "last": "1"})
@@ -67,15 +64,13 @@ async def test_many_other_keys_do_not_hide_one(store: Redis) -> None:
     assert await Buckets(store, "rate").keys_of("u1234") == ["rate:user:u1234:api:/a"]
 
 
-async def test_a_bucket_is_read_as_the_oracle_knows_it(store: Redis) -> None:
-    """Both numbers, as they stand."""
+async def test_tokens_and_time_of_a_bucket_are_read_unchanged(store: Redis) -> None:
     await store.hset("rate:user:a", mapping={"tokens": "1.500000", "last": "1800000000000000"})
     stored = await Buckets(store, "rate").read(["rate:user:a"])
     assert stored.buckets == {"rate:user:a": Bucket(1_500_000, 1_800_000_000_000_000)}
 
 
-async def test_a_store_that_is_away_is_an_error_of_ours(tmp_path: Path) -> None:
-    """For each of the three."""
+async def test_an_unreachable_store_is_a_store_error(tmp_path: Path) -> None:
     async with open_client(f"unix://{tmp_path}/none.sock") as client:
         buckets = Buckets(client, "rate")
         for call in (buckets.read(["a"]), buckets.keys_of("a"), buckets.delete(["a"])):

@@ -1,0 +1,143 @@
+"""A server that answers as a test wants, links to it, and a clock that a test moves."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from hiredis import Reader
+
+from ratelimitd.store.client import connector
+from ratelimitd.store.link import Link
+from tests.limiters import told
+from tests.waiting import WAIT_S, eventually
+
+
+def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Runs a test on asyncio's event loop and on uvloop, which the hosted transport uses.
+
+    The test fails if an error reaches the loop's exception handler.
+    """
+
+    def run(*, new_loop: Callable[[], asyncio.AbstractEventLoop], **fixtures: Any) -> None:
+        strays: list[dict[str, Any]] = []
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.get_loop().set_exception_handler(lambda _, stray: strays.append(stray))
+            # pytest-timeout cannot interrupt uvloop.
+            runner.run(asyncio.wait_for(test(**fixtures), WAIT_S))
+        assert strays == []
+
+    loop = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
+    fixtures = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in inspect.signature(test).parameters.values()
+    ]
+    run.__signature__ = inspect.Signature([*fixtures, loop])  # type: ignore[attr-defined] # pytest reads it
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    run.pytestmark = list(getattr(test, "pytestmark", ()))  # type: ignore[attr-defined] # pytest reads it, too
+    on_each = pytest.mark.parametrize(
+        "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+    )
+    both: Callable[..., None] = on_each(run)
+    return both
+
+
+class Clock:
+    """A clock in seconds that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self._reads = 0
+
+    def __call__(self) -> float:
+        """Returns the time."""
+        self._reads += 1
+        return self.now_s
+
+    async def was_read(self, times: int) -> None:
+        """Returns once the clock was read `times` more times."""
+        reads = self._reads + times
+
+        async def enough() -> bool:
+            return self._reads >= reads
+
+        await eventually(enough, "the clock is read")
+
+
+class Server:
+    """A server that does the handshake of a store; the test answers every other command."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.ready = asyncio.Event()
+        self.ready.set()
+        self.handshake_reply = b"+OK\r\n"
+        self.handshake: list[bytes] = []
+        self.closed = 0
+        self.writer: asyncio.StreamWriter | None = None
+        self._calls: asyncio.Queue[tuple[bytes, asyncio.StreamWriter]] = asyncio.Queue()
+        self._talks: set[asyncio.Task[None]] = set()
+
+    async def call(self) -> tuple[bytes, asyncio.StreamWriter]:
+        """Returns the next command and the writer to answer it with."""
+        return await self._calls.get()
+
+    async def calls(self, number: int) -> asyncio.StreamWriter:
+        """Returns the writer once `number` more commands arrived."""
+        for _ in range(number):
+            _, writer = await self.call()
+        return writer
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves one connection."""
+        self.connections += 1
+        self.writer = writer
+        talk = asyncio.get_running_loop().create_task(self._talk(reader, writer))
+        self._talks.add(talk)
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        commands = Reader()
+        with suppress(ConnectionError):
+            while received := await reader.read(65536):
+                commands.feed(received)
+                while (command := commands.gets()) is not False:
+                    if command[0] in (b"AUTH", b"CLIENT", b"SELECT"):
+                        self.handshake.append(b" ".join(command))
+                        await self.ready.wait()
+                        writer.write(self.handshake_reply)
+                    else:
+                        self._calls.put_nowait((b" ".join(command), writer))
+        self.closed += 1
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def ended(self) -> None:
+        """Waits until every connection is closed; it hangs if a link leaves one open."""
+        self.ready.set()
+        await asyncio.gather(*self._talks)
+
+
+@asynccontextmanager
+async def serving(path: Path) -> AsyncIterator[Server]:
+    """Runs a server on a Unix socket."""
+    server = Server()
+    async with await asyncio.start_unix_server(server.accept, path):
+        yield server
+    await server.ended()
+
+
+def opened(path: Path, clock: Callable[[], float] | None = None, silence_s: float = WAIT_S) -> Link:
+    """Returns a link to that Unix socket, with a clock that stands still."""
+    return Link(connector(f"unix://{path}"), now_s=clock or Clock(), silence_s=silence_s)
+
+
+async def execute(link: Link, *arguments: Any) -> Any:
+    """Returns the reply to one command, or raises the error that came instead."""
+    reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    link.call(arguments, lambda answer: told(reply, answer))
+    return await reply
