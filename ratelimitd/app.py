@@ -77,7 +77,7 @@ def _replica(settings: Settings) -> Replica:
         version=__version__,
         transport=settings.transport,
         number=0,
-        revision="",
+        digest="",
         refused=None,
         started_us=0,
         seen_us=0,

@@ -1,6 +1,6 @@
 """Every way ratelimitd can fail to do its work. A denial is no error: it is an answer."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
 class RatelimitdError(Exception):
@@ -11,7 +11,8 @@ class StoreError(RatelimitdError):
     """The store gave no usable answer within the deadline: the request could not be decided."""
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Problem:
     """One thing that is wrong with a policy: where, and why. An empty path is the whole text."""
 
     path: str

@@ -6,12 +6,12 @@ from typing import Any
 
 import structlog
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ratelimitd.control.shape import ProblemShape, Shape
 from ratelimitd.errors import (
     CheckCallError,
     ConflictError,
@@ -60,16 +60,16 @@ MAX_PROBLEMS = 20
 _log = structlog.get_logger("ratelimitd.admin")
 
 
-class ErrorShape(Shape):
+class ErrorBody(BaseModel):
     """What went wrong, as one sentence, and where."""
 
     error: str
-    problems: list[ProblemShape]
+    problems: list[Problem]
 
 
 def failing(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """These statuses as an OpenAPI operation declares them."""
-    return {status: {"model": ErrorShape, "description": MEANING[status]} for status in statuses}
+    return {status: {"model": ErrorBody, "description": MEANING[status]} for status in statuses}
 
 
 def failure(
@@ -79,7 +79,7 @@ def failure(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """The answer. What is no UTF-8 in it, such as half a surrogate pair of the caller's, becomes `?`."""
-    shape = ErrorShape.model_construct(error=_utf8(sentence), problems=[])
+    shape = ErrorBody.model_construct(error=_utf8(sentence), problems=[])
     content = shape.model_dump() | {
         "problems": [{"path": _utf8(problem.path), "reason": _utf8(problem.reason)} for problem in problems]
     }

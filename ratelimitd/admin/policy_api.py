@@ -10,25 +10,19 @@ from ratelimitd.admin.authentication import may_change
 from ratelimitd.admin.error_responses import failing
 from ratelimitd.admin.in_time import in_time
 from ratelimitd.admin.request_models import (
-    MAX_NUMBER,
     DiffBody,
     HistoryQuery,
     PolicyBody,
     RollbackBody,
     TextBody,
 )
-from ratelimitd.control.answers import AppliedRevision
+from ratelimitd.control.answers import AppliedRevision, CurrentPolicy, History, PolicyDiff
 from ratelimitd.control.control import Control
-from ratelimitd.control.policy_shapes import (
-    AppliedShape,
-    CurrentShape,
-    DiffShape,
-    HistoryShape,
-    RevisionTextShape,
-    ValidationResultShape,
-)
+from ratelimitd.core.model import MAX_EXACT
 from ratelimitd.errors import ConflictError, StoreError
 from ratelimitd.policy.schema import schema
+from ratelimitd.policy.validation import ValidationResult
+from ratelimitd.policy.validation import validate as validate_policy
 from ratelimitd.rollout.revision import Revision
 
 _ETAG = {"ETag": {"description": "The policy that is in force.", "schema": {"type": "string"}}}
@@ -66,7 +60,7 @@ REPLACING: dict[str, Any] = {
 
 def etag(revision: Revision) -> str:
     """The policy's entity tag: the revision's number, and the name of its content."""
-    return f'"{revision.number}-{revision.sha256[:12]}"'
+    return f'"{revision.number}-{revision.digest}"'
 
 
 def _tags(*lines: str) -> list[str]:
@@ -99,14 +93,14 @@ async def _expected(control: Control, if_match: list[str] | None) -> int | None:
 
 @router.get(
     "/policy",
-    response_model=CurrentShape,
+    response_model=CurrentPolicy,
     responses=TAGGED
     | failing(422)
     | {304: {"headers": _ETAG, "description": "It is the one in If-None-Match."}},
 )
 async def policy(
     control: Controlled, response: Response, if_none_match: Annotated[str | None, Header()] = None
-) -> CurrentShape | Response:
+) -> CurrentPolicy | Response:
     """The policy in force, which is the newest accepted one."""
     current = await in_time(control.current())
     tag = etag(current.revision)
@@ -114,7 +108,7 @@ async def policy(
     if tag in known or "*" in known:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers={"etag": tag})
     response.headers["etag"] = tag
-    return CurrentShape.of(current)
+    return current
 
 
 @router.put(
@@ -125,7 +119,7 @@ async def policy(
 )
 async def put_policy(
     control: Controlled, body: PolicyBody, response: Response, if_match: IfMatch = None
-) -> AppliedShape:
+) -> AppliedRevision:
     """Makes a policy the one in force."""
     expected = await _expected(control, if_match)
     applied = await in_time(control.apply(body.text, author=body.author, note=body.note, expected=expected))
@@ -134,7 +128,7 @@ async def put_policy(
 
 async def _accepted(
     control: Control, applied: AppliedRevision, wait_s: float, response: Response
-) -> AppliedShape:
+) -> AppliedRevision:
     """The answer, once every replica runs it when there is a time to wait.
 
     Raises WaitError, and StoreError that says what was done before.
@@ -148,19 +142,19 @@ async def _accepted(
                 f"revision {revision.number} is accepted; whether it runs is unknown: {error}"
             ) from error
     response.headers["etag"] = etag(revision)
-    return AppliedShape.of(applied)
+    return applied
 
 
 @router.post("/policy/validate", responses=failing(400, 422))
-async def validate(control: Controlled, body: TextBody) -> ValidationResultShape:
+async def validate(body: TextBody) -> ValidationResult:
     """What is wrong with a policy, and what its author may have missed. Nothing is changed."""
-    return ValidationResultShape.of(control.read(body.text))
+    return validate_policy(body.text)
 
 
 @router.post("/policy/diff", responses=failing(400, 404, 422))
-async def diff(control: Controlled, body: DiffBody) -> DiffShape:
+async def diff(control: Controlled, body: DiffBody) -> PolicyDiff:
     """What a policy would change, as a unified diff of both in normal form. Nothing is changed."""
-    return DiffShape.of(await in_time(control.diff(body.text, body.against)))
+    return PolicyDiff.of(await in_time(control.diff(body.text, body.against)))
 
 
 @router.get("/policy/schema")
@@ -177,22 +171,20 @@ async def policy_schema() -> dict[str, Any]:
 )
 async def rollback(
     control: Controlled, body: RollbackBody, response: Response, if_match: IfMatch = None
-) -> AppliedShape:
+) -> AppliedRevision:
     """Makes the text of an earlier revision the one in force, as a new revision."""
     expected = await _expected(control, if_match)
     revision = await in_time(control.rollback(body.to, author=body.author, note=body.note, expected=expected))
-    return await _accepted(control, AppliedRevision(revision, ()), body.wait_s, response)
+    return await _accepted(control, AppliedRevision(revision=revision, advice=()), body.wait_s, response)
 
 
 @router.get("/revisions", responses=failing(422))
-async def revisions(control: Controlled, page: Annotated[HistoryQuery, Query()]) -> HistoryShape:
+async def revisions(control: Controlled, page: Annotated[HistoryQuery, Query()]) -> History:
     """The newest revisions, newest first."""
-    return HistoryShape.of(await in_time(control.history(page.limit)))
+    return History(revisions=await in_time(control.history(page.limit)))
 
 
 @router.get("/revisions/{number}", responses=failing(404, 422))
-async def revision(
-    control: Controlled, number: Annotated[int, Path(ge=0, le=MAX_NUMBER)]
-) -> RevisionTextShape:
+async def revision(control: Controlled, number: Annotated[int, Path(ge=0, le=MAX_EXACT)]) -> Revision:
     """One revision, with its text."""
-    return RevisionTextShape.of(await in_time(control.revision(number)))
+    return await in_time(control.revision(number))

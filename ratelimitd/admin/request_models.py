@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from ratelimitd.control.request_spec import RequestSpec, Subject
+from ratelimitd.core.model import MAX_EXACT
 from ratelimitd.policy.text import DEFAULT_TEXT
 from ratelimitd.rollout.revisions import KEPT, MAX_AUTHOR, MAX_NOTE, checked_author
 
@@ -14,9 +15,6 @@ AUTHOR = "admin"
 """Who changed something, when nobody says."""
 
 MAX_WAIT_S = 60
-
-MAX_NUMBER = 1 << 53
-"""Of a revision. Above it programs whose numbers are doubles no longer tell two apart."""
 
 _TOKEN = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$"  # noqa: S105 - RFC 9110 section 5.6.2, `token`: no password
 
@@ -42,7 +40,7 @@ _PLAIN = r"^[^\x00-\x1f\x7f-\x9f]*$"
 _Plain = Annotated[str, AfterValidator(_printable), Field(json_schema_extra={"pattern": _PLAIN})]
 Author = Annotated[_Plain, Field(min_length=1, max_length=MAX_AUTHOR), AfterValidator(checked_author)]
 Note = Annotated[_Plain, Field(max_length=MAX_NOTE)]
-Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+Number = Annotated[int, Field(ge=0, le=MAX_EXACT)]
 Value = Annotated[_Plain, Field(max_length=8192)]
 Token = Annotated[str, Field(pattern=_TOKEN)]
 Address = Annotated[

@@ -10,10 +10,9 @@ from ratelimitd.cli import tables
 from ratelimitd.cli.exits import told
 from ratelimitd.cli.explain import Address, Json
 from ratelimitd.cli.store import RedisUrl, control_over
-from ratelimitd.control.answers import BucketState
-from ratelimitd.control.request_shapes import BucketsShape, ResetShape
+from ratelimitd.control.answers import BucketList, BucketState, ResetBuckets
 from ratelimitd.control.request_spec import Subject
-from ratelimitd.control.shape import instant
+from ratelimitd.instants import iso_instant
 
 app = typer.Typer(
     name="bucket",
@@ -40,7 +39,7 @@ def show(
     who = Subject(user, address)
     states = asyncio.run(_shown(redis_url, who))
     if as_json:
-        tables.print_json(BucketsShape.of(states))
+        tables.print_json(BucketList(buckets=states))
     elif states:
         tables.print_table(("bucket", ">tokens now", ">capacity", ">refill", "counted at"), map(_row, states))
     else:
@@ -61,7 +60,7 @@ def _row(state: BucketState) -> tuple[object, ...]:
             f"{state.limit.refill_rate:.10g}/s",
         )
     )
-    return (state.key, tables.tokens(state.tokens), capacity, refill, instant(state.last_us))
+    return (state.key, tables.tokens(state.tokens), capacity, refill, iso_instant(state.last_us))
 
 
 @app.command(epilog=told())
@@ -80,7 +79,7 @@ def reset(
         typer.confirm(f"Make every bucket of {tables.printable(_name(who))} full?", abort=True, err=True)
     keys = asyncio.run(_reset(redis_url, who))
     if as_json:
-        tables.print_json(ResetShape.of(keys))
+        tables.print_json(ResetBuckets(deleted=keys))
         return
     for key in keys:
         tables.say(f"{key} is full")

@@ -1,7 +1,7 @@
 """`ratelimitd check`: one real Check, as Envoy asks it, of a running service."""
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,9 @@ from ratelimitd.cli import tables
 from ratelimitd.cli.exits import Exit
 from ratelimitd.cli.explain import Address, Context, Headers, Json, Method, Path, User, question_of
 from ratelimitd.cli.store import chosen
-from ratelimitd.control.request_shapes import CheckReplyShape
+
+if TYPE_CHECKING:  # gRPC, which no other command here needs
+    from ratelimitd.transport.client import CheckReply
 
 
 def _target(text: str | None) -> str | None:
@@ -51,11 +53,10 @@ def check(  # noqa: PLR0917 - typer makes them flags
     settings = chosen(None)
     question = question_of(path, method, user, address, header, context).request(settings)
     asked = asyncio.run(ask(target or settings.listen, question, dry_run=dry_run, timeout_s=timeout_s))
-    shape = CheckReplyShape.of(asked)
     if as_json:
-        tables.print_json(shape)
+        tables.print_json(asked)
     else:
-        _print(shape)
+        _print(asked)
     # A refusal because the store is away says nothing about limits.
     undecided = asked.metadata.get("outcome") == "undecided"
     if asked.outcome == "error" or (asked.outcome == "denied" and undecided):
@@ -64,7 +65,7 @@ def check(  # noqa: PLR0917 - typer makes them flags
         raise typer.Exit(Exit.DENIED)
 
 
-def _print(asked: CheckReplyShape) -> None:
+def _print(asked: "CheckReply") -> None:
     allowed = asked.outcome == "allowed"
     status = "" if allowed else f", HTTP {asked.http_status}"
     tables.say(f"{asked.outcome}{status} ({asked.grpc_code})", style="bold green" if allowed else "bold red")

@@ -9,9 +9,8 @@ import typer
 from ratelimitd.cli import tables
 from ratelimitd.cli.exits import Exit
 from ratelimitd.cli.store import RedisUrl, control_over
-from ratelimitd.control.request_shapes import ExplanationShape
+from ratelimitd.control.answers import ExplainedRequest
 from ratelimitd.control.request_spec import RequestSpec
-from ratelimitd.core.explain import Explanation
 from ratelimitd.core.model import MICRO
 
 Path = Annotated[str, typer.Option(help="As the client sends it; a query does not count.", metavar="PATH")]
@@ -75,19 +74,19 @@ def explain(  # noqa: PLR0917 - typer makes them flags
     question = question_of(path, method, user, address, header, context)
     explanation = asyncio.run(_explained(redis_url, question))
     if as_json:
-        tables.print_json(ExplanationShape.of(explanation))
+        tables.print_json(explanation)
     else:
         _print(explanation)
     if explanation.outcome in {"denied", "blocked"}:
         raise typer.Exit(Exit.DENIED)
 
 
-async def _explained(redis_url: str | None, question: RequestSpec) -> Explanation:
+async def _explained(redis_url: str | None, question: RequestSpec) -> ExplainedRequest:
     async with control_over(redis_url) as control:
         return await control.explain(question)
 
 
-def _print(explanation: Explanation) -> None:
+def _print(explanation: ExplainedRequest) -> None:
     allowed = explanation.outcome in {"allowed", "exempt"}
     style = "bold green" if allowed else "bold red"
     tables.say(f"{explanation.outcome}: {explanation.reason}", style=style)
@@ -118,7 +117,7 @@ def _print(explanation: Explanation) -> None:
         )
 
 
-def _change(explanation: Explanation) -> str:
+def _change(explanation: ExplainedRequest) -> str:
     """When the answer would be another one."""
     if explanation.retry_after_us is not None:
         return f"allowed in {_wait(explanation.retry_after_us)}, if nobody spends meanwhile"

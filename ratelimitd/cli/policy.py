@@ -11,21 +11,11 @@ from ratelimitd.cli import policy_tables, tables
 from ratelimitd.cli.exits import Exit, told
 from ratelimitd.cli.explain import Json
 from ratelimitd.cli.store import RedisUrl, chosen, control_over
-from ratelimitd.control.answers import AppliedRevision, CurrentPolicy, ValidationResult
+from ratelimitd.control.answers import AppliedRevision, CurrentPolicy, History, PolicyDiff
 from ratelimitd.control.control import Control
-from ratelimitd.control.policy_shapes import (
-    AppliedShape,
-    CurrentShape,
-    DiffShape,
-    HistoryShape,
-    RevisionTextShape,
-    StatusShape,
-    ValidationResultShape,
-)
 from ratelimitd.errors import ConflictError, PolicyError
-from ratelimitd.policy.advice import advice
 from ratelimitd.policy.schema import schema_text
-from ratelimitd.policy.text import parse
+from ratelimitd.policy.validation import validate as validate_policy
 from ratelimitd.rollout.revisions import KEPT, checked_author, checked_note
 
 app = typer.Typer(
@@ -105,33 +95,32 @@ def show(
     elif not as_json:
         policy_tables.print_current(current, chosen(redis_url).config_key)
     elif revision is None:
-        tables.print_json(CurrentShape.of(current))
+        tables.print_json(current)
     else:
-        tables.print_json(RevisionTextShape.of(current.revision))
+        tables.print_json(current.revision)
 
 
 async def _shown(redis_url: str | None, number: int | None) -> CurrentPolicy:
     async with control_over(redis_url) as control:
         return (
-            await control.current() if number is None else CurrentPolicy(await control.revision(number), ())
+            await control.current()
+            if number is None
+            else CurrentPolicy(revision=await control.revision(number), refused=())
         )
 
 
 @app.command(epilog=told(Exit.INVALID))
 def validate(file: File, *, as_json: Json = False) -> None:
     """Say what is wrong with a policy. It needs no store."""
-    try:
-        reading = ValidationResult((), advice(parse(file.read())))
-    except PolicyError as error:
-        if not as_json:
-            raise
-        reading = ValidationResult(error.problems, ())
+    result = validate_policy(file.read())
     if as_json:
-        tables.print_json(ValidationResultShape.of(reading))
-    else:
-        tables.warn_of(reading.advice)
+        tables.print_json(result)
+    elif result.valid:
+        tables.warn_of(result.advice)
         tables.say(f"{file.name} is a valid policy")
-    if reading.problems:
+    else:
+        raise PolicyError(*result.problems)
+    if not result.valid:
         raise typer.Exit(Exit.INVALID)
 
 
@@ -176,9 +165,9 @@ async def _accepted(
     revision = applied.revision
     tables.warn_of(applied.advice)
     if as_json:
-        tables.print_json(AppliedShape.of(applied))
+        tables.print_json(applied)
     else:
-        tables.say(f"revision {revision.number} ({revision.sha256[:12]}) is in force")
+        tables.say(f"revision {revision.number} ({revision.digest}) is in force")
     if timeout_s is not None:
         replicas = (await control.wait(revision.number, timeout_s)).replicas
         if not replicas:
@@ -209,9 +198,9 @@ async def _diffed(
         if expected is not None and (newest := (await control.current()).revision).number != expected:
             raise ConflictError(f"the newest revision is {newest.number}, by {newest.author}, not {expected}")
         found = await control.diff(text, against)
-        tables.warn_of(control.read(text).advice)
+        tables.warn_of(validate_policy(text).advice)
     if as_json:
-        tables.print_json(DiffShape.of(found))
+        tables.print_json(PolicyDiff.of(found))
     elif found:
         policy_tables.print_diff(found)
     else:
@@ -231,7 +220,7 @@ def history(
         async with control_over(redis_url) as control:
             revisions = await control.history(limit)
         if as_json:
-            tables.print_json(HistoryShape.of(revisions))
+            tables.print_json(History(revisions=revisions))
         else:
             policy_tables.print_history(revisions)
 
@@ -256,7 +245,10 @@ def rollback(  # noqa: PLR0917 - typer makes them flags
         async with control_over(redis_url) as control:
             revision = await control.rollback(number, author=author, note=note, expected=expect)
             await _accepted(
-                control, AppliedRevision(revision, ()), timeout_s if wait else None, as_json=as_json
+                control,
+                AppliedRevision(revision=revision, advice=()),
+                timeout_s if wait else None,
+                as_json=as_json,
             )
 
     asyncio.run(run())
@@ -270,7 +262,7 @@ def status(redis_url: RedisUrl = None, *, as_json: Json = False) -> None:
         async with control_over(redis_url) as control:
             found = await control.status()
         if as_json:
-            tables.print_json(StatusShape.of(found))
+            tables.print_json(found)
         else:
             policy_tables.print_status(found, chosen(redis_url).config_key)
 

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Sequence
 import typer
 
 from ratelimitd.cli import tables
-from ratelimitd.control.answers import CurrentPolicy, Status
-from ratelimitd.control.shape import instant
+from ratelimitd.control.answers import CurrentPolicy, ReplicaStatus, Status
 from ratelimitd.errors import Problem
+from ratelimitd.instants import iso_instant
 from ratelimitd.policy.text import normal_text, parse
-from ratelimitd.rollout.replicas import Replica
 from ratelimitd.rollout.revision import Revision
 
 _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
@@ -41,7 +40,7 @@ def print_status(status: Status, config_key: str) -> None:
 def print_history(revisions: Sequence[Revision]) -> None:
     """One row for each."""
     if revisions:
-        rows = [(one.number, instant(one.at_us), one.author, one.sha256[:12], one.note) for one in revisions]
+        rows = [(one.number, iso_instant(one.at_us), one.author, one.digest, one.note) for one in revisions]
         tables.print_table((">revision", "accepted", "author", "content", "note"), rows)
     else:
         tables.say("no policy was ever accepted: the defaults are in force")
@@ -70,20 +69,20 @@ def _print_refused(problems: Sequence[Problem], config_key: str) -> None:
 def _print_revision(revision: Revision, now_us: int | None = None) -> None:
     accepted = "never: these are the defaults" if revision.number == 0 else "unknown"
     if revision.at_us:
-        accepted = instant(revision.at_us)
+        accepted = iso_instant(revision.at_us)
         if now_us is not None:
             accepted += f" ({tables.age(now_us - revision.at_us)} ago)"
     tables.print_fields(
         ("revision", revision.number),
-        ("content", revision.sha256[:12]),
+        ("content", revision.digest),
         ("accepted", accepted),
         ("author", revision.author or None),
         ("note", revision.note or None),
     )
 
 
-def _replica(replica: Replica, status: Status) -> tuple[object, ...]:
-    state = "behind" if replica.number < status.revision.number else "ok"
+def _replica(replica: ReplicaStatus, status: Status) -> tuple[object, ...]:
+    state = "behind" if replica.behind else "ok"
     if replica.refused is not None:
         state += f", refused: {replica.refused}"
     return (

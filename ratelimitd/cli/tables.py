@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import typer
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from ratelimitd.core.model import MICRO
 from ratelimitd.errors import Problem
@@ -24,9 +24,9 @@ PIPE_COLUMNS = 100_000
 _UNITS_S = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
-def print_json(shape: BaseModel) -> None:
-    """An answer as the admin service gives it."""
-    typer.echo(shape.model_dump_json(indent=2))
+def print_json(answer: object) -> None:
+    """Print an answer as the admin service gives it."""
+    typer.echo(TypeAdapter(type(answer)).dump_json(answer, indent=2, by_alias=True).decode())
 
 
 def say(text: str, *, style: str | None = None) -> None:

@@ -1,66 +1,202 @@
-"""What the control answers, as values."""
+"""The answers of the control operations. Each is defined once, for Python and for JSON.
 
-from dataclasses import dataclass
+Attributes count microtokens and microseconds (`_us`). The JSON of the command line's `--json` and of the
+admin API has tokens, seconds (`_s`) and ISO 8601 instants in UTC (`at`, `_at`) instead.
+"""
 
-from ratelimitd.core.model import Limit, TierName
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+from ratelimitd.core.explain import Explanation, TierState
+from ratelimitd.core.model import MICRO, Limit, TierName
 from ratelimitd.errors import Problem
+from ratelimitd.instants import Instant
 from ratelimitd.rollout.replicas import Replica
-from ratelimitd.rollout.revision import Revision
+from ratelimitd.rollout.revision import Revision, RevisionSummary
 
 
-@dataclass(frozen=True, slots=True)
-class CurrentPolicy:
-    """The newest accepted policy. `refused` says why the text in the store is another, and not in force."""
-
-    revision: Revision
-    refused: tuple[Problem, ...]
+def _in_units(micro: int) -> float:
+    return micro / MICRO
 
 
-@dataclass(frozen=True, slots=True)
-class ValidationResult:
-    """What a text is worth. Without problems it is a policy; `advice` is what its author may have missed."""
+Tokens = Annotated[int, PlainSerializer(_in_units, return_type=float)]
+"""Microtokens, serialized as tokens."""
 
-    problems: tuple[Problem, ...]
-    advice: tuple[Problem, ...]
+Seconds = Annotated[int, PlainSerializer(_in_units, return_type=float)]
+"""Microseconds, serialized as seconds."""
 
-
-@dataclass(frozen=True, slots=True)
-class AppliedRevision:
-    """A revision that was accepted, and what its author may have missed."""
-
-    revision: Revision
-    advice: tuple[Problem, ...]
+RevisionWithoutText = Annotated[Revision, PlainSerializer(lambda it: it, return_type=RevisionSummary)]
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What runs where. `shadow` counts, by name in the policy's text, what would have been denied."""
+class Answer(BaseModel):
+    """Base of all answers: immutable."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class CurrentPolicy(Answer):
+    """The newest accepted policy. `refused` says why the text in the store differs and is not in force."""
 
     revision: Revision
     refused: tuple[Problem, ...]
-    replicas: list[Replica]
+
+
+class AppliedRevision(Answer):
+    """A revision that was accepted, and advice on its policy."""
+
+    revision: RevisionWithoutText
+    advice: tuple[Problem, ...]
+
+
+class PolicyDiff(Answer):
+    """A unified diff of two policies in normal form. `same`: they mean the same, and the diff is empty."""
+
+    same: bool
+    diff: str
+
+    @classmethod
+    def of(cls, diff: str) -> Self:
+        """Return the answer for a unified diff."""
+        return cls(same=not diff, diff=diff)
+
+
+class History(Answer):
+    """The newest revisions, newest first, without their texts."""
+
+    revisions: list[RevisionWithoutText]
+
+
+class ReplicaStatus(Replica):
+    """A running service and the policy that it has in force.
+
+    `digest` is the first 12 hex digits of the SHA-256 of that policy's text; `revision` is its deprecated
+    alias. `number` is the policy's revision; `behind`: a newer one was accepted. `refused` says why the text
+    in the store is not in force.
+    """
+
+    digest: str
+    started_us: Instant = Field(serialization_alias="started_at")
+    seen_us: Instant = Field(serialization_alias="seen_at")
+    behind: bool
+    revision: str = Field(json_schema_extra={"deprecated": True})
+
+    @classmethod
+    def of(cls, replica: Replica, newest: int) -> Self:
+        """Return the status of a replica when `newest` is the number of the newest revision."""
+        return cls(**dict(replica), behind=replica.number < newest, revision=replica.digest)
+
+
+class Status(Answer):
+    """The newest policy and the running replicas.
+
+    `shadow` counts the requests that shadow would have denied, by the path of the shadow in the policy.
+    """
+
+    now_us: Instant = Field(serialization_alias="at")
+    revision: RevisionWithoutText
+    refused: tuple[Problem, ...]
+    replicas: list[ReplicaStatus]
     shadow: dict[str, int]
-    now_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class BucketState:
-    """One bucket of somebody, as it is now.
+class ExplainedIdentity(Answer):
+    """The identity that is charged: the kind of its source, and its key."""
 
-    Args:
-        key: in the store.
-        tier: `user` or `user_api`.
-        api: the name of the API's bucket, or None.
-        shadow: it is one that cannot deny.
-        limit: the one that holds without regard to headers and context; None when the tier is off.
-        tokens: microtokens now, with this limit; as counted at `last_us` when there is none.
-        last_us: when they were counted, in us since the epoch by the store's clock.
+    kind: str
+    key: str
+
+
+class ExplainedTier(Answer):
+    """The current state of a tier for a request.
+
+    `enough`: the bucket can pay. `retry_after_s`: until it can; `reset_after_s`: until it is full. Both waits
+    assume that no other request spends meanwhile, and are 0 when there is nothing to wait for. `shadow`: the
+    tier cannot deny.
+    """
+
+    name: TierName
+    key: str
+    shadow: bool
+    tokens: Tokens
+    capacity: int
+    refill_rate: float
+    enough: bool
+    retry_after_us: Seconds = Field(serialization_alias="retry_after_s")
+    reset_after_us: Seconds = Field(serialization_alias="reset_after_s")
+
+    @property
+    def limit(self) -> Limit:
+        """The limit that holds for the request."""
+        return Limit(self.capacity, self.refill_rate)
+
+    @classmethod
+    def of(cls, state: TierState) -> Self:
+        """Return the answer for a tier of the core."""
+        return cls(**state._asdict() | state.limit._asdict())
+
+
+class ExplainedRequest(Answer):
+    """The decision that a request would get, and the reason. `cost` is in tokens, from each tier.
+
+    `retry_after_s` is null unless the request is denied. `more` is how many such requests would be allowed at
+    once; null when no bucket bounds them. `tiers` lists the tiers that can deny, then those in shadow.
+    """
+
+    identity: ExplainedIdentity
+    route: str | None
+    override: str | None
+    cost: Tokens
+    outcome: Literal["allowed", "denied", "blocked", "exempt"]
+    reason: str
+    denied_by: TierName | None
+    shadow: str | None
+    tiers: list[ExplainedTier]
+    retry_after_us: Seconds | None = Field(serialization_alias="retry_after_s")
+    more: int | None
+
+    @classmethod
+    def of(cls, explanation: Explanation) -> Self:
+        """Return the answer for an explanation of the core."""
+        parts = {
+            "identity": explanation.identity._asdict(),
+            "tiers": [ExplainedTier.of(state) for state in explanation.tiers],
+        }
+        return cls(**explanation._asdict() | parts)
+
+
+class BucketState(Answer):
+    """The current state of a bucket.
+
+    `capacity` and `refill_rate` are the limit without regard to headers and context, null when the tier is
+    off; `tokens` are then the ones counted at `last_at`. `last_at` is when the bucket last changed, by the
+    store's clock. `api` names the API's bucket. `shadow`: the bucket cannot deny.
     """
 
     key: str
     tier: TierName
     api: str | None
     shadow: bool
-    limit: Limit | None
-    tokens: int
-    last_us: int
+    tokens: Tokens
+    capacity: int | None
+    refill_rate: float | None
+    last_us: Instant = Field(serialization_alias="last_at")
+
+    @property
+    def limit(self) -> Limit | None:
+        """The limit, or None when the tier is off."""
+        if self.capacity is None or self.refill_rate is None:
+            return None
+        return Limit(self.capacity, self.refill_rate)
+
+
+class BucketList(Answer):
+    """The buckets of a user or an address. A bucket that is not listed is full."""
+
+    buckets: list[BucketState]
+
+
+class ResetBuckets(Answer):
+    """The keys of the buckets that were reset, and are full again."""
+
+    deleted: list[str]

@@ -11,10 +11,17 @@ from contextlib import suppress
 
 from redis.asyncio import Redis
 
-from ratelimitd.control.answers import AppliedRevision, BucketState, CurrentPolicy, Status, ValidationResult
+from ratelimitd.control.answers import (
+    AppliedRevision,
+    BucketState,
+    CurrentPolicy,
+    ExplainedRequest,
+    ReplicaStatus,
+    Status,
+)
 from ratelimitd.control.request_spec import RequestSpec, Subject, identity_of
 from ratelimitd.core.bucket import refill
-from ratelimitd.core.explain import Explanation, explain, keys_of
+from ratelimitd.core.explain import explain, keys_of
 from ratelimitd.core.match import limit_for
 from ratelimitd.core.model import Identity, TierName
 from ratelimitd.core.policy import PolicySet
@@ -59,20 +66,14 @@ class Control:
         while True:
             look = await self._revisions.snapshot()
             if not look.foreign:
-                return CurrentPolicy(await self._revisions.newest(look), ()), look
+                return CurrentPolicy(revision=await self._revisions.newest(look), refused=()), look
             try:
                 parse(look.text())
             except PolicyError as error:
-                return CurrentPolicy(await last_good(self._revisions), error.problems), look
+                revision = await last_good(self._revisions)
+                return CurrentPolicy(revision=revision, refused=error.problems), look
             with suppress(ConflictError):  # it was changed again meanwhile
                 await self._revisions.adopt(look)
-
-    def read(self, text: str) -> ValidationResult:
-        """What is wrong with a text, and what its author may have missed."""
-        try:
-            return ValidationResult((), advice(parse(text)))
-        except PolicyError as error:
-            return ValidationResult(error.problems, ())
 
     async def apply(self, text: str, *, author: str, note: str, expected: int | None) -> AppliedRevision:
         """Makes a text the policy in force.
@@ -92,7 +93,7 @@ class Control:
                 if expected is not None or attempt == ATTEMPTS - 1:
                     raise
             else:
-                return AppliedRevision(revision, advised)
+                return AppliedRevision(revision=revision, advice=advised)
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
     async def diff(self, text: str, against: int | None = None) -> str:
@@ -123,11 +124,13 @@ class Control:
     async def status(self) -> Status:
         """The newest policy, and which replica runs which."""
         current, look = await self._current()
+        newest = current.revision.number
+        live = await self._replicas.live(look.now_us)
         return Status(
             revision=current.revision,
             refused=current.refused,
-            replicas=await self._replicas.live(look.now_us),
-            shadow=await self._replicas.shadow(current.revision.number),
+            replicas=[ReplicaStatus.of(replica, newest) for replica in live],
+            shadow=await self._replicas.shadow(newest),
             now_us=look.now_us,
         )
 
@@ -145,14 +148,16 @@ class Control:
                 )
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    async def explain(self, question: RequestSpec) -> Explanation:
+    async def explain(self, question: RequestSpec) -> ExplainedRequest:
         """What such a request would get now, and why. Raises RequestSpecError."""
         request = question.request(self._settings)
         identity = identity_of(request, self._settings)
         policy = await self._policy()
         keys = keys_of(policy, request, identity, self._settings.key_prefix)
         stored = await self._buckets.read(keys)
-        return explain(policy, request, identity, self._settings.key_prefix, stored.buckets, stored.now_us)
+        return ExplainedRequest.of(
+            explain(policy, request, identity, self._settings.key_prefix, stored.buckets, stored.now_us)
+        )
 
     async def buckets(self, who: Subject) -> list[BucketState]:
         """The buckets that somebody has: those that are not full. Raises RequestSpecError."""
@@ -165,7 +170,18 @@ class Control:
             tier, api, shadow = self._named(key, identity)
             limit = limit_for(policy, tier, identity, api)
             now = bucket if limit is None else refill(bucket, limit, stored.now_us)
-            states.append(BucketState(key, tier, api, shadow, limit, now.tokens, bucket.last))
+            states.append(
+                BucketState(
+                    key=key,
+                    tier=tier,
+                    api=api,
+                    shadow=shadow,
+                    tokens=now.tokens,
+                    capacity=None if limit is None else limit.capacity,
+                    refill_rate=None if limit is None else limit.refill_rate,
+                    last_us=bucket.last,
+                )
+            )
         return states
 
     async def reset(self, who: Subject) -> list[str]:

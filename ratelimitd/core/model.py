@@ -15,6 +15,9 @@ It is also microseconds in a second, so a refill rate in tokens per second is th
 per microsecond.
 """
 
+MAX_EXACT = 1 << 53
+"""Largest range in which a double, the number type of Lua and of JSON readers, holds every whole number."""
+
 
 class Request(NamedTuple):
     """An HTTP request as Envoy describes it.

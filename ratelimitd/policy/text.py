@@ -11,7 +11,16 @@ from ratelimitd.policy.normal_form import normal_text
 from ratelimitd.policy.plain_data import plain_data
 from ratelimitd.policy.problems import bounded, validated
 
-__all__ = ["DEFAULT_TEXT", "MAX_BYTES", "FlatPolicy", "PolicyDocument", "digest_of", "normal_text", "parse"]
+__all__ = [
+    "DEFAULT_TEXT",
+    "MAX_BYTES",
+    "FlatPolicy",
+    "PolicyDocument",
+    "digest_of",
+    "digest_of_sha256",
+    "normal_text",
+    "parse",
+]
 
 MAX_BYTES = 1 << 20
 """A longer text is refused unread."""
@@ -23,10 +32,22 @@ DEFAULT_TEXT = (
 """What is in force while the store holds no policy."""
 
 
+DIGEST_DIGITS = 12
+
+
+def sha256_of(text: bytes | str) -> str:
+    """Return the SHA-256 of a policy text in hex."""
+    return hashlib.sha256(_encoded(text)).hexdigest()
+
+
 def digest_of(text: bytes | str) -> str:
-    """Return the first 12 hex digits of the SHA-256 of a policy text."""
-    content = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
-    return hashlib.sha256(content).hexdigest()[:12]
+    """Return the digest of a policy text: the first 12 hex digits of its SHA-256."""
+    return digest_of_sha256(sha256_of(text))
+
+
+def digest_of_sha256(sha256: str) -> str:
+    """Return the digest of the policy text whose SHA-256, in hex, is known."""
+    return sha256[:DIGEST_DIGITS]
 
 
 def parse(text: bytes | str) -> FlatPolicy | PolicyDocument:
@@ -38,9 +59,13 @@ def parse(text: bytes | str) -> FlatPolicy | PolicyDocument:
     return validated(data)
 
 
+def _encoded(text: bytes | str) -> bytes:
+    # A lone surrogate becomes bytes that are not UTF-8, which _decoded rejects.
+    return text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+
+
 def _decoded(text: bytes | str) -> str:
-    # Half of a surrogate pair is not refused here but below, as bytes that are no UTF-8.
-    content = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+    content = _encoded(text)
     if len(content) > MAX_BYTES:
         raise PolicyError(Problem("", f"must have at most {MAX_BYTES} bytes, got {len(content)}"))
     try:

@@ -1,7 +1,6 @@
 """What a replica tells people of itself: the revision that it runs, what it refuses, what shadow counted."""
 
 from collections import Counter
-from dataclasses import replace
 
 from redis.asyncio import Redis
 
@@ -23,15 +22,15 @@ class Presence:
         self._shadow: Counter[str] = Counter()
         self._before: tuple[int, Counter[str]] = (0, Counter())
 
-    def runs(self, revision: str, number: int) -> None:
+    def runs(self, digest: str, number: int) -> None:
         """This policy is in force here, under this number; what was counted belongs to the one before."""
-        if revision != self.replica.revision and self._shadow:
+        if digest != self.replica.digest and self._shadow:
             self._before, self._shadow = (self.replica.number, self._shadow), Counter()
-        self.replica = replace(self.replica, revision=revision, number=number)
+        self.replica = self.replica.model_copy(update={"digest": digest, "number": number})
 
     def refuses(self, reason: str | None) -> None:
         """The text in the store is not in force for this reason; None: it is."""
-        self.replica = replace(self.replica, refused=reason)
+        self.replica = self.replica.model_copy(update={"refused": reason})
 
     def shadow_denied(self, name: str) -> None:
         """Counts a request that what is in shadow, by its name in the policy's text, would have denied."""
@@ -43,7 +42,7 @@ class Presence:
         `now_us` is the store's clock.
         """
         started_us = self.replica.started_us or now_us
-        self.replica = replace(self.replica, started_us=started_us, seen_us=now_us)
+        self.replica = self.replica.model_copy(update={"started_us": started_us, "seen_us": now_us})
         await self._replicas.publish(self.replica)
         await self._replicas.add_shadow(*self._before)
         self._before = (0, Counter())

@@ -6,11 +6,11 @@ passed over: it may be of another version of ratelimitd, or of somebody's hand.
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.asyncio import Redis
 
+from ratelimitd.core.model import MICRO
 from ratelimitd.store.client import store_errors
 
 LIVE_S = 5
@@ -23,26 +23,25 @@ SHADOW_TTL_S = 7 * 24 * 3600
 """Counts of a revision are kept for so long after the last one was added."""
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """One running service.
+class Replica(BaseModel):
+    """The entry of a running service.
 
-    `number` and `revision` name the policy it has in force: the revision, and its content. `refused` says why
-    the text in the store is not in force, None when it is. Instants are us since the epoch; `seen_us` is the
-    store's clock, as the replica read it just before.
+    `number` and `digest` identify the policy in force: its revision, and the digest of its text. `refused`
+    says why the text in the store is not in force, None when it is. Instants are us since the epoch;
+    `seen_us` is the store's clock, as the replica read it just before. The entry's JSON calls the digest
+    `revision`, as versions before 0.5 do, so that old and new replicas see each other.
     """
+
+    model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)
 
     id: str
     version: str
     transport: str
     number: int
-    revision: str
+    digest: str = Field(validation_alias="revision", serialization_alias="revision")
     refused: str | None
     started_us: int
     seen_us: int
-
-
-_REPLICA = TypeAdapter(Replica)
 
 
 class Replicas:
@@ -62,12 +61,12 @@ class Replicas:
         with store_errors():
             if not self._swept:
                 stale = [
-                    old.id for old in await self._all() if _age_us(old, replica.seen_us) > STALE_S * 1_000_000
+                    old.id for old in await self._all() if _age_us(old, replica.seen_us) > STALE_S * MICRO
                 ]
                 if stale:
                     await self._client.hdel(self._key, *stale)
             pipeline = self._client.pipeline(transaction=True)
-            pipeline.hset(self._key, replica.id, _REPLICA.dump_json(replica))
+            pipeline.hset(self._key, replica.id, replica.model_dump_json(by_alias=True))
             pipeline.expire(self._key, STALE_S)
             await pipeline.execute()
         self._swept = True
@@ -81,7 +80,7 @@ class Replicas:
         """The replicas seen in the last LIVE_S before `now_us` (the store's clock), by id."""
         with store_errors():
             found = await self._all()
-        live = [replica for replica in found if _age_us(replica, now_us) <= LIVE_S * 1_000_000]
+        live = [replica for replica in found if _age_us(replica, now_us) <= LIVE_S * MICRO]
         return sorted(live, key=lambda replica: replica.id)
 
     async def add_shadow(self, number: int, denied: Mapping[str, int]) -> None:
@@ -111,7 +110,7 @@ class Replicas:
         replicas = []
         for raw in await self._client.hvals(self._key):
             with suppress(ValidationError):
-                replicas.append(_REPLICA.validate_json(raw, strict=True))
+                replicas.append(Replica.model_validate_json(raw, strict=True))
         return replicas
 
     def _shadow_key(self, number: int) -> str:

@@ -3,31 +3,37 @@
 import hashlib
 from dataclasses import dataclass
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ratelimitd.errors import PolicyError, Problem
-from ratelimitd.policy.text import DEFAULT_TEXT
+from ratelimitd.instants import OptionalInstant
+from ratelimitd.policy.text import DEFAULT_TEXT, digest_of_sha256, sha256_of
 
 WRONG_TYPE = "WRONGTYPE"
 """Stands for the SHA-1 of a key that is no string; Redis begins its error with the same word."""
 
 
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """An accepted policy: when (us since the epoch, the store's clock), by whom, why, and the whole text.
+class RevisionSummary(BaseModel):
+    """A revision without its text. `at` is null for number 0, the defaults, and where its record is lost."""
 
-    `sha256` is the hex digest of the text. Number 0 is the defaults, which nobody accepted.
-    """
+    model_config = ConfigDict(frozen=True)
 
     number: int
     sha256: str
-    at_us: int
+    at_us: OptionalInstant = Field(serialization_alias="at")
     author: str
     note: str
+
+    @property
+    def digest(self) -> str:
+        """The digest of the text, as `digest_of` returns it."""
+        return digest_of_sha256(self.sha256)
+
+
+class Revision(RevisionSummary):
+    """A revision with its text, as it was written."""
+
     text: str
-
-
-_REVISION = TypeAdapter(Revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,9 @@ class PolicySnapshot:
         return DEFAULT_TEXT if self.value is None else self.value
 
 
-DEFAULTS = Revision(0, hashlib.sha256(DEFAULT_TEXT.encode()).hexdigest(), 0, "", "the defaults", DEFAULT_TEXT)
+DEFAULTS = Revision(
+    number=0, sha256=sha256_of(DEFAULT_TEXT), at_us=0, author="", note="the defaults", text=DEFAULT_TEXT
+)
 
 
 def sha1_of(value: bytes | None) -> str:
@@ -69,6 +77,6 @@ def sha1_of(value: bytes | None) -> str:
 def decoded(raw: bytes | str | None) -> Revision | None:
     """None for what is not kept, and for what somebody's hand damaged."""
     try:
-        return _REVISION.validate_json(raw, strict=True) if raw else None
+        return Revision.model_validate_json(raw, strict=True) if raw else None
     except ValidationError:
         return None

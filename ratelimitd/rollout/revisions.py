@@ -5,7 +5,6 @@ the last hundred; its layout and the compare-and-set are in `lua/policy_commit.l
 past this module is foreign until it is adopted. No text is parsed here: callers know which ones are valid.
 """
 
-import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -14,8 +13,9 @@ from datetime import UTC, datetime
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from ratelimitd.core.model import MICRO
 from ratelimitd.errors import ConflictError, StoreError, UnknownRevisionError
-from ratelimitd.policy.text import DEFAULT_TEXT
+from ratelimitd.policy.text import DEFAULT_TEXT, sha256_of
 from ratelimitd.resources import resource
 from ratelimitd.rollout.revision import DEFAULTS, WRONG_TYPE, PolicySnapshot, Revision, decoded, sha1_of
 from ratelimitd.store.client import store_errors
@@ -85,7 +85,7 @@ class Revisions:
             sha1=WRONG_TYPE if wrong_type else sha1_of(value),
             head=self._number(kept[0]),
             stored=(kept[1] or b"").decode(errors="replace"),
-            now_us=now[0] * 1_000_000 + now[1],
+            now_us=now[0] * MICRO + now[1],
         )
 
     async def head(self) -> Revision:
@@ -110,8 +110,14 @@ class Revisions:
             return await self.get(look.head)
         except UnknownRevisionError:
             text = DEFAULT_TEXT if look.value is None else look.value.decode(errors="replace")
-            sha256 = hashlib.sha256(text.encode()).hexdigest()
-            return Revision(look.head, sha256, 0, "", "its record is lost", text)
+            return Revision(
+                number=look.head,
+                sha256=sha256_of(text),
+                at_us=0,
+                author="",
+                note="its record is lost",
+                text=text,
+            )
 
     async def newest_first(self) -> AsyncIterator[Revision]:
         """Every revision that is kept, newest first; the defaults come last."""
@@ -180,7 +186,7 @@ class Revisions:
         self, expected: int | None, over: str, author: str, note: str, text: str, *written: str
     ) -> Revision:
         content = {
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "sha256": sha256_of(text.encode()),
             "author": _utf8(author),
             "note": _utf8(note),
             "text": text,
@@ -201,7 +207,7 @@ class Revisions:
             return f"{self._config_key} was changed again since it was looked at; look again"
         who, when = f"revision {newest}", ""
         if revision is not None:
-            instant = datetime.fromtimestamp(revision.at_us // 1_000_000, UTC)
+            instant = datetime.fromtimestamp(revision.at_us // MICRO, UTC)
             who, when = f"{who} by {revision.author}", f", at {instant:%Y-%m-%dT%H:%M:%SZ}"
         if newest > expected:
             what = f"{who} was accepted meanwhile{when}"

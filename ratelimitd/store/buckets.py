@@ -6,11 +6,8 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from ratelimitd.core.bucket import Bucket
-from ratelimitd.core.model import MICRO
+from ratelimitd.core.model import MAX_EXACT, MICRO
 from ratelimitd.store.client import store_errors
-
-MAX_EXACT = 1 << 53
-"""Above this, Lua's numbers (doubles) skip integers. No instant in microseconds is that large."""
 
 SCAN_COUNT = 1000
 """Keys that the store examines in one step of a search, which blocks it for less than a millisecond."""

@@ -14,11 +14,12 @@ from ratelimitd.admin.admin_keys import Keys
 from ratelimitd.admin.app import admin_app
 from ratelimitd.control.control import Control
 from ratelimitd.core.model import Request
-from ratelimitd.rollout.replicas import Replica, Replicas
+from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.settings import Settings, load
 from ratelimitd.store.client import open_client
 from ratelimitd.transport.client import CheckReply
 from tests.limits import KEY
+from tests.replicas import replica
 
 WRITE_KEY = "the-key-that-may-change"
 READ_KEY = "the-key-that-may-look"
@@ -47,7 +48,9 @@ async def run_replica(store: Redis, name: str, number: int, *, started_us: int =
     """A replica that was seen just now, and runs this revision."""
     seconds, micros = await store.time()
     now_us = seconds * 1_000_000 + micros
-    await Replicas(store, KEY).publish(Replica(name, "0", "fast", number, "", None, started_us, now_us))
+    await Replicas(store, KEY).publish(
+        replica(name, number=number, transport="fast", started_us=started_us, seen_us=now_us)
+    )
 
 
 class Connect(Protocol):

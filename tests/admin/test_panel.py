@@ -23,11 +23,12 @@ from ratelimitd.control.control import Control
 from ratelimitd.errors import PolicyError, Problem
 from ratelimitd.policy.text import MAX_BYTES, normal_text, parse
 from ratelimitd.process.loopback import LOOPBACK, free_port
-from ratelimitd.rollout.replicas import Replica, Replicas
+from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.settings import load
 from ratelimitd.store.client import open_client
 from ratelimitd.transport.client import ask
 from tests.limits import KEY, limits_json
+from tests.replicas import replica
 
 WRITE, READ = "write-key-of-a-test", "read-key-of-a-test"
 SETTINGS = load({}, {})
@@ -511,7 +512,7 @@ async def test_a_change_that_not_every_replica_runs_says_so(
     """It leads to the page that shows which one is behind."""
     monkeypatch.setattr(policy_editor, "WAIT_S", 0.1)
     now_us = (await control.status()).now_us
-    slow = Replica("slow:1", "1.0", "fast", 1, "0" * 12, "tiers: must be given", now_us, now_us)
+    slow = replica("slow:1", number=1, refused="tiers: must be given", started_us=now_us, seen_us=now_us)
     await Replicas(store, KEY).publish(slow)
     page = await browser.get("/admin/edit")
     after = await browser.submit("/admin/apply", page, expected="1", text=FULL.replace("500", "501"))
@@ -537,8 +538,10 @@ async def test_what_every_replica_refuses_is_told_once(
     await store.set(KEY, limits_json(user_rate=-1))
     now_us = (await control.status()).now_us
     for name in ("one:1", "two:1"):
-        replica = Replica(name, "1.0", "fast", 1, "0" * 12, "user_rate: must be more", now_us, now_us)
-        await Replicas(store, KEY).publish(replica)
+        refusing = replica(
+            name, number=1, refused="user_rate: must be more", started_us=now_us, seen_us=now_us
+        )
+        await Replicas(store, KEY).publish(refusing)
     page = await browser.get("/admin/replicas")
     assert page.text.count("refuses the text") == 2
     assert "user_rate: must be more" not in page.text

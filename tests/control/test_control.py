@@ -1,7 +1,6 @@
 """The control of limits on a real store: changes, conflicts, explanations and resets."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
@@ -12,17 +11,18 @@ from ratelimitd.core.model import MICRO, Limit, TierName
 from ratelimitd.errors import ConflictError, PolicyError, RequestSpecError, UnknownRevisionError, WaitError
 from ratelimitd.limiter.deny_cache import DenyCache
 from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
+from ratelimitd.policy.validation import validate
 from ratelimitd.rollout.follower import PolicyFollower
-from ratelimitd.rollout.replicas import Replica, Replicas
+from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.rollout.revisions import EXTERNAL, Revisions
 from ratelimitd.settings import load
 from tests.core.fakes import check_over
 from tests.limiters import ScriptLimiter
 from tests.limits import KEY, limits_json
+from tests.replicas import replica
 from tests.waiting import eventually
 
 SETTINGS = load({}, {})
-ME = Replica("r1", "0", "grpcio", 0, "", None, 0, 0)
 FULL = """
 tiers:
   global: { capacity: 10, refill_rate: 1 }
@@ -68,13 +68,13 @@ async def test_a_change_is_a_revision_and_stands_at_the_key(control: Control, st
 
 
 async def test_a_bad_text_changes_nothing_and_names_every_problem(control: Control, store: Redis) -> None:
-    """The same problems that `read` tells."""
+    """`validate` names the same problems."""
     bad = limits_json(user_rate=-1, global_capacity=0)
     with pytest.raises(PolicyError) as error:
         await applied(control, bad)
     assert [problem.path for problem in error.value.problems] == ["global_capacity", "user_rate"]
-    assert control.read(bad).problems == error.value.problems
-    assert control.read(limits_json()).problems == ()
+    assert validate(bad).problems == error.value.problems
+    assert validate(limits_json()).problems == ()
     assert await store.get(KEY) is None
 
 
@@ -139,7 +139,7 @@ async def test_a_diff_is_of_meaning_and_not_of_spelling(control: Control) -> Non
 
 async def test_waiting_ends_when_every_live_replica_has_it(control: Control, store: Redis) -> None:
     """Until then the one that lacks it is named."""
-    policies = [PolicyFollower(store, KEY, replace(ME, id=name)) for name in ("r1", "r2")]
+    policies = [PolicyFollower(store, KEY, replica(name)) for name in ("r1", "r2")]
     for one in policies:
         await one.poll()
     number = await applied(control, limits_json())
@@ -164,7 +164,7 @@ async def test_the_status_counts_what_shadow_would_have_denied(control: Control,
 async def test_an_explanation_is_the_decision_and_spends_nothing(control: Control, store: Redis) -> None:
     """Before and after the tokens are gone."""
     await applied(control, limits_json(user_rate=0.001, user_api_rate=0.001))
-    policies = PolicyFollower(store, KEY, ME)
+    policies = PolicyFollower(store, KEY, replica())
     await policies.poll()
     check = check_over(ScriptLimiter(store), policy=policies.current())
     question = RequestSpec(path="/api/ping?q=1", user="user1", context={"api": "/api/*"})
@@ -229,7 +229,7 @@ async def test_nobody_or_two_at_once_are_refused(control: Control, who: Subject)
 async def test_somebodys_buckets_are_shown_as_they_are_now(control: Control, store: Redis) -> None:
     """With the limit that holds, or as they were counted where the tier is off."""
     await applied(control, limits_json(user_rate=0.001))
-    policies = PolicyFollower(store, KEY, ME)
+    policies = PolicyFollower(store, KEY, replica())
     await policies.poll()
     check = check_over(ScriptLimiter(store), policy=policies.current())
     await check(RequestSpec(path="/", user="al", context={"api": "/api/*"}).request(SETTINGS))
@@ -251,7 +251,7 @@ async def test_a_reset_is_known_to_every_replica_at_once(control: Control, store
     """The denials that they remember are forgotten; other users keep theirs."""
     await applied(control, limits_json(user_rate=0.001, user_api_rate=0.001))
     cache = DenyCache(ScriptLimiter(store), now_us=lambda: 0)
-    async with PolicyFollower(store, KEY, ME, on_reset=cache.clear).watched() as policies:
+    async with PolicyFollower(store, KEY, replica(), on_reset=cache.clear).watched() as policies:
         check = check_over(cache, policy=policies.current())
         request = RequestSpec(path="/", user="al").request(SETTINGS)
         answers = [(await check(request)).verdict.http_status for _ in range(5)]

@@ -13,11 +13,12 @@ from ratelimitd.control.control import Control
 from ratelimitd.errors import ConflictError
 from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
 from ratelimitd.rollout.follower import PolicyFollower
-from ratelimitd.rollout.replicas import Replica, Replicas
+from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.settings import Settings, load
 from ratelimitd.store.client import open_client
 from tests.limits import KEY, limits_json
+from tests.replicas import replica
 
 SETTINGS: Settings = load({}, {})
 REPLICAS = 3
@@ -56,8 +57,7 @@ class Fleet(RuleBasedStateMachine):
 
     def started(self, at: int) -> PolicyFollower:
         """A replica that has just started: it has looked once."""
-        me = Replica(f"r{at}", "0", "grpcio", 0, "", None, 0, 0)
-        policies = PolicyFollower(self.client, KEY, me)
+        policies = PolicyFollower(self.client, KEY, replica(f"r{at}"))
         self.run(policies.poll())
         return policies
 
@@ -128,8 +128,8 @@ class Fleet(RuleBasedStateMachine):
     def all_hear(self) -> None:
         """Then all run the newest valid policy, under one number, and tell so."""
         for _ in range(2):  # what the first one records, the others learn the number of
-            for replica in self.replicas:
-                self.run(replica.poll())
+            for follower in self.replicas:
+                self.run(follower.poll())
             self.looked()
         expected = digest_of(self.accepted)
         assert {replica.current().digest for replica in self.replicas} == {expected}
@@ -138,15 +138,15 @@ class Fleet(RuleBasedStateMachine):
         assert digest_of(head.text) == expected
         look = self.run(revisions.snapshot())
         told = self.run(Replicas(self.client, KEY).live(look.now_us))
-        assert {(one.number, one.revision, one.refused is None) for one in told} == {
+        assert {(one.number, one.digest, one.refused is None) for one in told} == {
             (head.number, expected, self.valid)
         }
 
     @invariant()
     def nothing_else_was_ever_in_force(self) -> None:
         """Every replica runs a policy that was accepted once."""
-        for replica in getattr(self, "replicas", ()):
-            assert replica.current().digest in self.everything
+        for follower in getattr(self, "replicas", ()):
+            assert follower.current().digest in self.everything
 
     def teardown(self) -> None:
         """Closes the client."""

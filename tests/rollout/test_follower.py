@@ -1,7 +1,6 @@
 """How a replica follows the policy on a real store: what comes into force, when, and what it tells of it."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,17 @@ from ratelimitd.rollout.replicas import Replica, Replicas
 from ratelimitd.rollout.revisions import EXTERNAL, Revisions
 from ratelimitd.store.client import open_client
 from tests.limits import KEY, limits_json
+from tests.replicas import replica
 from tests.waiting import eventually
 
 GOOD, BETTER = limits_json(), limits_json(user_capacity=6)
 BAD = limits_json(user_rate=-1)
-ME = Replica("r1", "0", "grpcio", 0, "", None, 0, 0)
 NEVER_S = 3600.0
 
 
 def policies_of(store: Redis, name: str = "r1") -> PolicyFollower:
     """A replica that follows the store."""
-    return PolicyFollower(store, KEY, replace(ME, id=name))
+    return PolicyFollower(store, KEY, replica(name))
 
 
 async def told(store: Redis) -> dict[str, Replica]:
@@ -272,7 +271,9 @@ async def test_a_change_and_a_reset_are_passed_on(store: Redis, polls_often: Non
         calls.append("reset")
         reset.set()
 
-    policies = PolicyFollower(store, KEY, ME, on_change=lambda: calls.append("change"), on_reset=on_reset)
+    policies = PolicyFollower(
+        store, KEY, replica(), on_change=lambda: calls.append("change"), on_reset=on_reset
+    )
     async with policies.watched():
         await commit(store, GOOD)
         await until_in_force(policies, GOOD)

@@ -1,24 +1,37 @@
 """What replicas say of themselves, on a real store: who is live, and what shadows would have denied."""
 
 import json
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
 from ratelimitd.errors import StoreError
-from ratelimitd.rollout.replicas import Replica, Replicas
+from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.store.client import open_client
 from tests.limits import KEY
+from tests.replicas import replica
 
 HASH = f"{{{KEY}}}:replicas"
 SHADOW = f"{{{KEY}}}:shadow:7"
 MICRO = 1_000_000
 NOW = 1_795_000_000 * MICRO
 
-ONE = Replica("one", "1.2.3", "grpcio", 7, "0123456789ab", None, NOW - 9 * MICRO, NOW)
-TWO = replace(ONE, id="two", transport="fast", refused="user_rate: must be a number")
+ONE = replica("one", number=7, digest="0123456789ab", started_us=NOW - 9 * MICRO, seen_us=NOW)
+TWO = replica(
+    "two", number=7, transport="fast", refused="user_rate: must be a number", started_us=NOW, seen_us=NOW
+)
+ENTRY = {
+    "id": "one",
+    "version": "0",
+    "transport": "grpcio",
+    "number": 7,
+    "revision": "0123456789ab",
+    "refused": None,
+    "started_us": NOW - 9 * MICRO,
+    "seen_us": NOW,
+}
+"""The entry of ONE in the store. Versions before 0.5 write and require exactly these fields."""
 
 
 async def test_a_published_replica_is_live_as_it_is(store: Redis) -> None:
@@ -27,8 +40,8 @@ async def test_a_published_replica_is_live_as_it_is(store: Redis) -> None:
     await replicas.publish(TWO)
     await replicas.publish(ONE)
     assert await replicas.live(NOW) == [ONE, TWO]
-    assert json.loads(await store.hget(HASH, "two") or b"") == asdict(TWO)
-    newer = replace(ONE, number=8, seen_us=NOW + MICRO)
+    assert json.loads(await store.hget(HASH, "one") or b"") == ENTRY
+    newer = ONE.model_copy(update={"number": 8, "seen_us": NOW + MICRO})
     await replicas.publish(newer)
     assert await replicas.live(NOW + MICRO) == [newer, TWO]
 
@@ -56,8 +69,8 @@ async def test_a_replica_that_leaves_is_gone_at_once(store: Redis) -> None:
 async def test_a_start_removes_who_was_not_seen_for_a_minute(store: Redis) -> None:
     """Replicas that were killed leave nothing behind, however often they start."""
     await Replicas(store, KEY).publish(ONE)
-    await Replicas(store, KEY).publish(replace(TWO, seen_us=NOW + 1))
-    await Replicas(store, KEY).publish(replace(ONE, id="three", seen_us=NOW + 60 * MICRO + 1))
+    await Replicas(store, KEY).publish(TWO.model_copy(update={"seen_us": NOW + 1}))
+    await Replicas(store, KEY).publish(replica("three", seen_us=NOW + 60 * MICRO + 1))
     assert set(await store.hkeys(HASH)) == {b"two", b"three"}
 
 
@@ -82,11 +95,11 @@ async def test_the_last_entries_expire_together(store: Redis) -> None:
         b"{}",
         b'"one"',
         b"1e999",
-        json.dumps(asdict(ONE) | {"seen_us": "now"}).encode(),
-        json.dumps(asdict(ONE) | {"seen_us": 1.5}).encode(),
-        json.dumps(asdict(ONE) | {"number": None}).encode(),
-        json.dumps(asdict(ONE) | {"number": "7"}).encode(),
-        json.dumps(asdict(ONE) | {"refused": ["x"]}).encode(),
+        json.dumps(ENTRY | {"seen_us": "now"}).encode(),
+        json.dumps(ENTRY | {"seen_us": 1.5}).encode(),
+        json.dumps(ENTRY | {"number": None}).encode(),
+        json.dumps(ENTRY | {"number": "7"}).encode(),
+        json.dumps(ENTRY | {"refused": ["x"]}).encode(),
     ],
 )
 async def test_garbage_among_the_replicas_is_passed_over(store: Redis, garbage: bytes) -> None:
@@ -99,7 +112,7 @@ async def test_garbage_among_the_replicas_is_passed_over(store: Redis, garbage: 
 
 async def test_a_newer_version_may_say_more(store: Redis) -> None:
     """While replicas are upgraded one by one, all see all."""
-    await store.hset(HASH, "one", json.dumps(asdict(ONE) | {"region": "eu"}))
+    await store.hset(HASH, "one", json.dumps(ENTRY | {"region": "eu"}))
     assert await Replicas(store, KEY).live(NOW) == [ONE]
 
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,9 @@ async def test_a_commit_is_numbered_stamped_and_in_force(store: Redis, revisions
     after = await now_us(store)
     assert before <= first.at_us <= after
     digest = hashlib.sha256(b'{"a":1}').hexdigest()
-    assert first == Revision(1, digest, first.at_us, "alice", "the first", '{"a":1}')
+    assert first == Revision(
+        number=1, sha256=digest, at_us=first.at_us, author="alice", note="the first", text='{"a":1}'
+    )
     assert await store.get(KEY) == b'{"a":1}'
     second = await commit(revisions, "b: 2", "bob", "the second")
     assert (second.number, second.author, second.note, second.text) == (2, "bob", "the second", "b: 2")
@@ -152,7 +153,7 @@ async def test_the_time_in_a_conflict_is_that_of_the_newest_revision(
 ) -> None:
     """In UTC, to the second."""
     first = await commit(revisions, "{}")
-    await store.hset(HASH, "1", json.dumps(asdict(first) | {"at_us": 1_795_492_799_999_999}))
+    await store.hset(HASH, "1", json.dumps(first.model_dump() | {"at_us": 1_795_492_799_999_999}))
     with pytest.raises(
         ConflictError, match="revision 1 by alice was accepted meanwhile, at 2026-11-24T03:59:59Z"
     ):

@@ -28,7 +28,7 @@ def placed(text: str, problems: Iterable[Problem]) -> list[PlacedProblem]:
     """Problems of a text with their lines; of a key that is missing, the line of what should hold it."""
     problems = list(problems)
     lines = _lines(text) if problems else {}
-    return [PlacedProblem(*problem, _line(problem, lines)) for problem in problems]
+    return [PlacedProblem(problem.path, problem.reason, _line(problem, lines)) for problem in problems]
 
 
 def _line(problem: Problem, lines: dict[str, int]) -> int | None:

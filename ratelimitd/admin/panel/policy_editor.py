@@ -18,6 +18,7 @@ from ratelimitd.admin.panel.overview import limits_page
 from ratelimitd.admin.panel.rendering import plural
 from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.errors import ConflictError, PolicyError, Problem, StoreError, UnknownRevisionError, WaitError
+from ratelimitd.policy.validation import validate
 from ratelimitd.rollout.revision import Revision
 
 WAIT_S = 2.0
@@ -58,17 +59,17 @@ async def compare_text(panel: Panel, call: Call) -> Response:
     """What the text would change; or the text again, to be edited further."""
     draft = _draft(call)
     if "again" in call.sent:
-        return _editor_page(call, draft, panel.control.read(draft.text).problems)
+        return _editor_page(call, draft, validate(draft.text).problems)
     try:
         return await in_time(_compare(panel, call, draft))
     except StoreError as error:
         return _editor_page(call, draft, (), away=sentence(str(error)))
 
 
-async def check(panel: Panel, call: Call) -> Response:
+async def check(_: Panel, call: Call) -> Response:
     """What is wrong with a text that is being edited, as a part of a page."""
     text = text_of(call.sent)
-    reading = panel.control.read(text)
+    reading = validate(text)
     return call.page(
         "check.html", problems=placed(text, reading.problems), advice=placed(text, reading.advice)
     )
@@ -136,7 +137,7 @@ def _editor_page(
 
 
 async def _compare(panel: Panel, call: Call, draft: Draft) -> Response:
-    reading = panel.control.read(draft.text)
+    reading = validate(draft.text)
     if reading.problems:
         return _editor_page(call, draft, reading.problems)
     current = (await panel.control.current()).revision

@@ -1,0 +1,27 @@
+"""Entries of replicas."""
+
+from ratelimitd.rollout.replicas import Replica
+
+
+def replica(
+    replica_id: str = "r1",
+    *,
+    number: int = 0,
+    digest: str = "",
+    refused: str | None = None,
+    version: str = "0",
+    transport: str = "grpcio",
+    started_us: int = 0,
+    seen_us: int = 0,
+) -> Replica:
+    """Return an entry; by default that of a replica which runs no policy yet."""
+    return Replica(
+        id=replica_id,
+        version=version,
+        transport=transport,
+        number=number,
+        digest=digest,
+        refused=refused,
+        started_us=started_us,
+        seen_us=seen_us,
+    )
