@@ -1,1 +1,1 @@
-"""What a decision costs: `make bench`. Start with README.md; nothing of this is in the wheel."""
+"""Measures what a decision costs: `make bench`. See README.md. It is not part of the wheel."""

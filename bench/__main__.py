@@ -1,29 +1,33 @@
-"""`make bench`: from the start of the stores to the last table. bench/README.md says how to read them."""
+"""Entry point of `make bench`. bench/README.md explains the output."""
 
 import asyncio
 import sys
 
+from bench import compare
+from bench.errors import BenchError
 from bench.h2load import ensure_installed
-from bench.http2 import LoadError
 from bench.options import parse
 from bench.run import run
 from ratelimitd.errors import RatelimitdError
 
 STOPPED = 130
-"""The exit status of a run that was stopped, as a shell has it."""
+"""Exit status after SIGINT, as shells define it."""
 
 
 def main() -> int:
-    """The exit status."""
+    """Runs the bench and returns the exit status."""
     try:
         options = parse(sys.argv[1:])
-        ensure_installed()
-        asyncio.run(run(options))
-    except (LoadError, RatelimitdError) as error:
+        if options.against is None:
+            ensure_installed()
+            asyncio.run(run(options))
+        else:
+            asyncio.run(compare.run(options, options.against))
+    except (BenchError, RatelimitdError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.stderr.write("bench: stopped; nothing is left running\n")
+        sys.stderr.write("bench: stopped; all processes that it started have ended\n")
         return STOPPED
     return 0
 

@@ -1,4 +1,4 @@
-"""What both floors answer: bytes as long as an allowed decision's, made once."""
+"""The fixed response of all echo servers. It is as long as the response of an allowed decision."""
 
 from ratelimitd.core.headers import limit_field, limit_items, policy_field
 from ratelimitd.core.model import MICRO, Answer, Limit, Reply, TierName, Verdict
@@ -6,8 +6,8 @@ from ratelimitd.transport.ext_authz import encode
 
 SERVICE, METHOD = "bench.Echo", "Echo"
 PATH = f"/{SERVICE}/{METHOD}"
-HOSTED = "bench.echo_fast:application"
-"""What an Envoy loads."""
+APPLICATION = "bench.echo_fast:application"
+"""The ASGI application that an Envoy loads."""
 
 _LIMITS = [(name, Limit(100, 5.0)) for name in TierName]
 _METADATA = {"outcome": "allowed", "tier": "user_api", "identity": "header", "policy": "0123456789ab"}
@@ -18,4 +18,4 @@ _VERDICT = Verdict(
     metadata=tuple(_METADATA.items()),
 )
 ANSWER = encode(Answer(_VERDICT, limit_field(limit_items(_LIMITS), [99 * MICRO] * len(_LIMITS)), 99))
-"""The message, without gRPC's prefix."""
+"""The encoded message, without gRPC's prefix."""

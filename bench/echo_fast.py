@@ -1,4 +1,4 @@
-"""The floor of `fast`: hosted in an Envoy the same way, it reads a message and answers a fixed one."""
+"""Floor of `fast`: an echo server that runs inside an Envoy in the same way."""
 
 import asyncio
 import os
@@ -7,8 +7,8 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from bench.asking import Ask, asking
-from bench.echo import ANSWER, HOSTED
+from bench.echo import ANSWER, APPLICATION
+from bench.echo_store import StoreCall, open_store_call
 from ratelimitd.address import parse_address
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.transport.fast.framing import frame, status_fields
@@ -24,32 +24,32 @@ _END = {"type": "http.response.trailers", "headers": status_fields(GrpcCode.OK)}
 
 
 class Application:
-    """Answers every call alike. It asks the store before, where there is one."""
+    """Returns the same response to every call. With a store, it makes one store call before."""
 
     _asgi_single_callable = True  # asgiref's hint that a plain function returns the coroutine: this is ASGI 3
 
     def __init__(self) -> None:
-        self._ask: Ask | None = None
+        self._call_store: StoreCall | None = None
 
     def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> Coroutine[None, None, None]:
-        """Serves one call, or the lifespan of the process."""
-        return self._live(receive, send) if scope["type"] == "lifespan" else self._serve(receive, send)
+        """Handles one call, or the lifespan of the process."""
+        return self._lifespan(receive, send) if scope["type"] == "lifespan" else self._serve(receive, send)
 
     async def _serve(self, receive: Receive, send: Send) -> None:
         while (await receive()).get("more_body"):
             pass
-        if self._ask is not None:
-            await self._ask()
+        if self._call_store is not None:
+            await self._call_store()
         await send(_START)
         await send(_BODY)
         await send(_END)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        """Ends the process when whoever started it closes the lifeline. In the front Envoy there is none."""
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """Ends the process when the supervisor closes the lifeline; the front Envoy has no lifeline."""
         await receive()
         if lifeline := os.environ.get(LIFELINE):
             asyncio.get_running_loop().add_reader(int(lifeline), os.kill, os.getpid(), signal.SIGTERM)
-        async with asking() as self._ask:
+        async with open_store_call() as self._call_store:
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
@@ -59,10 +59,10 @@ application = Application()
 
 
 async def serve(address: str) -> None:
-    """Answers until SIGTERM."""
+    """Serves until SIGTERM."""
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    async with serve_hosted(HOSTED, parse_address(address), environ=os.environ, drain_s=0):
+    async with serve_hosted(APPLICATION, parse_address(address), environ=os.environ, drain_s=0):
         await ended.wait()
 
 

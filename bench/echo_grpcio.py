@@ -1,4 +1,4 @@
-"""The floor of `grpcio`: a grpc.aio service that reads a message and answers a fixed one."""
+"""Floor of `grpcio`: an echo server on grpc.aio."""
 
 import asyncio
 import signal
@@ -7,26 +7,28 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 
-from bench.asking import Ask, asking
 from bench.echo import ANSWER, METHOD, SERVICE
+from bench.echo_store import StoreCall, open_store_call
 
 
-def _echo(ask: Ask | None) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[bytes]]:
+def _echo(
+    call_store: StoreCall | None,
+) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[bytes]]:
     async def echo(_payload: bytes, _context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        if ask is not None:
-            await ask()
+        if call_store is not None:
+            await call_store()
         return ANSWER
 
     return echo
 
 
 async def serve(address: str) -> None:
-    """Answers until SIGTERM."""
+    """Serves until SIGTERM."""
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    async with asking() as ask:
-        method = grpc.unary_unary_rpc_method_handler(_echo(ask))
+    async with open_store_call() as call_store:
+        method = grpc.unary_unary_rpc_method_handler(_echo(call_store))
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: method}),))
         server.add_insecure_port(address)
         await server.start()

@@ -1,27 +1,26 @@
-"""What users cost in memory: in the store, and in the service that they passed through."""
+"""Memory per user in the store, and memory of the service before and after many users."""
 
 import asyncio
 from pathlib import Path
 
-from bench.cpu import memory
-from bench.forms import Form
+from bench.errors import BenchError
 from bench.goals import Goal
-from bench.http2 import LoadError
-from bench.load import measure
-from bench.messages import API, user_id
-from bench.stores import REDIS, Store, limiting, running_store, spend
+from bench.measure import measure
+from bench.process_usage import memory
+from bench.stores import REDIS, Store, open_limiter, running_store, take_request
 from bench.table import Table
-from bench.works import MANY_CONNECTIONS, STREAMS, Cell, Way, Work
+from bench.targets import Target
+from bench.workloads import API, SIXTY_FOUR, STREAMS, Case, Entry, Workload, user_id
 
 _BATCH = 64
-_BYTES_A_USER = {REDIS: 400, "valkey": 300}
+_MAX_BYTES_PER_USER = {REDIS: 400, "valkey": 300}
 _MB = 1 << 20
 
 
 async def stored_bytes(kind: str, users: int) -> tuple[str, float, int]:
-    """The store's name, its bytes per active user, and those of one user's two keys by MEMORY USAGE.
+    """Returns the store's name, its bytes per active user, and MEMORY USAGE of the two keys of one user.
 
-    Each user is charged twice: only then has a bucket a fraction of a token, as buckets in use have.
+    Each user is charged twice, so that the buckets hold fractions of a token, as buckets in use do.
     """
     async with running_store(kind) as store:
         before = await store.used_bytes()
@@ -34,43 +33,43 @@ async def stored_bytes(kind: str, users: int) -> tuple[str, float, int]:
 
 
 async def _charge(store: Store, users: int) -> None:
-    async with limiting(store.url) as limiter:
+    async with open_limiter(store.url) as limiter:
         for first in range(0, users, _BATCH):
-            batch = [limiter.take(spend(number)) for number in range(first, min(first + _BATCH, users))]
-            outcomes = await asyncio.gather(*batch)
+            numbers = range(first, min(first + _BATCH, users))
+            outcomes = await asyncio.gather(*(limiter.take(take_request(number)) for number in numbers))
             if not all(outcome.allowed for outcome in outcomes):
-                raise LoadError("a user was denied while the store was filled")
+                raise BenchError("a user was denied while the store was being filled")
 
 
 async def store_table(kinds: list[str], users: int) -> tuple[Table, list[Goal]]:
-    """Bytes per user on each kind of store, and the goals for it."""
+    """Bytes per user in each kind of store, and the goals for them."""
     rows, goals = [], []
     for kind in kinds:
         name, each, keys = await stored_bytes(kind, users)
         rows.append([name, f"{users}", f"{each:.0f}", f"{keys}"])
-        goals.append(Goal(f"{name}, bytes per active user", _BYTES_A_USER[kind], [each], digits=0))
-    columns = ["store", "active users", "bytes a user (used_memory)", "bytes of the two keys (MEMORY USAGE)"]
+        goals.append(Goal(f"{name}, bytes per active user", _MAX_BYTES_PER_USER[kind], [each], digits=0))
+    columns = [
+        "store",
+        "active users",
+        "bytes per user (used_memory)",
+        "bytes of the two keys (MEMORY USAGE)",
+    ]
     return Table("Memory of the store", columns, rows), goals
 
 
-async def service_table(forms: list[Form], users: int, folder: Path) -> Table:
-    """Megabytes of each form's processes, before and after so many users have passed through."""
+async def service_table(targets: list[Target], users: int, folder: Path) -> Table:
+    """Megabytes of each service's processes, before and after this number of users."""
     rows = []
-    for form in forms:
-        pid, way = form.service, Way.DIRECT
+    for target in targets:
+        pid, entry = target.service_pid, Entry.DIRECT
         if pid is None:
-            assert form.front is not None  # noqa: S101 - a form has a process
-            pid, way = form.front[1], Way.FRONT
+            assert target.front is not None  # noqa: S101 - a target without a process runs inside an Envoy
+            pid, entry = target.front.pid, Entry.ENVOY
         before = memory(pid)
-        point = STREAMS if way is Way.DIRECT else MANY_CONNECTIONS
-        await measure(form, Cell(way, Work.MANY, point, form.name), users, folder, users)
+        concurrency = STREAMS if entry is Entry.DIRECT else SIXTY_FOUR
+        await measure(target, Case(entry, Workload.MANY, concurrency, target.name), users, folder, users)
         after = memory(pid)
-        rows.append(
-            [
-                form.name,
-                f"{users}",
-                *(f"{used / _MB:.0f}" for used in (before.rss, after.rss, before.pss, after.pss)),
-            ]
-        )
-    columns = ["form", "users", "RSS before, MB", "after", "PSS before, MB", "after"]
-    return Table("Memory of the service, which has been under load before", columns, rows)
+        used = (f"{value / _MB:.0f}" for value in (before.rss, after.rss, before.pss, after.pss))
+        rows.append([target.name, f"{users}", *used])
+    columns = ["target", "users", "RSS before, MB", "RSS after, MB", "PSS before, MB", "PSS after, MB"]
+    return Table("Memory of the service: already under load, before and after more users", columns, rows)

@@ -1,74 +1,103 @@
-"""The command line of the bench."""
+"""Command line of the bench."""
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from bench import forms as known
-from bench.http2 import LoadError
-from bench.rounds import Pace
+from bench import targets
+from bench.errors import BenchError
+from bench.sampling import Pace
 from bench.stores import REDIS, VALKEY, installed
+from bench.targets import FAST, GRPCIO, INSIDE, Target
 from ratelimitd.address import TcpAddress, parse_address
 
-NAMES = {"grpcio": known.GRPCIO, "fast": known.FAST, "front": known.INSIDE}
-"""The forms of the service as the command line names them."""
+TARGETS = {"grpcio": GRPCIO, "fast": FAST, "front": INSIDE}
+"""The services under load: name on the command line, name in the tables."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to do. `users` are those of the memory tables; `other` is a service that the reader runs."""
+    """The parsed command line.
+
+    Args:
+        pace: rounds and duration of the loads.
+        users: number of users for the memory tables.
+        markdown: whether to print Markdown.
+        targets: keys of TARGETS.
+        store: kind of store.
+        external: a service that the user of the bench runs, or None.
+        against: another checkout to compare with, or None.
+    """
 
     pace: Pace
     users: int
     markdown: bool
-    forms: tuple[str, ...]
+    targets: tuple[str, ...]
     store: str
-    other: known.Form | None
+    external: Target | None
+    against: Path | None
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """The options, with what --quick makes of them. Raises LoadError for what cannot be done."""
+    """Parses the command line. Raises BenchError for invalid values."""
     given = _parser().parse_args(arguments)
-    names = tuple(given.forms.split(","))
-    if unknown := set(names) - set(NAMES):
-        raise LoadError(f"--forms: {', '.join(sorted(unknown))} is none of {', '.join(NAMES)}")
+    names = tuple(given.targets.split(","))
+    if unknown := set(names) - set(TARGETS):
+        raise BenchError(
+            f"--targets: unknown target {', '.join(sorted(unknown))}; expected {', '.join(TARGETS)}"
+        )
     if given.rounds < 1 or given.seconds <= 0:
-        raise LoadError("--rounds and --seconds must be above 0")
+        raise BenchError("--rounds and --seconds must be above 0")
     return Options(
         pace=Pace(1, 0.05, 50) if given.quick else Pace(given.rounds, given.seconds, 500),
         users=2_000 if given.quick else 100_000,
         markdown=given.markdown,
-        forms=names,
+        targets=names,
         store=given.store,
-        other=_other(given),
+        external=_external(given),
+        against=_checkout(given.against),
     )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="What a decision costs.")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure what a decision costs.")
     add = parser.add_argument
-    add("--rounds", type=int, default=5, help="rounds; a figure is their median (default 5)")
-    add("--seconds", type=float, default=1.2, help="about how long one load takes (default 1.2)")
-    add("--quick", action="store_true", help="a smoke run: one short round, few users; no figures to keep")
-    add("--markdown", action="store_true", help="tables to paste into a document")
-    add("--forms", default=",".join(NAMES), help=f"which forms of the service (default {','.join(NAMES)})")
-    add("--store", choices=[REDIS, VALKEY], default=installed()[0], help="default: Redis where installed")
-    other = parser.add_mutually_exclusive_group()
-    other.add_argument("--ext-authz", metavar="HOST:PORT", help="another ext_authz service, which you run")
-    other.add_argument("--rls", metavar="HOST:PORT", help="another rate limit service, which you run")
-    add("--pid", type=int, help="its process, for its CPU")
-    add("--store-pid", type=int, help="the process of its store")
+    default = ",".join(TARGETS)
+    add("--rounds", type=int, default=5, help="rounds; every figure is the median over them (default 5)")
+    add("--seconds", type=float, default=1.2, help="approximate duration of one load (default 1.2)")
+    add("--quick", action="store_true", help="smoke test: one short round, few users, meaningless figures")
+    add("--markdown", action="store_true", help="print tables in Markdown")
+    add("--targets", default=default, help=f"services to measure, comma-separated (default {default})")
+    add("--store", choices=[REDIS, VALKEY], default=installed()[0], help="default: redis if installed")
+    add("--against", type=Path, metavar="DIR", help="only compare `fast` with another checkout's `fast`")
+    external = parser.add_mutually_exclusive_group()
+    external.add_argument("--ext-authz", metavar="HOST:PORT", help="also measure this ext_authz service")
+    external.add_argument("--rls", metavar="HOST:PORT", help="also measure this rate limit service")
+    add("--pid", type=int, help="process of that service, to read its CPU")
+    add("--store-pid", type=int, help="process of that service's store")
     return parser
 
 
-def _other(given: argparse.Namespace) -> known.Form | None:
-    target = given.ext_authz or given.rls
-    if target is None:
+def _external(given: argparse.Namespace) -> Target | None:
+    text = given.ext_authz or given.rls
+    if text is None:
         return None
     try:
-        address = parse_address(target)
-    except ValueError as error:
-        raise LoadError(f"{target}: {error}") from error
+        address = parse_address(text)
+    except ValueError:
+        address = None
     if not isinstance(address, TcpAddress):
-        raise LoadError(f"{target}: it must be HOST:PORT")
-    return known.other(address, rls=given.rls is not None, service=given.pid, store=given.store_pid)
+        raise BenchError(f"{text}: not a valid address; expected HOST:PORT")
+    return targets.external(
+        address, rls=given.rls is not None, service_pid=given.pid, store_pid=given.store_pid
+    )
+
+
+def _checkout(path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    checkout: Path = path.resolve()
+    if not (checkout / ".venv/bin/python").exists():
+        raise BenchError(f"--against: {checkout} has no .venv/bin/python; run `make .venv/ready` there")
+    return checkout

@@ -1,4 +1,4 @@
-"""The run: starts everything, loads it in rounds, prints tables. What it started has ended at its end."""
+"""The complete run: starts the targets, measures them in rounds, prints the tables, stops the targets."""
 
 import asyncio
 import os
@@ -12,113 +12,136 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench import forms, memory, micro
-from bench.forms import ASKING_OF, FLOOR_OF, UNLIMITED, YOURS, Form
+from bench import launch, memory, microbench
 from bench.goals import Goal, goals_table, load_goals
-from bench.options import NAMES, Options
-from bench.rounds import rounds
+from bench.options import TARGETS, Options
+from bench.sampling import measure_rounds
 from bench.stores import Store, installed, running_store
-from bench.table import Table, load_table, markdown, plain, shown
-from bench.works import Cell, Way, cells
+from bench.table import Table, load_table, markdown, plain, with_spread
+from bench.targets import ECHO_OF, EXTERNAL, STORE_ECHO_OF, UNLIMITED, Target
+from bench.workloads import Case, Entry, cases
+
+Put = Callable[[Table | str], None]
+"""Prints a table or a text."""
 
 
-def tell(text: str) -> None:
-    """Progress goes to the standard error, so that tables can be redirected."""
+def progress(text: str) -> None:
+    """Reports progress on standard error, so that the tables on standard output can be redirected."""
     sys.stderr.write(f"bench: {text}\n")
 
 
-async def run(options: Options) -> None:
-    """Prints a table as soon as it is complete. SIGTERM and SIGHUP end the run, and what it started."""
-    me = asyncio.current_task()
-    if me is not None:
-        for signum in (signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(signum, me.cancel)
-    show = markdown if options.markdown else plain
+def printer(*, markdown_tables: bool) -> Put:
+    """Returns the function that prints tables, in Markdown or aligned."""
+    render = markdown if markdown_tables else plain
 
-    def put(table: Table) -> None:
-        sys.stdout.write(show(table) + "\n")
+    def put(item: Table | str) -> None:
+        sys.stdout.write((item if isinstance(item, str) else render(item)) + "\n")
         sys.stdout.flush()
 
-    with TemporaryDirectory(prefix="ratelimitd-bench-") as name:
-        folder = Path(name)
-        async with running_store(options.store) as store:
-            sys.stdout.write(_machine(store) + "\n\n")
-            goals = await _loads(options, store, folder, put)
-            tell("start-up times")
-            put(await _starts(options, store, folder))
-        tell("memory of the stores")
-        table, more = await memory.store_table(installed(), options.users)
-        put(table)
-        steps, most = micro.micro_table(times=options.pace.times, seconds=min(options.pace.seconds, 0.3))
-        put(steps)
-        put(goals_table([*goals, *more, *most]))
+    return put
 
 
-def _machine(store: Store) -> str:
+def cancel_on_signals() -> None:
+    """Makes SIGTERM and SIGHUP cancel the current task, which then stops all processes that it started."""
+    task = asyncio.current_task()
+    if task is not None:
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(signum, task.cancel)
+
+
+def machine(store: Store) -> str:
+    """Date, machine, Python and store of this run."""
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     cpus = f"{os.cpu_count()} CPUs, {platform.machine()}"
     return f"{now}, {cpus}, Python {platform.python_version()}, {store.name}"
 
 
-async def _loads(options: Options, store: Store, folder: Path, put: Callable[[Table], None]) -> list[Goal]:
-    """Starts the forms, loads them, and puts the tables about it."""
-    tell("starting every form")
+async def run(options: Options) -> None:
+    """Prints each table as soon as it is complete."""
+    cancel_on_signals()
+    put = printer(markdown_tables=options.markdown)
+    with TemporaryDirectory(prefix="ratelimitd-bench-") as name:
+        folder = Path(name)
+        async with running_store(options.store) as store:
+            put(machine(store) + "\n")
+            goals = await _measure_targets(options, store, folder, put)
+            progress("measuring start-up times")
+            put(await _start_up_table(options, store, folder))
+        progress("measuring the memory of the stores")
+        table, memory_goals = await memory.store_table(installed(), options.users)
+        put(table)
+        seconds = min(options.pace.seconds, 0.3)
+        steps, step_goals = microbench.steps_table(times=options.pace.rounds, seconds=seconds)
+        put(steps)
+        put(goals_table([*goals, *memory_goals, *step_goals]))
+
+
+async def _measure_targets(options: Options, store: Store, folder: Path, put: Put) -> list[Goal]:
+    """Starts all targets, measures them, and prints the tables of the loads and of the services' memory."""
+    progress("starting all targets")
     async with AsyncExitStack() as stack:
-        up = await _started(options, store, folder, stack)
-        plan = _plan(up)
-        results = await rounds(up, plan, store, folder, options.pace, tell=tell)
-        put(load_table(results, Way.DIRECT))
-        put(load_table(results, Way.FRONT))
-        tell(f"memory of each form, with {options.users} users")
-        ours = [form for form in up.values() if form.name in NAMES.values()]
-        put(await memory.service_table(ours, options.users, folder))
+        targets = await _start(options, store, folder, stack)
+        plan = _plan(targets)
+        results = await measure_rounds(targets, plan, store, folder, options.pace, progress=progress)
+        put(load_table(results, Entry.DIRECT))
+        put(load_table(results, Entry.ENVOY))
+        progress(f"measuring the memory of each service with {options.users} users")
+        services = [target for target in targets.values() if target.name in TARGETS.values()]
+        put(await memory.service_table(services, options.users, folder))
         return load_goals(results)
 
 
-async def _started(options: Options, store: Store, folder: Path, stack: AsyncExitStack) -> dict[str, Form]:
-    """Everything that will be under load, by its name."""
-    up: list[Form] = []
-    forward = await stack.enter_async_context(forms.backend(folder))
-    for name in options.forms:
+async def _start(options: Options, store: Store, folder: Path, stack: AsyncExitStack) -> dict[str, Target]:
+    """Starts all targets and returns them by name."""
+    started: list[Target] = []
+    start = stack.enter_async_context
+    forward = await start(launch.backend(folder))
+    for name in options.targets:
         if name == "front":
-            form = await stack.enter_async_context(forms.inside(store.url, forward, folder))
-            up.append(await stack.enter_async_context(forms.floor_inside(forward, folder)))
+            service = await start(launch.service_inside(store.url, forward, folder))
+            started.append(await start(launch.echo_inside(forward, folder)))
         else:
-            alone = await stack.enter_async_context(forms.service(name, store.url, folder))
-            form = await stack.enter_async_context(forms.front(alone, forward, folder))
-            up.append(await stack.enter_async_context(forms.floor(name, None, folder)))
-            asking = await stack.enter_async_context(forms.floor(name, store.url, folder))
-            up.append(replace(asking, store=store.pid))
-        up.append(replace(form, store=store.pid))
-    up.append(await stack.enter_async_context(forms.front(None, forward, folder)))
-    if options.other:
-        up.append(options.other)
-    return {form.name: form for form in up}
+            alone = await start(launch.service(name, store.url, folder))
+            service = await start(launch.front_envoy(alone, forward, folder))
+            started.append(await start(launch.echo_server(name, None, folder)))
+            store_echo = await start(launch.echo_server(name, store.url, folder))
+            started.append(replace(store_echo, store_pid=store.pid))
+        started.append(replace(service, store_pid=store.pid))
+    started.append(await start(launch.front_envoy(None, forward, folder)))
+    if options.external:
+        started.append(options.external)
+    return {target.name: target for target in started}
 
 
-def _plan(up: Mapping[str, Form]) -> list[Cell]:
-    """What to load: a floor of ours has one kind of work, all else has every kind."""
-    order = [*NAMES.values(), YOURS]
-    direct = [name for name in order if name in up and up[name].address]
-    front = [name for name in order if name in up and up[name].front]
-    echoes = [name for name in [*FLOOR_OF.values(), *ASKING_OF.values()] if name in up]
-    direct_floors = [name for name in echoes if up[name].address]
-    front_floors = [name for name in [*echoes, UNLIMITED] if up[name].front]
-    return [*cells(Way.DIRECT, direct, direct_floors), *cells(Way.FRONT, front, front_floors)]
+def _plan(targets: Mapping[str, Target]) -> list[Case]:
+    """All cases to measure. The floors have one workload, services have all of them."""
+    services = [name for name in [*TARGETS.values(), EXTERNAL] if name in targets]
+    floors = [name for name in [*ECHO_OF.values(), *STORE_ECHO_OF.values(), UNLIMITED] if name in targets]
+
+    def direct(names: list[str]) -> list[str]:
+        return [name for name in names if targets[name].address]
+
+    def front(names: list[str]) -> list[str]:
+        return [name for name in names if targets[name].front]
+
+    return [
+        *cases(Entry.DIRECT, direct(services), direct(floors)),
+        *cases(Entry.ENVOY, front(services), front(floors)),
+    ]
 
 
-async def _starts(options: Options, store: Store, folder: Path) -> Table:
-    """Starts each form alone, again and again."""
+async def _start_up_table(options: Options, store: Store, folder: Path) -> Table:
+    """Starts each service alone, up to three times."""
     rows = []
-    async with forms.backend(folder) as forward:
-        for name in options.forms:
+    async with launch.backend(folder) as forward:
+        for name in options.targets:
             took_s = []
-            for _ in range(min(options.pace.times, 3)):
+            for _ in range(min(options.pace.rounds, 3)):
                 if name == "front":
-                    starting = forms.inside(store.url, forward, folder)
+                    starting = launch.service_inside(store.url, forward, folder)
                 else:
-                    starting = forms.service(name, store.url, folder)
-                async with starting as form:
-                    took_s.append(form.start_s)
-            rows.append([NAMES[name], shown(took_s, 2)])
-    return Table("Start-up: seconds from process start to the first SERVING", ["form", "s"], rows)
+                    starting = launch.service(name, store.url, folder)
+                async with starting as target:
+                    took_s.append(target.start_s)
+            rows.append([TARGETS[name], with_spread(took_s, 2)])
+    return Table("Start-up time: seconds from process start to the first SERVING", ["target", "s"], rows)

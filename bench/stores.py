@@ -1,4 +1,4 @@
-"""The stores: Debian's Redis where it is installed, and the bundled Valkey. Neither writes to disk."""
+"""The stores under load: an installed redis-server, or the bundled Valkey. Neither writes to disk."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 from redis.asyncio import Redis
 
-from bench import messages
-from bench.http2 import LoadError
+from bench.errors import BenchError
+from bench.workloads import API, HOT_USER, user_id
 from ratelimitd.core.match import API_CONTEXT, match
 from ratelimitd.core.model import Identity, Request, TakeRequest
 from ratelimitd.errors import StoreError
@@ -35,36 +35,36 @@ POLICY = FlatPolicy(
     user_api_capacity=100_000,
     user_api_rate=0.001,
 )
-"""Nobody runs out, but who has nothing gets nothing: so one policy serves every kind of work."""
+"""The policy of all workloads: no run empties a full bucket; an emptied one refills too slowly to pay."""
 
 CONFIG_KEY = "rate_limit:config"
 
-LATE_S = 2.0
-"""How long a decision may take in the store: a deadline that a busy machine keeps."""
+STORE_TIMEOUT_S = 2.0
+"""Timeout of a store decision, long enough for a busy machine."""
 
 POLICY_SET = policy_set(POLICY, "bench")
-_REQUEST = Request("GET", "/api/ping", "", {}, "", {API_CONTEXT: messages.API})
+_REQUEST = Request("GET", "/api/ping", "", {}, "", {API_CONTEXT: API})
 
 
-def spend(user: int) -> TakeRequest:
-    """What a request of the user with this number takes."""
-    who = Identity("header", messages.user_id(user))
-    return match(POLICY_SET, _REQUEST, who, "rate").spend(who)
+def take_request(user: int) -> TakeRequest:
+    """The store request for a call of the user with this number."""
+    identity = Identity("header", user_id(user))
+    return match(POLICY_SET, _REQUEST, identity, "rate").spend(identity)
 
 
 @asynccontextmanager
-async def limiting(url: str) -> AsyncIterator[Batcher]:
-    """The limiter of the service over this store, which may be late as there."""
+async def open_limiter(url: str) -> AsyncIterator[Batcher]:
+    """Opens the service's limiter on this store, with the timeout of the bench."""
     async with (
-        Link(connector(url), silence_s=LATE_S) as link,
-        Batcher(RedisLimiter(link), timeout_s=LATE_S) as limiter,
+        Link(connector(url), silence_s=STORE_TIMEOUT_S) as link,
+        Batcher(RedisLimiter(link), timeout_s=STORE_TIMEOUT_S) as limiter,
     ):
         yield limiter
 
 
 @dataclass(frozen=True)
 class Store:
-    """A store that is up. `name` says product and version."""
+    """A running store. `name` holds product and version."""
 
     url: str
     name: str
@@ -72,28 +72,28 @@ class Store:
     client: Redis
 
     async def reset(self) -> None:
-        """Every bucket full, but that of the hot user on its API, which is empty. The policy is in force."""
+        """Stores the policy, empties the hot user's bucket for the API and fills all others."""
         now_s, now_us = await self.client.time()
-        hot = f"rate:user:{messages.user_id(messages.HOT)}:api:{messages.API}"
-        steps = self.client.pipeline(transaction=True)  # nobody sees the store without a policy
+        hot = f"rate:user:{user_id(HOT_USER)}:api:{API}"
+        steps = self.client.pipeline(transaction=True)  # no service sees the store without a policy
         steps.flushdb()
         steps.set(CONFIG_KEY, POLICY.model_dump_json())
         steps.hset(hot, mapping={"tokens": 0, "last": now_s * 1_000_000 + now_us})
         await steps.execute()
 
     async def used_bytes(self) -> int:
-        """What the store says that it uses."""
+        """Memory that the store uses, as INFO reports it."""
         return int((await self.client.info("memory"))["used_memory"])
 
 
 def installed() -> list[str]:
-    """The stores that this machine has, the preferred one first."""
+    """Kinds of store available on this machine, the default first."""
     return [REDIS, VALKEY] if shutil.which("redis-server") else [VALKEY]
 
 
 @asynccontextmanager
 async def running_store(kind: str) -> AsyncIterator[Store]:
-    """A store of its own, empty but for the policy and the hot user's bucket."""
+    """Starts a store that holds only the policy and the hot user's bucket."""
     async with _redis() if kind == REDIS else embedded_store() as url, open_client(url) as client:
         with store_errors():
             server = await client.info("server")
@@ -110,7 +110,7 @@ async def running_store(kind: str) -> AsyncIterator[Store]:
 async def _redis() -> AsyncIterator[str]:
     program = shutil.which("redis-server")
     if program is None:
-        raise LoadError("redis-server is missing: apt-get install redis-server, or use --store valkey")
+        raise BenchError("redis-server is missing: apt-get install redis-server, or use --store valkey")
     port = free_port()
     with TemporaryDirectory(prefix="ratelimitd-bench-") as folder:
         options = [

@@ -1,17 +1,17 @@
-"""Tables of text: aligned for a terminal, or Markdown to paste."""
+"""Tables as text, aligned for a terminal or in Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from bench.forms import FLOOR_OF, UNLIMITED
-from bench.rounds import Results, column, ratios, spread
-from bench.works import Cell, Way, Work
+from bench.figures import Results, column, ratios, spread
+from bench.targets import ECHO_OF, UNLIMITED
+from bench.workloads import Case, Entry, Workload
 
 
 @dataclass(frozen=True)
 class Table:
-    """A title, the names of columns, and rows as long as these."""
+    """A title, column names, and rows with one cell per column."""
 
     title: str
     columns: Sequence[str]
@@ -19,7 +19,7 @@ class Table:
 
 
 def plain(table: Table) -> str:
-    """For a terminal: columns stand under each other."""
+    """Renders a table with aligned columns."""
     lines = [table.columns, *table.rows]
     widths = [max(len(line[at]) for line in lines) for at in range(len(table.columns))]
     texts = ("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
@@ -29,13 +29,13 @@ def plain(table: Table) -> str:
 
 
 def markdown(table: Table) -> str:
-    """For a document."""
+    """Renders a table in Markdown."""
     lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-    return "\n".join((f"### {table.title}", "", *(f"| {' | '.join(line)} |" for line in lines), ""))
+    return "\n".join((f"## {table.title}", "", *(f"| {' | '.join(line)} |" for line in lines), ""))
 
 
-def shown(values: Sequence[float], digits: int = 0) -> str:
-    """Median and spread, such as `52 (50..57)`; a dash for what is not known."""
+def with_spread(values: Sequence[float], digits: int = 0) -> str:
+    """Median, minimum and maximum, such as `52 (50..57)`. A dash if there are no values."""
     if not values:
         return "-"
     middle, least, most = (f"{value:.{digits}f}" for value in spread(values))
@@ -43,49 +43,51 @@ def shown(values: Sequence[float], digits: int = 0) -> str:
 
 
 _COLUMNS = {
-    Way.DIRECT: {
+    Entry.DIRECT: {
         "decisions/s": "rate",
         "service us": "service_us",
-        "of floor": None,
+        "/ echo": None,
         "store us": "store_us",
         "load us": "load_us",
     },
-    Way.FRONT: {
+    Entry.ENVOY: {
         "requests/s": "rate",
-        "of no limit": None,
+        "/ no limit": None,
         "service us": "service_us",
         "Envoy us": "envoy_us",
-        "both us": "both_us",
+        "service + Envoy us": "total_us",
         "store us": "store_us",
         "load us": "load_us",
     },
 }
-"""The columns of a way, each with the figure of a Sample that it shows; None is the ratio to the floor."""
+"""The columns of a table by entry point, with the field of Sample; None stands for the ratio to the floor."""
 
-_TIMES = {"mean us": "mean_us", "p99 us": "p99_us"}
+_LATENCY = {"mean us": "mean_us", "p99 us": "p99_us"}
 
 
-def load_table(results: Results, way: Way) -> Table:
-    """Every cell of a way, in the order in which they were loaded."""
-    columns = _COLUMNS[way] | _TIMES
+def load_table(results: Results, entry: Entry) -> Table:
+    """The table of an entry point, one row per case."""
+    columns = _COLUMNS[entry] | _LATENCY
     rows = []
-    for cell in results:
-        if cell.way is way:
+    for case in results:
+        if case.entry is entry:
             figures = [
-                shown(of_floor(results, cell), 2) if name is None else shown(column(results, cell, name))
+                with_spread(_floor_ratios(results, case), 2)
+                if name is None
+                else with_spread(column(results, case, name))
                 for name in columns.values()
             ]
-            denied = median(column(results, cell, "denied"))
-            rows.append([cell.work.value, str(cell.point), cell.form, f"{denied:.0%}", *figures])
-    title = "Straight to the service" if way is Way.DIRECT else "Through Envoy"
-    head = ["work", "at once", "form", "denied", *columns]
-    return Table(f"{title}: medians (least..most)", head, rows)
+            denied = median(column(results, case, "denied"))
+            rows.append([case.workload.value, str(case.concurrency), case.target, f"{denied:.0%}", *figures])
+    title = "Direct gRPC load" if entry is Entry.DIRECT else "Load through Envoy"
+    head = ["workload", "concurrency", "target", "denied", *columns]
+    return Table(f"{title}: median (minimum..maximum)", head, rows)
 
 
-def of_floor(results: Results, cell: Cell) -> list[float]:
-    """By round: directly the CPU of the service over its echo's; through Envoy requests/s over no limit's."""
-    if cell.way is Way.DIRECT:
-        floor = replace(cell, work=Work.MANY, form=FLOOR_OF.get(cell.form, ""))
-        return ratios(column(results, cell, "service_us"), column(results, floor, "service_us"))
-    floor = replace(cell, work=Work.MANY, form=UNLIMITED)
-    return ratios(column(results, cell, "rate"), column(results, floor, "rate"))
+def _floor_ratios(results: Results, case: Case) -> list[float]:
+    """By round: service CPU over that of its echo; through Envoy, requests/s over those without a limit."""
+    if case.entry is Entry.DIRECT:
+        floor = replace(case, workload=Workload.MANY, target=ECHO_OF.get(case.target, ""))
+        return ratios(column(results, case, "service_us"), column(results, floor, "service_us"))
+    floor = replace(case, workload=Workload.MANY, target=UNLIMITED)
+    return ratios(column(results, case, "rate"), column(results, floor, "rate"))

@@ -1,4 +1,4 @@
-"""What is sent straight to a service, and what its answers mean. Built with envoy-data-plane."""
+"""gRPC methods of the direct load: requests, built with envoy-data-plane, and the meaning of responses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,18 +19,15 @@ from envoy_data_plane.envoy.service.auth.v3 import (
 from envoy_data_plane.envoy.service.ratelimit.v3 import RateLimitRequest
 
 from bench import echo
+from bench.workloads import API
 from ratelimitd.core.grpc_code import GrpcCode
 
 USER = b"01234567"
-"""Stands for a user's number in a message."""
+"""Placeholder for a user's number in a message."""
 
-HOT = 99_999_999
-"""The number of the one user whose bucket is empty."""
-
-API = "/api/*"
 RLS_DOMAIN = "bench"
 _PREFIX = 5
-_LENGTH_DELIMITED_1, _VARINT_1 = 0x0A, 0x08  # field 1 of a message, of these wire types
+_LENGTH_DELIMITED_1, _VARINT_1 = 0x0A, 0x08  # tags of field 1 with these wire types
 _RLS_OK, _RLS_OVER_LIMIT = 1, 2
 
 
@@ -38,18 +35,15 @@ _RLS_OK, _RLS_OVER_LIMIT = 1, 2
 class Method:
     """A gRPC method under load.
 
-    Between the `pieces` of a message, its prefix included, goes the user's number. `outcome` reads the first
-    bytes of an answer: `allowed`, `denied` or, for anything that was no decision, `failed`.
+    Args:
+        path: `/SERVICE/METHOD`.
+        pieces: the message with gRPC's prefix, split where the user's number goes.
+        outcome: maps the first bytes of a response to `allowed`, `denied` or, without a decision, `failed`.
     """
 
     path: str
     pieces: tuple[bytes, ...]
     outcome: Callable[[bytes], str]
-
-
-def user_id(number: int) -> str:
-    """A user's name."""
-    return f"u{number:0{len(USER)}}"
 
 
 def _method(path: str, message: bytes, outcome: Callable[[bytes], str]) -> Method:
@@ -90,9 +84,9 @@ def _peer(port: int) -> AttributeContextPeer:
     return AttributeContextPeer(address=Address(socket_address=socket_address))
 
 
-def check_outcome(begin: bytes) -> str:
-    """Of a CheckResponse: only `status.code` decides, and none is 0. UNAVAILABLE is no decision."""
-    compressed, message = begin[:1] != b"\0", begin[_PREFIX:]
+def check_outcome(first: bytes) -> str:
+    """Outcome of a CheckResponse: its `status.code`, absent for OK. UNAVAILABLE is not a decision."""
+    compressed, message = first[:1] != b"\0", first[_PREFIX:]
     if compressed:
         return "failed"
     if len(message) < 4 or message[0] != _LENGTH_DELIMITED_1 or not message[1] or message[2] != _VARINT_1:  # noqa: PLR2004 - tag, length, tag, code
@@ -101,7 +95,7 @@ def check_outcome(begin: bytes) -> str:
 
 
 def should_rate_limit() -> Method:
-    """The same three buckets as descriptors: (tier, global); (user, ID); (user, ID), (api, /api/*)."""
+    """The same three buckets as RLS descriptors: (tier, global); (user, ID); (user, ID), (api, /api/*)."""
     user = RateLimitDescriptorEntry(key="user", value=f"u{USER.decode()}")
     request = RateLimitRequest(
         domain=RLS_DOMAIN,
@@ -115,14 +109,14 @@ def should_rate_limit() -> Method:
     return _method(path, bytes(request), rls_outcome)
 
 
-def rls_outcome(begin: bytes) -> str:
-    """Of a RateLimitResponse: its `overall_code`."""
-    message = begin[_PREFIX:]
-    if begin[:1] != b"\0" or len(message) < 2 or message[0] != _VARINT_1:  # noqa: PLR2004 - tag, code
+def rls_outcome(first: bytes) -> str:
+    """Outcome of a RateLimitResponse: its `overall_code`."""
+    message = first[_PREFIX:]
+    if first[:1] != b"\0" or len(message) < 2 or message[0] != _VARINT_1:  # noqa: PLR2004 - tag, code
         return "failed"
     return {_RLS_OK: "allowed", _RLS_OVER_LIMIT: "denied"}.get(message[1], "failed")
 
 
-def echoed() -> Method:
-    """The CheckRequest to an echo. Any message is an answer."""
-    return Method(echo.PATH, check().pieces, lambda begin: "allowed" if begin[_PREFIX:] else "failed")
+def echo_call() -> Method:
+    """The echo servers' method, called with a CheckRequest. Every non-empty response counts as allowed."""
+    return Method(echo.PATH, check().pieces, lambda first: "allowed" if first[_PREFIX:] else "failed")

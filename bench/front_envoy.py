@@ -1,9 +1,12 @@
-"""The Envoy that is driven: the shipped envoy.yaml, with what the bench needs otherwise.
+"""Configuration of the front Envoy and of its backend.
 
-- The backend is another Envoy, which answers by itself: one of Python would be most of what is measured.
-- There is no access log.
-- /api/many makes the user of the query and the client's port: h2load can vary a path, but no header.
-- ext_authz waits 5 s instead of 0.25: on a busy machine a late answer is a late answer, not an error.
+The front Envoy uses the shipped envoy.yaml with these differences:
+
+- The backend is another Envoy with a fixed response: a Python backend would dominate the measurement.
+- It writes no access log.
+- On /api/many the user id is made of the query and the client's port, because h2load can vary the path, but
+  not a header.
+- ext_authz waits 5 s instead of 0.25 s: on a busy machine, late answers must not become errors.
 """
 
 from typing import Any
@@ -19,15 +22,15 @@ _EXT_AUTHZ = "envoy.filters.http.ext_authz"
 _MUTATION = "envoy.filters.http.header_mutation"
 _TYPE = "type.googleapis.com/envoy.extensions.filters"
 _MUTATION_TYPE = f"{_TYPE}.http.header_mutation.v3.HeaderMutationPerRoute"
-_NOBODY = TcpAddress("127.0.0.1", 9)
+_UNUSED = TcpAddress("127.0.0.1", 9)
 
 
 def front_config(
     listener: TcpAddress, backend: TcpAddress, service: TcpAddress | None, *, limited: bool
 ) -> str:
-    """Envoy's configuration; `service` is None where something else says who decides."""
-    clusters = {"ratelimitd": [service or _NOBODY], "backend": [backend]}
-    config: Any = yaml.safe_load(envoy_config(listener=listener, admin=_NOBODY, clusters=clusters))
+    """YAML of the front Envoy. `service` is None if nothing is limited or the service runs inside."""
+    clusters = {"ratelimitd": [service or _UNUSED], "backend": [backend]}
+    config: Any = yaml.safe_load(envoy_config(listener=listener, admin=_UNUSED, clusters=clusters))
     del config["admin"]
     resources = config["static_resources"]
     connections = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
@@ -45,7 +48,7 @@ def front_config(
 
 
 def _many(route: dict[str, Any]) -> dict[str, Any]:
-    """A route like the limited one, whose users are many."""
+    """Returns a copy of the limited route that makes a user id for each request."""
     header = {"key": "x-user-id", "value": "u%QUERY_PARAM(u)%-%DOWNSTREAM_REMOTE_PORT%"}
     append = {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
     mutation = {"@type": _MUTATION_TYPE, "mutations": {"request_mutations": [{"append": append}]}}
@@ -54,7 +57,7 @@ def _many(route: dict[str, Any]) -> dict[str, Any]:
 
 
 def backend_config(listener: TcpAddress) -> str:
-    """An Envoy that answers every request itself."""
+    """YAML of an Envoy that returns a fixed response to every request."""
     pong = {"status": 200, "body": {"inline_string": '{"message":"pong"}'}}
     route = {"match": {"prefix": "/"}, "direct_response": pong}
     manager = {

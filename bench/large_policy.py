@@ -1,4 +1,4 @@
-"""What a big policy adds to a decision: 500 routes and 10,000 overrides against none, in one run."""
+"""The time that a policy with 500 routes and 10,000 overrides adds to matching a request."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,18 +11,18 @@ from ratelimitd.core.routes import RouteTable
 ROUTES = 500
 OVERRIDES = 10_000
 USER = "u00001234"
-"""One of those that have an override."""
+"""A user with an override."""
 
 
-def big(policy: PolicySet) -> PolicySet:
-    """This policy with many routes of every form, the last of which takes all, and many overrides."""
+def large(policy: PolicySet) -> PolicySet:
+    """Returns this policy with many overrides and routes of every form; the last one matches all of /api."""
     forms = ("/api/v1/thing{}", "/api/v1/thing{}/*", "/api/v1/thing{}/*/orders", "/api/v2/thing{}/**")
     patterns = [forms[at % len(forms)].format(at) for at in range(ROUTES - 1)] + ["/api/**"]
     methods = (None, frozenset({"GET"}), frozenset({"POST", "PUT"}))
     routes = [
         Route(f"routes[{at}]", pattern, methods[at % 3], pattern) for at, pattern in enumerate(patterns)
     ]
-    return replace(policy, digest="big", routes=RouteTable(routes), by_identity=_overrides())
+    return replace(policy, digest="large", routes=RouteTable(routes), by_identity=_overrides())
 
 
 def _overrides() -> Mapping[str, Override]:
@@ -30,8 +30,8 @@ def _overrides() -> Mapping[str, Override]:
     return {user: Override(f"overrides.users.{user}", user=Limit(100_000, 1.0)) for user in users}
 
 
-MATCH_US = 3
-"""What matching these may add to a decision, at most."""
+MAX_ADDED_US = 3
+"""Goal for the added time."""
 
 PATHS = (
     "/api/ping",
@@ -41,16 +41,16 @@ PATHS = (
     "/api/v2/thing103/a/b/c",
     "/elsewhere/x",
 )
-"""What is asked about: each form of a route, what only the last one takes, and what none takes."""
+"""Paths that match each form of a route, only the last route, and no route."""
 
 
 def added_us(policy: PolicySet, times: int, measure: Callable[[Callable[[], object]], float]) -> list[float]:
-    """Microseconds that the big policy adds to a match, the mean over all paths, `times` over."""
-    grown = big(policy)
-    who = Identity("header", USER)
+    """Microseconds that the large policy adds to a match, averaged over all paths; `times` values."""
+    larger = large(policy)
+    identity = Identity("header", USER)
     requests = [Request("GET", path, "", {}, "", {API_CONTEXT: "/api/*"}) for path in PATHS]
 
     def each(one: PolicySet) -> Callable[[], object]:
-        return lambda: [match(one, request, who, "rate") for request in requests]
+        return lambda: [match(one, request, identity, "rate") for request in requests]
 
-    return [(measure(each(grown)) - measure(each(policy))) / len(PATHS) for _ in range(times)]
+    return [(measure(each(larger)) - measure(each(policy))) / len(PATHS) for _ in range(times)]

@@ -1,0 +1,189 @@
+"""Starts targets. Every function is a context manager that yields a ready target and stops it afterwards."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import grpc
+import httpx
+import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from bench import echo, grpc_methods
+from bench.echo_store import STORE_URL
+from bench.front_envoy import HOT_PATH, backend_config, front_config
+from bench.stores import STORE_TIMEOUT_S
+from bench.targets import ECHO_OF, INSIDE, STORE_ECHO_OF, UNLIMITED, Front, Target
+from ratelimitd.address import TcpAddress
+from ratelimitd.demo.stack import ADDRESS_HEADER
+from ratelimitd.process.child import Child, child
+from ratelimitd.process.envoy_binary import envoy_binary
+from ratelimitd.process.loopback import LOOPBACK, free_port
+from ratelimitd.settings import PREFIX
+
+ROOT = Path(__file__).parents[1]
+_POLL_INTERVAL_S = 0.01
+
+
+def _environ(store_url: str, checkout: Path = ROOT) -> dict[str, str]:
+    """This process's environment without its RATELIMITD_ variables, and with settings for a busy machine."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return {
+        **others,
+        "PYTHONPATH": str(checkout),
+        "RATELIMITD_REDIS_URL": store_url,
+        "RATELIMITD_STORE_TIMEOUT_MS": f"{STORE_TIMEOUT_S * 1000:.0f}",
+        "RATELIMITD_ADDRESS_HEADER": ADDRESS_HEADER,
+        "RATELIMITD_LEAVE_S": "0",
+        "RATELIMITD_LOG_LEVEL": "warning",
+    }
+
+
+async def _until(started: Child, ready: Callable[[], Awaitable[bool]]) -> None:
+    """Waits like `Child.until`, but polls more often, because start-up times below a second are measured."""
+
+    async def soon() -> bool:
+        for _ in range(5):
+            if await ready():
+                return True
+            await asyncio.sleep(_POLL_INTERVAL_S)
+        return False
+
+    await started.until(soon)
+
+
+async def _is_serving(address: TcpAddress) -> bool:
+    """Whether the gRPC health check returns SERVING."""
+    options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(str(address), options=options) as channel:
+        try:
+            reply = await health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=1
+            )
+        except grpc.aio.AioRpcError:
+            return False
+    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def _accepts(address: TcpAddress) -> bool:
+    """Whether the address accepts connections; echo servers have no health check."""
+    try:
+        _, writer = await asyncio.open_connection(address.host, address.port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def _forwards(front: TcpAddress) -> bool:
+    """Whether a request passes Envoy, which calls a service only once its health check has succeeded."""
+    try:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            reply = await client.get(f"http://{front}{HOT_PATH}", headers={"x-user-id": "first"})
+    except httpx.TransportError:
+        return False
+    return reply.status_code == httpx.codes.OK
+
+
+@asynccontextmanager
+async def service(
+    transport: str, store_url: str, folder: Path, *, checkout: Path = ROOT, name: str | None = None
+) -> AsyncIterator[Target]:
+    """`ratelimitd serve` with this transport, from this checkout or another one with its own .venv."""
+    name = name or transport
+    python = sys.executable if checkout == ROOT else str(checkout / ".venv/bin/python")
+    address = TcpAddress(LOOPBACK, free_port())
+    # The host's Python may import from the working directory, so the process starts in an empty one.
+    command = ["env", "-C", str(_empty(folder)), python, "-P", "-m", "ratelimitd", "serve"]
+    command += ["--transport", transport, "--listen", str(address)]
+    began = time.perf_counter()
+    async with child(name, command, folder / f"{name}.log", _environ(store_url, checkout)) as process:
+        await _until(process, partial(_is_serving, address))
+        yield Target(name, address, service_pid=process.process.pid, start_s=time.perf_counter() - began)
+
+
+def _empty(folder: Path) -> Path:
+    working_directory = folder / "empty"
+    working_directory.mkdir(exist_ok=True)
+    return working_directory
+
+
+@asynccontextmanager
+async def echo_server(transport: str, store_url: str | None, folder: Path) -> AsyncIterator[Target]:
+    """The echo server that is the floor of this transport. With a store URL it calls the store."""
+    address = TcpAddress(LOOPBACK, free_port())
+    name = (ECHO_OF if store_url is None else STORE_ECHO_OF)[transport]
+    command = [sys.executable, "-P", "-m", f"bench.echo_{transport}", str(address)]
+    environ = _environ("") | {STORE_URL: store_url or ""}
+    async with child(name, command, folder / f"{name}.log", environ) as process:
+        await _until(process, partial(_accepts, address))
+        yield Target(name, address, grpc_methods.echo_call(), service_pid=process.process.pid)
+
+
+@asynccontextmanager
+async def backend(folder: Path) -> AsyncIterator[TcpAddress]:
+    """The backend that every front Envoy forwards to."""
+    address = TcpAddress(LOOPBACK, free_port())
+    config = folder / "backend.yaml"
+    config.write_text(backend_config(address))
+    command = [*_envoy(config), "--concurrency", "1"]
+    async with child("backend", command, folder / "backend.log", os.environ) as process:
+        await _until(process, partial(_accepts, address))
+        yield address
+
+
+@asynccontextmanager
+async def front_envoy(target: Target | None, forward: TcpAddress, folder: Path) -> AsyncIterator[Target]:
+    """The target with an Envoy in front of it. Without a target, an Envoy that has no limit."""
+    name = UNLIMITED if target is None else target.name
+    listener = TcpAddress(LOOPBACK, free_port())
+    config = folder / f"front-{name}.yaml"
+    service_address = None if target is None else target.address
+    config.write_text(front_config(listener, forward, service_address, limited=target is not None))
+    command = [*_envoy(config), "--concurrency", "2"]
+    async with child(f"Envoy ({name})", command, folder / f"front-{name}.log", os.environ) as envoy:
+        await _until(envoy, partial(_forwards, listener))
+        yield replace(target or Target(name, None), front=Front(listener, envoy.process.pid))
+
+
+@asynccontextmanager
+async def service_inside(store_url: str, forward: TcpAddress, folder: Path) -> AsyncIterator[Target]:
+    """`ratelimitd envoy`: the service inside the front Envoy."""
+    listener = TcpAddress(LOOPBACK, free_port())
+    config = folder / "inside.yaml"
+    config.write_text(front_config(listener, forward, None, limited=True))
+    command = [sys.executable, "-P", "-m", "ratelimitd", "envoy", "--config", str(config)]
+    command += ["--", "--concurrency", "2"]
+    began = time.perf_counter()
+    async with child(INSIDE, command, folder / "inside.log", _environ(store_url)) as process:
+        await _until(process, partial(_forwards, listener))
+        start_s = time.perf_counter() - began
+        yield Target(INSIDE, None, front=Front(listener, process.process.pid), start_s=start_s)
+
+
+@asynccontextmanager
+async def echo_inside(forward: TcpAddress, folder: Path) -> AsyncIterator[Target]:
+    """The echo server inside the front Envoy: the minimal cost of an Envoy that calls itself."""
+    from ratelimitd.transport.fast import bootstrap  # noqa: PLC0415 - needed for this target only
+    from ratelimitd.transport.fast.embed import with_service  # noqa: PLC0415 - as above
+
+    name, listener = ECHO_OF[INSIDE], TcpAddress(LOOPBACK, free_port())
+    parsed = yaml.safe_load(front_config(listener, forward, None, limited=True))
+    config = folder / "echo_inside.json"
+    config.write_text(json.dumps(with_service(parsed, app=echo.APPLICATION, cluster="ratelimitd")))
+    command = [*_envoy(config), "--concurrency", "2"]
+    environ = {**_environ(""), **bootstrap.environment()}
+    async with child(name, command, folder / "echo_inside.log", environ) as process:
+        await _until(process, partial(_forwards, listener))
+        yield Target(name, None, front=Front(listener, process.process.pid))
+
+
+def _envoy(config: Path) -> list[str]:
+    return [envoy_binary(), "-c", str(config), "--disable-hot-restart", "--log-level", "error"]
