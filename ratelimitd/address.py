@@ -42,5 +42,5 @@ def parse_address(text: str) -> Address:
         return UnixAddress(text.removeprefix("unix:"))
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/\s]+)):(\d{1,5})", text)
     if match is None or int(match[3]) > _MAX_PORT:
-        raise ValueError("it must be HOST:PORT, [IPV6]:PORT or unix:/path")
+        raise ValueError("must be HOST:PORT, [IPV6]:PORT or unix:/path")
     return TcpAddress(match[1] or match[2], int(match[3]))

@@ -1,19 +1,19 @@
-"""Every way ratelimitd can fail to do its work. A denial is no error: it is an answer."""
+"""All errors of ratelimitd. A denied request is not an error but a result."""
 
 from dataclasses import dataclass
 
 
 class RatelimitdError(Exception):
-    """The root: its text is a sentence that a person can act on."""
+    """Base class. The text of an error is a sentence that says what to do."""
 
 
 class StoreError(RatelimitdError):
-    """The store gave no usable answer within the deadline: the request could not be decided."""
+    """The store gave no valid reply within the deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a policy: where, and why. An empty path is the whole text."""
+    """One fault of a policy: its place, and the reason. An empty path stands for the whole text."""
 
     path: str
     reason: str
@@ -23,7 +23,7 @@ class Problem:
 
 
 class PolicyError(RatelimitdError):
-    """A policy was refused: each problem names what was wrong and what would be right."""
+    """A policy text is not valid. Each problem says what is wrong and what would be right."""
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__("; ".join(str(problem) for problem in problems))
@@ -31,47 +31,47 @@ class PolicyError(RatelimitdError):
 
 
 class ConflictError(RatelimitdError):
-    """Somebody else changed the policy first: nothing was written."""
+    """Another change of the policy came first; nothing was written."""
 
 
 class UnknownRevisionError(RatelimitdError):
-    """There is no such revision, or it is no longer kept."""
+    """A revision does not exist, or is no longer kept."""
 
 
 class RequestSpecError(RatelimitdError):
-    """What was asked about cannot be: the text says which part, and what would be right."""
+    """The description of a request, a user or an address is not valid."""
 
 
 class WaitError(RatelimitdError):
-    """Not every replica runs a revision yet; it is in force where it can be."""
+    """Some replicas do not run a revision yet. It is in force on the others."""
 
 
 class CheckCallError(RatelimitdError):
-    """A running service gave no answer to a Check that it was asked."""
+    """A running service did not answer a Check."""
 
 
 class SettingsError(RatelimitdError):
-    """A setting is unknown or bad: the service does not start."""
+    """A setting is unknown or has a bad value."""
 
 
 class ListenError(RatelimitdError):
-    """The address to listen on cannot be had."""
+    """The service cannot listen on its address."""
 
 
 class MalformedRequestError(RatelimitdError):
-    """The caller sent bytes that are no CheckRequest, or one that holds no HTTP request."""
+    """A payload is not a CheckRequest with an HTTP request."""
 
 
 class MissingExtraError(RatelimitdError):
-    """An optional part was asked for that is not installed."""
+    """A command needs an optional extra that is not installed."""
 
 
 class FrontConfigError(RatelimitdError):
-    """An Envoy configuration cannot take the service in: the text says what is missing."""
+    """An Envoy configuration cannot host the service. The text says what is missing."""
 
 
 class ChildError(RatelimitdError):
-    """A process that ratelimitd started did not come up, or ended by itself."""
+    """A child process did not start, or ended by itself."""
 
 
 def must(message: str) -> str:

@@ -1,6 +1,6 @@
-"""Settings: one table of name, default and meaning. Nothing else in the service reads the environment.
+"""The table of all settings: name, default, meaning. No other module of the service reads the environment.
 
-Each is an environment variable `RATELIMITD_NAME` and a flag `--name` of `ratelimitd serve`; the flag wins.
+A setting is an environment variable `RATELIMITD_NAME` and a flag `--name` of `serve`; the flag wins.
 """
 
 import difflib
@@ -19,105 +19,113 @@ from ratelimitd.store_url import check_store_url
 PREFIX = "RATELIMITD_"
 
 MAX_BATCH = 64
-"""Requests in one call: more would hold the store for over a millisecond at 12 us a decision."""
+"""Default of `max_batch`: at 12 us a decision, a larger call would block the store for over a millisecond."""
 
 MAX_IN_FLIGHT = 2
-"""Calls at once: one is answered while the next is on its way."""
+"""Default of `max_in_flight`: the store works on one call while the next is on its way."""
+
+CONFIG_KEY = "rate_limit:config"
+"""Default of `config_key`."""
 
 _SERVICE_LINK = re.compile(PREFIX + r"(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_(TCP|UDP).*)?)")
-"""What Kubernetes sets in every pod beside a Service that is named ratelimitd: no settings, no mistakes."""
+"""Variables that Kubernetes sets in every pod for a Service named ratelimitd. They are not settings."""
 
 SECRET = {"redis_url", "admin_key", "admin_read_key"}
-"""Settings whose value is never shown: a URL may hold a password."""
+"""Settings whose value is never shown. A URL may contain a password."""
 
 EMBEDDED = "embedded"
-"""As a store's URL: start the bundled Valkey as a child process."""
+"""The store URL that stands for the bundled Valkey, started as a child process."""
 
 
 class Settings(BaseModel):
-    """Checked and immutable. Build it with `load`."""
+    """Validated and immutable settings, made by `load`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     listen: str = Field(
-        "127.0.0.1:50051", description="Where to answer gRPC: HOST:PORT, [IPV6]:PORT or unix:/path."
+        "127.0.0.1:50051", description="Address of the gRPC server: HOST:PORT, [IPV6]:PORT or unix:/path."
     )
     transport: Literal["grpcio", "fast"] = Field(
         "grpcio",
-        description="What answers: `grpcio`, in this process, or `fast`, in an Envoy that hosts it.",
+        description="gRPC server: `grpcio` runs in this process; `fast` runs in an embedded Envoy and needs "
+        "the extra `fast`.",
     )
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        description="The store: redis://, rediss:// (TLS) or unix:// URL, or `embedded`: a bundled Valkey.",
+        description="URL of the store: redis://, rediss:// (TLS) or unix://, or `embedded` for a bundled "
+        "Valkey.",
     )
     store_timeout_ms: int = Field(
-        50, ge=1, le=10_000, description="Deadline for a decision in the store, in milliseconds."
+        50, ge=1, le=10_000, description="How long a decision waits for the store, in milliseconds."
     )
     max_batch: int = Field(
-        MAX_BATCH, ge=1, le=1024, description="Decisions in one call of the store, at most."
+        MAX_BATCH, ge=1, le=1024, description="Maximum number of decisions in one call to the store."
     )
     max_in_flight: int = Field(
         MAX_IN_FLIGHT,
         ge=1,
         le=16,
-        description="Calls of the store at once; decisions gather while so many are under way.",
+        description="Maximum number of calls to the store at a time. Decisions that arrive meanwhile share "
+        "the next call.",
     )
     on_store_error: OnStoreError = Field(
         OnStoreError.DENY,
-        description="When the store cannot decide: `deny` answers 503, `allow` lets the request through, "
-        "`envoy` answers 503 unless Envoy's failure_mode_allow is true.",
+        description="Response when the store cannot decide: `deny` answers 503, `allow` lets the request "
+        "through, `envoy` answers 503 unless Envoy's failure_mode_allow is true.",
     )
     identity: str = Field(
         "header:x-user-id,address",
-        description="Who is charged; the first that is known: `header:NAME`, `address`, separated by commas.",
+        description="Identity sources in order of preference, comma-separated: `header:NAME` or `address`. "
+        "The first one present is charged.",
     )
     address_header: str = Field(
         "",
-        description="A header that your Envoy overwrites with the client's address. Empty: the peer address. "
-        "Name none that a client can set.",
+        description="Header that your Envoy overwrites with the client's address; clients must not be able "
+        "to set it. Empty: the peer address.",
     )
     key_prefix: str = Field(
         "rate",
         pattern=r"^[A-Za-z0-9_.:-]{1,64}$",
-        description="What the keys of buckets begin with: 1 to 64 letters, digits and `_.:-`.",
+        description="Prefix of the bucket keys in the store: 1 to 64 letters, digits and `_.:-`.",
     )
     config_key: str = Field(
-        "rate_limit:config",
+        CONFIG_KEY,
         min_length=1,
         max_length=256,
-        description="The key that holds the limits, as JSON.",
+        description="Key in the store that holds the policy, as JSON or YAML.",
     )
     max_message_bytes: int = Field(
-        262_144, ge=1024, le=16_777_216, description="Longest CheckRequest that is read, in bytes."
+        262_144, ge=1024, le=16_777_216, description="Maximum size of a CheckRequest, in bytes."
     )
     leave_s: float = Field(
         3,
         ge=0,
         le=300,
-        description="How long calls are still taken after SIGTERM, with health at NOT_SERVING, in seconds. "
-        "Longer than Envoy takes to notice.",
+        description="How long the service accepts calls after SIGTERM while its health is NOT_SERVING, in "
+        "seconds. Choose more than Envoy takes to notice.",
     )
     drain_s: float = Field(
         5, ge=0, le=300, description="How long calls in flight may then take to finish, in seconds."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Lowest level that is logged: debug, info, warning or error."
+        "info", description="Lowest level of log lines to write: debug, info, warning or error."
     )
 
     admin_listen: str = Field(
-        "127.0.0.1:9090", description="Where `ratelimitd admin` answers HTTP: HOST:PORT or [IPV6]:PORT."
+        "127.0.0.1:9090",
+        description="Address of the HTTP server of `ratelimitd admin`: HOST:PORT or [IPV6]:PORT.",
     )
     admin_key: str = Field(
         "",
         repr=False,
-        description="The key that may change limits, or two with a space between, to rotate them. "
-        "Without any key only /healthz, /readyz and /metrics answer.",
+        description="API key with write access, or two keys separated by a space, for rotation. Without any "
+        "key only /healthz, /readyz and /metrics answer.",
     )
-    admin_key_file: str = Field("", description="A file that holds such keys, one a line.")
-    admin_read_key: str = Field("", repr=False, description="The key that may only look, or two.")
-    admin_read_key_file: str = Field("", description="A file that holds such keys, one a line.")
+    admin_key_file: str = Field("", description="File with such keys, one per line.")
+    admin_read_key: str = Field("", repr=False, description="API key with read access, or two keys.")
+    admin_read_key_file: str = Field("", description="File with such keys, one per line.")
     admin_check_target: str = Field(
-        "127.0.0.1:50051", description="The service that the admin service's own check asks: HOST:PORT."
+        "127.0.0.1:50051", description="Service that the admin service sends test requests to: HOST:PORT."
     )
 
     @field_validator("listen", "admin_listen", "admin_check_target")
@@ -137,7 +145,7 @@ class Settings(BaseModel):
     @classmethod
     def _address_header_is_a_header(cls, value: str) -> str:
         if value and not HEADER_NAME.fullmatch(value.lower()):
-            raise ValueError("it must be one header name, or empty")
+            raise ValueError("must be one header name, or empty")
         return value.lower()
 
     @field_validator("identity")
@@ -148,27 +156,30 @@ class Settings(BaseModel):
 
     @property
     def identity_header(self) -> str | None:
-        """The first header that identifies, or None."""
+        """The first header among the identity sources, or None."""
         parts = [part.strip().lower().partition(":") for part in self.identity.split(",")]
         return next((name for kind, _, name in parts if kind == "header"), None)
 
     def sources(self) -> tuple[Source, ...]:
-        """The identity sources, in order."""
+        """Returns the identity sources in order of preference."""
         return parse_sources(self.identity, self.address_header or None)
 
 
 def env_name(name: str) -> str:
-    """The environment variable of a setting."""
+    """Returns the environment variable of a setting."""
     return PREFIX + name.upper()
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The environment variables that `load` reads as these settings."""
+    """Returns the environment variables from which `load` makes these settings."""
     return {env_name(name): str(value) for name, value in settings.model_dump(mode="json").items()}
 
 
 def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:
-    """Settings from the environment, and from flags where given. Raises SettingsError naming all problems."""
+    """Makes settings from the environment and from flags, which win unless they are None.
+
+    Raises SettingsError with all problems, one per line.
+    """
     given: dict[str, Any] = {}
     problems = []
     for variable, value in environ.items():
@@ -177,7 +188,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Setting
             if name in Settings.model_fields:
                 given[name] = value
             else:
-                problems.append(f"{variable} is no setting{_nearest(variable)}")
+                problems.append(f"unknown setting {variable}; {_suggestion(variable)}")
     given |= {name: value for name, value in flags.items() if value is not None}
     try:
         settings = Settings.model_validate(given)
@@ -188,11 +199,11 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Setting
     return settings
 
 
-def _nearest(variable: str) -> str:
+def _suggestion(variable: str) -> str:
     near = difflib.get_close_matches(variable.removeprefix(PREFIX).lower(), Settings.model_fields, n=1)
     if near:
-        return f"; did you mean {env_name(near[0])}?"
-    return f"; there are {', '.join(env_name(name) for name in Settings.model_fields)}"
+        return f"did you mean {env_name(near[0])}?"
+    return f"expected one of {', '.join(env_name(name) for name in Settings.model_fields)}"
 
 
 def _problem(given: Mapping[str, str], *, loc: tuple[str | int, ...], msg: str, **_: object) -> str:

@@ -13,9 +13,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from redis.asyncio import Redis
 from rich.console import Console
 
-from ratelimitd.demo.show import CONFIG_KEY, EXAMPLE_LIMITS, how_to_go_on, show
+from ratelimitd.demo.show import EXAMPLE_LIMITS, how_to_go_on, show
 from ratelimitd.demo.stack import first_to_end, running_stack
 from ratelimitd.errors import ChildError
+from ratelimitd.settings import CONFIG_KEY
 from ratelimitd.store.client import open_client, store_errors
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.telemetry.logs import configure_logs

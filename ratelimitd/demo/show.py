@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ratelimitd.demo.stack import Stack
+from ratelimitd.settings import CONFIG_KEY
 
-CONFIG_KEY = "rate_limit:config"
 EXAMPLE_LIMITS = (
     '{"global_capacity":10,"global_rate":1,"user_capacity":5,"user_rate":1,'
     '"user_api_capacity":3,"user_api_rate":1}'

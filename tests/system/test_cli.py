@@ -114,7 +114,7 @@ async def test_an_unknown_setting_stops_the_start_with_a_sentence() -> None:
     status, output = await run("serve", env={"RATELIMITD_LISTN": "x"})
     assert (status, output) == (
         1,
-        "ratelimitd: RATELIMITD_LISTN is no setting; did you mean RATELIMITD_LISTEN?\n",
+        "ratelimitd: unknown setting RATELIMITD_LISTN; did you mean RATELIMITD_LISTEN?\n",
     )
 
 

@@ -506,7 +506,7 @@ async def test_a_header_that_is_given_twice_is_joined_as_envoy_does() -> None:
         (["explain", "--path", "/", "--header", "a b=1"], "'a b' is no name of a header"),
         (["explain", "--path", "/", "--context", "=x"], "must be NAME=VALUE, got '='"),
         (["explain"], "Missing option '--path'"),
-        (["check", "--path", "/", "--target", "nowhere"], "it must be HOST:PORT, [IPV6]:PORT or unix:/path"),
+        (["check", "--path", "/", "--target", "nowhere"], "must be HOST:PORT, [IPV6]:PORT or unix:/path"),
         (["bucket", "show"], "name a user or an address, one of the two"),
         (["bucket", "reset", "u1", "--address", "::1"], "name a user or an address, one of the two"),
         (["bucket", "show", "a,b"], "'a,b' names nobody"),

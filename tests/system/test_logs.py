@@ -1,4 +1,4 @@
-"""What a log line shows, and what it must not."""
+"""What a log line contains, and what it must not contain."""
 
 import json
 from collections.abc import Iterator
@@ -15,8 +15,7 @@ def _restore() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def test_a_line_is_json_with_its_level_and_time(capsys: pytest.CaptureFixture[str]) -> None:
-    """One object a line, on standard error, from the level upwards."""
+def test_a_line_is_json_with_level_and_time(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("warning")
     log = structlog.get_logger("test")
     log.info("quiet")
@@ -28,8 +27,7 @@ def test_a_line_is_json_with_its_level_and_time(capsys: pytest.CaptureFixture[st
     assert captured.out == ""
 
 
-def test_a_traceback_shows_no_values(capsys: pytest.CaptureFixture[str]) -> None:
-    """A defect is logged with its place, not with what the variables held."""
+def test_a_traceback_does_not_show_the_values_of_variables(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info")
     _break("hunter-" + str(2))
     line = capsys.readouterr().err

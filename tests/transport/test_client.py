@@ -157,6 +157,6 @@ async def test_who_does_not_answer_in_time_is_a_sentence() -> None:
 async def test_what_is_no_target_is_a_sentence(target: str) -> None:
     """It says what would be one."""
     with pytest.raises(
-        CheckCallError, match=r"cannot be asked: it must be HOST:PORT, \[IPV6\]:PORT or unix:/path$"
+        CheckCallError, match=r"cannot be asked: must be HOST:PORT, \[IPV6\]:PORT or unix:/path$"
     ):
         await ask(target, question())
