@@ -1,1 +1,1 @@
-"""HTTP for operators: an API, a panel, and what monitoring asks. It takes no part in a decision."""
+"""The admin service: an HTTP API, a panel, probes and metrics. It takes no part in decisions."""

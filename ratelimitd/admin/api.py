@@ -1,4 +1,4 @@
-"""The API at /admin/api/v1: all that the command line does. Its OpenAPI is made of the code that answers."""
+"""The HTTP API at /admin/api/v1. It can do what the command line can, and publishes its own OpenAPI."""
 
 from fastapi import FastAPI, Security
 from fastapi.routing import APIRoute
@@ -11,41 +11,42 @@ from starlette.routing import Match
 from ratelimitd import __version__
 from ratelimitd.admin import policy_api, requests_api
 from ratelimitd.admin.authentication import HEADER
-from ratelimitd.admin.error_responses import HANDLERS, NoTraceback, failing, on_http_error
-from ratelimitd.admin.requests_api import Check
+from ratelimitd.admin.error_responses import EXCEPTION_HANDLERS, error_declarations, on_http_error
+from ratelimitd.admin.middleware import InternalErrors
+from ratelimitd.admin.requests_api import CheckService
 from ratelimitd.control.control import Control
 from ratelimitd.settings import Settings
 
-ROOT = "/admin/api"
-"""Where it is mounted."""
+API_PATH = "/admin/api"
+"""Where the application is mounted."""
 
 
-def admin_api(control: Control, settings: Settings, check: Check) -> FastAPI:
-    """The application. It must be behind a Guarded, which asks for the key: here it is only declared."""
+def admin_api(control: Control, settings: Settings, check_service: CheckService) -> FastAPI:
+    """Returns the application. It declares the key for OpenAPI only: RequireKey around it must check keys."""
     api = FastAPI(
         title="ratelimitd",
         version=__version__,
-        summary="Rate limits for Envoy: look at them, change them, undo it.",
-        servers=[{"url": ROOT}],
+        summary="Read, change and roll back rate limits for Envoy.",
+        servers=[{"url": API_PATH}],
         root_path_in_servers=False,
-        openapi_url=None,  # it is told to who has no key, and so beside this application
-        docs_url=None,  # its pages load their code from other people's servers
+        openapi_url=None,  # served by the outer application, because it needs no key
+        docs_url=None,  # its pages load scripts from other sites
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Security(APIKeyHeader(name=HEADER, auto_error=False))],
-        responses=failing(401, 408, 413, 429, 500, 503),
-        exception_handlers=HANDLERS | {405: _other_method},
-        middleware=[Middleware(NoTraceback)],
+        responses=error_declarations(401, 408, 413, 429, 500, 503),
+        exception_handlers=EXCEPTION_HANDLERS | {405: _on_wrong_method},
+        middleware=[Middleware(InternalErrors)],
         generate_unique_id_function=_operation_id,
     )
-    api.state.control, api.state.settings, api.state.check = control, settings, check
+    api.state.control, api.state.settings, api.state.check_service = control, settings, check_service
     api.include_router(policy_api.router)
     api.include_router(requests_api.router)
     return api
 
 
-async def _other_method(request: Request, error: Exception) -> Response:
-    """The answer to a method that a path does not take. The framework names those of its first route only."""
+async def _on_wrong_method(request: Request, error: Exception) -> Response:
+    """Lists all methods of the path in Allow. The framework lists those of its first route only."""
     response = await on_http_error(request, error)
     routes = [*policy_api.router.routes, *requests_api.router.routes]
     here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
@@ -55,5 +56,5 @@ async def _other_method(request: Request, error: Exception) -> Response:
 
 
 def _operation_id(route: APIRoute) -> str:
-    """A name for clients that are generated: that of the function."""
+    """Returns the name of the function, which generated clients use."""
     return route.name

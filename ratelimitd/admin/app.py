@@ -1,8 +1,7 @@
-"""The admin service as one application: probes and metrics for everybody, all else for who has a key.
+"""The admin service as one application: probes and metrics are public, everything else requires a key.
 
-No check of the Host header stands against DNS rebinding. A page that rebinds its name to this address has no
-key to send, and the browser does not send it the session's cookie, which belongs to another name; what is
-left to it is what everybody may ask.
+The Host header is not checked. A page that attacks by DNS rebinding has no key to send, and the browser keeps
+the session cookie, which belongs to another host name, from it; so it reaches only what is public.
 """
 
 from http import HTTPStatus
@@ -15,61 +14,76 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ratelimitd.admin.admin_keys import Keys
-from ratelimitd.admin.api import ROOT, admin_api
-from ratelimitd.admin.authentication import PAUSE_S, Guard, Guarded
-from ratelimitd.admin.error_responses import HANDLERS, NoTraceback, failure
+from ratelimitd.admin.admin_keys import AdminKeys
+from ratelimitd.admin.api import API_PATH, admin_api
+from ratelimitd.admin.authentication import REFUSAL_DELAY_S, Authenticator, RequireKey
+from ratelimitd.admin.deadlines import Deadlines, with_deadlines
+from ratelimitd.admin.error_responses import EXCEPTION_HANDLERS, error_response
 from ratelimitd.admin.flat_config import flat_config
-from ratelimitd.admin.in_time import in_time
 from ratelimitd.admin.metrics import CONTENT_TYPE, Metrics
-from ratelimitd.admin.middleware import BoundedBody, BrowserRules
+from ratelimitd.admin.middleware import BodyLimits, InternalErrors, SecurityHeaders
+from ratelimitd.admin.panel.endpoint import Panel
 from ratelimitd.admin.panel.routes import panel_routes
-from ratelimitd.admin.requests_api import Check
+from ratelimitd.admin.requests_api import CheckService
 from ratelimitd.control.control import Control
 from ratelimitd.errors import RatelimitdError, StoreError
 from ratelimitd.settings import Settings, env_name
 
 SESSION_S = 8 * 3600
-"""A working day."""
+"""A session lasts a working day."""
+
+DEADLINES = Deadlines()
 
 
 def admin_app(
-    control: Control, keys: Keys, settings: Settings, check: Check, *, pause_s: float = PAUSE_S
+    control: Control,
+    keys: AdminKeys,
+    settings: Settings,
+    check_service: CheckService,
+    *,
+    refusal_delay_s: float = REFUSAL_DELAY_S,
+    deadlines: Deadlines = DEADLINES,
 ) -> Starlette:
-    """The application.
+    """Returns the application.
 
     Args:
-        control: what is shown and changed.
-        keys: who may. Without any, only probes and metrics answer.
-        settings: those of the service.
-        check: asks a running service.
-        pause_s: how late a wrong key is answered.
+        control: the operations.
+        keys: the keys in use. Without any, only probes and metrics are served.
+        settings: the settings of the service.
+        check_service: sends a Check to a running service.
+        refusal_delay_s: how late a wrong key is answered, in seconds.
+        deadlines: how long the parts of a request may take.
     """
-    guard = Guard(keys, pause_s)
+    authenticator = Authenticator(keys, refusal_delay_s)
+    bounded = with_deadlines(control, deadlines)
+    routes = _public_routes(bounded, authenticator)
+    if keys:
+        routes += _routes_behind_keys(bounded, settings, check_service, authenticator)
     app = Starlette(
-        routes=_open(control, guard) + (_behind_keys(control, settings, check, guard) if keys else []),
-        middleware=[Middleware(BrowserRules), Middleware(NoTraceback), Middleware(BoundedBody)],
-        exception_handlers=HANDLERS,
+        routes=routes,
+        middleware=[Middleware(SecurityHeaders), Middleware(InternalErrors), Middleware(BodyLimits)],
+        exception_handlers=EXCEPTION_HANDLERS,
     )
-    # No route for what is left: it would take the paths above for methods that they lack, which are 405.
-    app.router.default = _panel(control, keys, settings, guard) if keys else _no_key
+    # The panel is the default, not a route: a route would answer 404 to a wrong method of the paths above.
+    panel = Panel(control, keys, settings, authenticator.refuse, deadlines)
+    app.router.default = _panel(panel) if keys else _no_key
     app.router.redirect_slashes = False
     return app
 
 
-def _open(control: Control, guard: Guard) -> list[BaseRoute]:
-    metrics = Metrics(control, guard)
+def _public_routes(control: Control, authenticator: Authenticator) -> list[BaseRoute]:
+    metrics = Metrics(control, authenticator)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def readyz(_request: Request) -> Response:
         try:
-            await in_time(control.current())
+            await control.current()
         except StoreError:
-            return failure(HTTPStatus.SERVICE_UNAVAILABLE, "the store does not answer")
+            return error_response(HTTPStatus.SERVICE_UNAVAILABLE, "the store does not answer")
         except RatelimitdError:
-            pass  # what the store holds is another matter
+            pass  # the store answers; what it holds does not matter here
         return JSONResponse({"status": "ok"})
 
     async def scrape(_request: Request) -> Response:
@@ -78,33 +92,35 @@ def _open(control: Control, guard: Guard) -> list[BaseRoute]:
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", scrape)]
 
 
-def _behind_keys(control: Control, settings: Settings, check: Check, guard: Guard) -> list[BaseRoute]:
-    api = admin_api(control, settings, check)
+def _routes_behind_keys(
+    control: Control, settings: Settings, check_service: CheckService, authenticator: Authenticator
+) -> list[BaseRoute]:
+    api = admin_api(control, settings, check_service)
 
     async def openapi(_request: Request) -> Response:
         return JSONResponse(api.openapi())
 
     return [
-        Route("/admin/config", flat_config(control, guard), methods=["GET", "POST"]),
-        Route(f"{ROOT}/openapi.json", openapi),
-        Mount(ROOT, app=Guarded(api, guard)),
+        Route("/admin/config", flat_config(control, authenticator), methods=["GET", "POST"]),
+        Route(f"{API_PATH}/openapi.json", openapi),
+        Mount(API_PATH, app=RequireKey(api, authenticator)),
     ]
 
 
-def _panel(control: Control, keys: Keys, settings: Settings, guard: Guard) -> ASGIApp:
+def _panel(panel: Panel) -> ASGIApp:
     return SessionMiddleware(
-        Router(panel_routes(control, keys, settings, guard.hold)),
-        secret_key=keys.session_secret(),
+        Router(panel_routes(panel)),
+        secret_key=panel.keys.session_secret(),
         session_cookie="ratelimitd_session",
         max_age=SESSION_S,
         path="/admin",
         same_site="strict",
-        https_only=False,  # it listens on loopback, without TLS
+        https_only=False,  # the service listens on loopback, without TLS
     )
 
 
 async def _no_key(scope: Scope, receive: Receive, send: Send) -> None:
     sentence = (
-        f"no admin key is set: give {env_name('admin_key')} or {env_name('admin_key_file')}, then restart"
+        f"no admin key is set: set {env_name('admin_key')} or {env_name('admin_key_file')}, then restart"
     )
-    await failure(HTTPStatus.NOT_FOUND, sentence)(scope, receive, send)
+    await error_response(HTTPStatus.NOT_FOUND, sentence)(scope, receive, send)

@@ -1,7 +1,7 @@
-"""A key opens the door, a wrong one waits. A right key never waits, however many wrong ones there are.
+"""Authentication by the X-Admin-Key header. A valid key passes at once; a wrong one is answered late.
 
-No pause makes a key hard to guess: its 16 or more characters do. The pause, and the bound on answers that
-wait, keep somebody who tries from filling the log.
+The delay does not make a key hard to guess: its 16 or more characters do. The delay, and the limit on answers
+that are delayed at once, keep an attacker from filling the log.
 """
 
 import asyncio
@@ -12,88 +12,85 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ratelimitd.admin.admin_keys import Keys, Role
+from ratelimitd.admin.admin_keys import AdminKeys, Role
 
 HEADER = "X-Admin-Key"
 
-PAUSE_S = 1.0
+REFUSAL_DELAY_S = 1.0
 """How late a wrong key is answered."""
 
-MAX_HELD = 16
-"""Answers that wait at once. A wrong key beyond them is answered at once, counted, and not logged."""
+MAX_DELAYED = 16
+"""Answers that are delayed at once. A wrong key beyond them gets 429 at once, without a log entry."""
 
 _log = structlog.get_logger("ratelimitd.admin")
 
 
-class Guard:
-    """Tells what a key allows. `refused` counts wrong keys.
+class Authenticator:
+    """Finds the role of a request. `refused_keys` counts wrong keys.
 
     Args:
-        keys: those in use.
-        pause_s: how late a wrong key is answered.
+        keys: the keys in use.
+        refusal_delay_s: how late a wrong key is answered, in seconds.
     """
 
-    def __init__(self, keys: Keys, pause_s: float = PAUSE_S) -> None:
-        self.refused = 0
+    def __init__(self, keys: AdminKeys, refusal_delay_s: float = REFUSAL_DELAY_S) -> None:
+        self.refused_keys = 0
         self._keys = keys
-        self._pause_s = pause_s
-        self._held = 0
+        self._refusal_delay_s = refusal_delay_s
+        self._delayed = 0
 
     async def role(self, connection: HTTPConnection) -> Role:
-        """What the key in the header allows. Raises HTTPException: 401, or 429 when too many are held."""
+        """Returns the role of the key in the header. Raises HTTPException (401, or 429 from `refuse`)."""
         presented = connection.headers.get(HEADER)
         role = None if presented is None else self._keys.role(presented)
         if role is not None:
             return role
         if presented is not None:
-            await self.hold(connection)
+            await self.refuse(connection)
         raise HTTPException(
             HTTPStatus.UNAUTHORIZED,
-            f"the header {HEADER} is missing" if presented is None else f"{HEADER} holds no key in use",
+            f"the {HEADER} header is missing" if presented is None else f"the key in {HEADER} is not valid",
             {"www-authenticate": f'ApiKey header="{HEADER}"'},
         )
 
-    async def hold(self, connection: HTTPConnection) -> None:
-        """Logs who presented a wrong key, and returns when they may be told.
+    async def refuse(self, connection: HTTPConnection) -> None:
+        """Counts and logs a wrong key, and returns after the delay, when the caller may answer.
 
-        Raises HTTPException (429) at once when too many are held.
+        Raises HTTPException (429) at once when too many answers are delayed already.
         """
-        self.refused += 1
-        if self._held >= MAX_HELD:
+        self.refused_keys += 1
+        if self._delayed >= MAX_DELAYED:
             raise HTTPException(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                "too many wrong keys wait for their answers; try again later",
+                "too many wrong keys at the same time; try again later",
                 {"retry-after": "1"},
             )
         client = connection.client
         _log.warning("admin_key_refused", client=None if client is None else client.host)
-        self._held += 1
+        self._delayed += 1
         try:
-            await asyncio.sleep(self._pause_s)
+            await asyncio.sleep(self._refusal_delay_s)
         finally:
-            self._held -= 1
+            self._delayed -= 1
 
 
-class Guarded:
-    """Lets a request through to `app` when its key is one in use, and tells `app` its role.
+class RequireKey:
+    """Middleware: passes requests with a valid key, with their role in `state`. It reads no body before."""
 
-    It asks before any of the body is read.
-    """
-
-    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
         self._app = app
-        self._guard = guard
+        self._authenticator = authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request. Raises HTTPException as Guard.role does."""
-        role = await self._guard.role(HTTPConnection(scope))
+        """Handles one request. Raises HTTPException like Authenticator.role."""
+        role = await self._authenticator.role(HTTPConnection(scope))
         state = {**scope.get("state", {}), "role": role}
         await self._app({**scope, "state": state}, receive, send)
 
 
-async def may_change(connection: HTTPConnection) -> None:
-    """Raises HTTPException (403) unless the role of a guarded request allows changes."""
+async def require_write(connection: HTTPConnection) -> None:
+    """FastAPI dependency. Raises HTTPException (403) when the request's key is read-only."""
     if connection.state.role < Role.WRITE:
         raise HTTPException(
-            HTTPStatus.FORBIDDEN, "this key may only look; a change needs one that may change"
+            HTTPStatus.FORBIDDEN, "this key is read-only; a change needs a key that allows changes"
         )

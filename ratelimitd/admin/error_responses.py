@@ -1,16 +1,14 @@
-"""What goes wrong becomes JSON: a sentence, and what is wrong where. No traceback reaches a caller."""
+"""Errors as JSON: one sentence, and a list of problems with their places."""
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-import structlog
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ratelimitd.errors import (
     CheckCallError,
@@ -25,39 +23,37 @@ from ratelimitd.errors import (
 )
 from ratelimitd.policy.location import path_of
 
-STATUS: Mapping[type[Exception], int] = {
-    UnknownRevisionError: 404,
-    ConflictError: 409,
-    PolicyError: 422,
-    RequestSpecError: 422,
-    CheckCallError: 502,
-    StoreError: 503,
-    WaitError: 504,
+_STATUSES: Mapping[type[Exception], HTTPStatus] = {
+    UnknownRevisionError: HTTPStatus.NOT_FOUND,
+    ConflictError: HTTPStatus.CONFLICT,
+    PolicyError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    RequestSpecError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    CheckCallError: HTTPStatus.BAD_GATEWAY,
+    StoreError: HTTPStatus.SERVICE_UNAVAILABLE,
+    WaitError: HTTPStatus.GATEWAY_TIMEOUT,
 }
-"""The status of each error that has a sentence for the caller. A conflict is 412 for who sent If-Match."""
+"""For the API and the panel. The command line has its own table: exit statuses group errors differently."""
 
-MEANING = {
-    400: "The body is no JSON.",
-    401: "The header X-Admin-Key is missing or wrong.",
-    403: "The key may only look.",
-    404: "There is no such revision.",
+DESCRIPTIONS = {
+    400: "The body is not JSON.",
+    401: "The X-Admin-Key header is missing or its key is not valid.",
+    403: "The key is read-only.",
+    404: "The revision does not exist.",
     408: "The body did not arrive in time.",
-    409: "Somebody else changed the policy at the same moment.",
-    412: "The policy is no longer the one in If-Match.",
+    409: "Another request changed the policy at the same time.",
+    412: "If-Match does not name the newest policy.",
     413: "The body is too long.",
-    422: "What was sent cannot be: each problem names what was wrong and what would be right.",
-    428: "If-Match is missing.",
-    429: "Too many wrong keys wait for their answers.",
-    500: "A defect of ratelimitd. Its log says more.",
-    502: "The running service does not answer.",
-    503: "The store does not answer.",
-    504: "The policy is accepted, and some replica does not run it yet.",
+    422: "The request is invalid. Each problem says what is wrong and what is allowed.",
+    428: "The If-Match header is missing.",
+    429: "Too many wrong keys were sent at the same time.",
+    500: "Internal error. The log of ratelimitd has the details.",
+    502: "The running service did not answer the Check.",
+    503: "The store did not answer.",
+    504: "The policy is accepted, but not every replica runs it yet.",
 }
 
 MAX_PROBLEMS = 20
-"""Of a body: more of them help nobody."""
-
-_log = structlog.get_logger("ratelimitd.admin")
+"""Problems of one request body that are listed. A longer list does not help."""
 
 
 class ErrorBody(BaseModel):
@@ -67,20 +63,20 @@ class ErrorBody(BaseModel):
     problems: list[Problem]
 
 
-def failing(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These statuses as an OpenAPI operation declares them."""
-    return {status: {"model": ErrorBody, "description": MEANING[status]} for status in statuses}
+def error_declarations(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Returns the OpenAPI declarations of these error statuses for an operation."""
+    return {status: {"model": ErrorBody, "description": DESCRIPTIONS[status]} for status in statuses}
 
 
-def failure(
+def error_response(
     status: int,
     sentence: str,
     problems: Iterable[Problem] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """The answer. What is no UTF-8 in it, such as half a surrogate pair of the caller's, becomes `?`."""
-    shape = ErrorBody.model_construct(error=_utf8(sentence), problems=[])
-    content = shape.model_dump() | {
+    """Returns an error as JSON. What UTF-8 cannot encode, such as half a surrogate pair, becomes `?`."""
+    body = ErrorBody.model_construct(error=_utf8(sentence), problems=[])
+    content = body.model_dump() | {
         "problems": [{"path": _utf8(problem.path), "reason": _utf8(problem.reason)} for problem in problems]
     }
     return JSONResponse(content, status, headers)
@@ -90,37 +86,43 @@ def _utf8(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-async def on_error(request: Request, error: Exception) -> Response:
-    """The answer to an error of STATUS."""
-    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+def status_of(error: Exception) -> HTTPStatus:
+    """Returns the HTTP status of an error. Those that a caller cannot cause are internal errors."""
+    statuses = (_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES)
+    return next(statuses, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+async def _on_known_error(request: Request, error: Exception) -> Response:
+    status = status_of(error)
     if status == HTTPStatus.CONFLICT and "if-match" in request.headers:
         status = HTTPStatus.PRECONDITION_FAILED
-    return failure(status, str(error), error.problems if isinstance(error, PolicyError) else ())
+    return error_response(status, str(error), error.problems if isinstance(error, PolicyError) else ())
 
 
-_OURS = {"There was an error parsing the body": "the body must be JSON in UTF-8"}
-"""What the framework says of bodies that are no UTF-8, too deep, or hold a number of thousands of digits."""
+_CLEARER = {"There was an error parsing the body": "the body must be JSON in UTF-8"}
+"""FastAPI's message for a body that is not UTF-8, too deep, or holds a number of thousands of digits."""
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """The answer to what the framework refuses, and to what endpoints refuse in its way."""
+    """Answers an HTTPException of the framework or of an endpoint."""
     assert isinstance(error, HTTPException)  # noqa: S101 - Starlette calls it with nothing else
     sentence = {
-        HTTPStatus.NOT_FOUND: f"there is nothing at {request.url.path}",
-        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} does not take {request.method}",
-    }.get(HTTPStatus(error.status_code), _OURS.get(error.detail, error.detail))
-    return failure(error.status_code, sentence, headers=error.headers)
+        HTTPStatus.NOT_FOUND: f"nothing is served at {request.url.path}",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} does not allow {request.method}",
+    }.get(HTTPStatus(error.status_code), _CLEARER.get(error.detail, error.detail))
+    return error_response(error.status_code, sentence, headers=error.headers)
 
 
-async def on_invalid(_request: Request, error: Exception) -> Response:
-    """The answer to parameters and bodies that cannot be."""
+async def _on_invalid_request(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - Starlette calls it with nothing else
     found: Sequence[Any] = error.errors()
     if any(one["type"] == "json_invalid" for one in found):
-        return failure(HTTPStatus.BAD_REQUEST, f"the body must be JSON: {must(found[0]['ctx']['error'])}")
-    # A place begins with `body`, `query`, `path` or `header`.
+        return error_response(
+            HTTPStatus.BAD_REQUEST, f"the body must be JSON: {must(found[0]['ctx']['error'])}"
+        )
+    # The first element of a place is `body`, `query`, `path` or `header`.
     problems = [Problem(path_of(tuple(one["loc"][1:])), _reason(one)) for one in found[:MAX_PROBLEMS]]
-    return failure(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(str(one) for one in problems), problems)
+    return error_response(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(str(one) for one in problems), problems)
 
 
 def _reason(problem: Mapping[str, Any]) -> str:
@@ -129,37 +131,9 @@ def _reason(problem: Mapping[str, Any]) -> str:
     return must(problem["msg"])
 
 
-HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
+EXCEPTION_HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     HTTPException: on_http_error,
-    RequestValidationError: on_invalid,
-    **dict.fromkeys(STATUS, on_error),
+    RequestValidationError: _on_invalid_request,
+    **dict.fromkeys(_STATUSES, _on_known_error),
 }
-"""As applications want them."""
-
-
-class NoTraceback:
-    """Around an application: what nobody expected is logged, and answered with 500."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        except ClientDisconnect:
-            pass  # it left before its body was whole: nobody waits for an answer, and nothing failed
-        except Exception:
-            _log.exception("admin_failed", method=scope.get("method"), path=scope.get("path"))
-            if started:
-                raise  # half an answer: the server must end the connection
-            await failure(
-                HTTPStatus.INTERNAL_SERVER_ERROR, "ratelimitd failed; its log says more, under admin_failed"
-            )(scope, receive, send)
+"""In the form that Starlette and FastAPI take."""

@@ -1,4 +1,7 @@
-"""GET and POST /admin/config: the flat form, six numbers. It drops nothing else in silence."""
+"""GET and POST /admin/config: the policy in force as a flat policy, six numbers.
+
+A flat policy cannot express everything. POST never drops the rest of a full policy silently.
+"""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -10,93 +13,95 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ratelimitd.admin.admin_keys import Role
-from ratelimitd.admin.authentication import Guard
-from ratelimitd.admin.error_responses import failure
-from ratelimitd.admin.in_time import in_time
-from ratelimitd.admin.request_models import AUTHOR
+from ratelimitd.admin.authentication import Authenticator
+from ratelimitd.admin.error_responses import error_response
+from ratelimitd.admin.request_models import DEFAULT_AUTHOR
 from ratelimitd.control.control import Control
 from ratelimitd.policy.compile import flat_form
 from ratelimitd.policy.document import FlatPolicy, PolicyDocument
 from ratelimitd.policy.text import parse
 
 NOTE = "POST /admin/config"
-FULL_FORM = "/admin/api/v1/policy"
+FULL_POLICY_PATH = "/admin/api/v1/policy"
 
 
-def flat_config(control: Control, guard: Guard) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint."""
+def flat_config(control: Control, authenticator: Authenticator) -> Callable[[Request], Awaitable[Response]]:
+    """Returns the endpoint."""
 
     async def config(request: Request) -> Response:
         try:
-            role = await guard.role(request)
+            role = await authenticator.role(request)
         except HTTPException as refusal:
             if refusal.status_code != HTTPStatus.UNAUTHORIZED:
                 raise
             return JSONResponse({"error": "unauthorized"}, HTTPStatus.UNAUTHORIZED, refusal.headers)
         if request.method != "POST":
-            return await _shown(control)
+            return await _get(control)
         if role < Role.WRITE:
-            raise HTTPException(HTTPStatus.FORBIDDEN, "this key may only look")
-        return await _replaced(control, await request.body(), request.query_params.get("replace") == "true")
+            raise HTTPException(HTTPStatus.FORBIDDEN, "this key is read-only")
+        replace = request.query_params.get("replace") == "true"
+        return await _post(control, await request.body(), replace=replace)
 
     return config
 
 
-async def _shown(control: Control) -> Response:
-    policy = parse((await in_time(control.current())).revision.text)
+async def _get(control: Control) -> Response:
+    policy = parse((await control.current()).revision.text)
     flat = flat_form(policy)
     if flat is None:
-        off = [part for part in _without_flat_form(policy) if part.endswith("off")]
-        return failure(
-            HTTPStatus.CONFLICT, f"{', '.join(off)}, which six numbers cannot say; GET {FULL_FORM}"
+        off = ", ".join(part for part in _not_flat(policy) if part.endswith("off"))
+        return error_response(
+            HTTPStatus.CONFLICT,
+            f"a flat policy cannot express {off}; GET {FULL_POLICY_PATH} returns the full policy",
         )
     return JSONResponse(_numbers(flat))
 
 
-async def _replaced(control: Control, body: bytes, replace: bool) -> Response:  # noqa: FBT001 - private
+async def _post(control: Control, body: bytes, *, replace: bool) -> Response:
     try:
         data: Any = json.loads(body)
         text = body.decode()
     except (ValueError, RecursionError):
-        return failure(HTTPStatus.BAD_REQUEST, "the body must be JSON in UTF-8")
+        return error_response(HTTPStatus.BAD_REQUEST, "the body must be JSON in UTF-8")
     if isinstance(data, dict) and not data.keys().isdisjoint(PolicyDocument.model_fields):
-        return failure(
-            HTTPStatus.UNPROCESSABLE_ENTITY, f"here a policy is six numbers; PUT the full form to {FULL_FORM}"
+        return error_response(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"this endpoint takes a flat policy, six numbers; PUT a full policy to {FULL_POLICY_PATH}",
         )
     policy = parse(text)
     expected = None
     if not replace:
-        newest = (await in_time(control.current())).revision
-        expected = newest.number  # what is accepted in between may have no flat form
-        if dropped := _without_flat_form(parse(newest.text)):
-            return failure(
+        newest = (await control.current()).revision
+        expected = newest.number  # a policy that is accepted in between may not be flat
+        if dropped := ", ".join(_not_flat(parse(newest.text))):
+            return error_response(
                 HTTPStatus.CONFLICT,
-                f"six numbers would drop {', '.join(dropped)} from the policy in force; "
-                f"PUT the full form to {FULL_FORM}, or drop them with ?replace=true",
+                f"a flat policy would drop {dropped} from the policy in force; "
+                f"PUT a full policy to {FULL_POLICY_PATH}, or use ?replace=true to drop it",
             )
-    await in_time(control.apply(text, author=AUTHOR, note=NOTE, expected=expected))
+    await control.apply(text, author=DEFAULT_AUTHOR, note=NOTE, expected=expected)
     flat = flat_form(policy)
-    assert flat is not None  # noqa: S101 - no key of the full form was in it
+    assert flat is not None  # noqa: S101 - it has no field of a full policy: checked above
     return JSONResponse(_numbers(flat))
 
 
 def _numbers(flat: FlatPolicy) -> dict[str, float]:
-    """The six numbers. A whole rate is written as a whole number."""
+    """Returns the six numbers. A whole rate is written as an integer."""
     found: dict[str, float] = flat.model_dump()
     return {name: int(number) if number == int(number) else number for name, number in found.items()}
 
 
-def _without_flat_form(policy: FlatPolicy | PolicyDocument) -> list[str]:
-    """What a policy says that six numbers cannot, by its place in the text."""
+def _not_flat(policy: FlatPolicy | PolicyDocument) -> list[str]:
+    """Returns the paths of everything in a policy that a flat policy cannot express."""
     if isinstance(policy, FlatPolicy):
         return []
-    said = {"shadow": policy.shadow, "routes": policy.routes}
-    said |= {f"overrides.{name}": value for name, value in policy.overrides}
+    parts = {"shadow": policy.shadow, "routes": policy.routes}
+    parts |= {f"overrides.{name}": value for name, value in policy.overrides}
     for name, tier in policy.tiers.items():
-        said[f"tiers.{name}: off"] = tier is None
+        parts[f"tiers.{name}: off"] = tier is None
         if tier is not None:
-            said |= {
+            parts |= {
                 f"tiers.{name}.shadow": tier.shadow,
                 f"tiers.{name}.on_store_error": tier.on_store_error is not None,
             }
-    return [name for name, value in said.items() if value]
+    return [path for path, value in parts.items() if value]

@@ -1,91 +1,121 @@
-"""What holds for every request and every answer: a longest body, a time for it, and rules for browsers."""
+"""Middleware for every request: limits on the body, security headers, a JSON answer to internal errors."""
 
 import asyncio
 from http import HTTPStatus
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ratelimitd.admin.error_responses import failure
+from ratelimitd.admin.error_responses import error_response
 
 MAX_BODY_BYTES = 7 << 20
-"""A policy of 1 MiB fits however it is escaped: a line end takes six bytes in a form, and in JSON a NUL."""
+"""Fits a policy of 1 MiB however it is escaped: a line end takes six bytes in a form, a NUL six in JSON."""
 
 MAX_BODY_S = 30.0
-"""From the beginning of a request to the end of its body. Who sends on for ever would be held for ever."""
+"""From the start of a request to the end of its body, so that no client can hold a connection forever."""
 
-CONTENT_POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-"""Our own files and nothing else: no code in a page, no other site, no frame around ours."""
+"""Allows files of this service only: no inline code, no other site, no embedding in a frame."""
 
-HEADERS = {
-    "content-security-policy": CONTENT_POLICY,
+SECURITY_HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
-"""Of every answer."""
-
 
 _TOO_LONG = f"the body must have at most {MAX_BODY_BYTES} bytes"
 _TOO_LATE = f"the body must arrive within {MAX_BODY_S:g} s"
 
+_log = structlog.get_logger("ratelimitd.admin")
 
-class BoundedBody:
-    """Refuses a longer body with 413: unread when its length is told, else as soon as it is seen.
 
-    One that is not whole in time is refused with 408.
+class BodyLimits:
+    """Refuses a body that is too long with 413, and one that is not complete in time with 408.
+
+    A body whose Content-Length is too long is not read at all.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Handles one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        told = Headers(scope=scope).get("content-length", "")
-        if told.isascii() and told.isdigit() and int(told[:20]) > MAX_BODY_BYTES:
-            await failure(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LONG)(scope, receive, send)
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isascii() and declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
+            await error_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LONG)(scope, receive, send)
             return
-        read_bytes, whole = 0, False
-        end_s = asyncio.get_running_loop().time() + MAX_BODY_S
+        read_bytes, complete = 0, False
+        deadline_s = asyncio.get_running_loop().time() + MAX_BODY_S
 
-        async def counted() -> Message:
-            nonlocal read_bytes, whole
-            # Frameworks let an HTTPException through, where they would make any other a 400.
+        async def limited() -> Message:
+            nonlocal read_bytes, complete
+            # FastAPI passes an HTTPException on, but turns any other exception while reading into a 400.
             try:
-                async with asyncio.timeout_at(None if whole else end_s):
+                async with asyncio.timeout_at(None if complete else deadline_s):
                     message = await receive()
             except TimeoutError as error:
                 raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, _TOO_LATE) from error
-            whole = not message.get("more_body", False)
+            complete = not message.get("more_body", False)
             read_bytes += len(message.get("body", b""))
             if read_bytes > MAX_BODY_BYTES:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LONG)
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, limited, send)
 
 
-class BrowserRules:
-    """Adds HEADERS to every answer."""
+class SecurityHeaders:
+    """Adds SECURITY_HEADERS to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Handles one request."""
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
 
         await self._app(scope, receive, with_headers)
+
+
+class InternalErrors:
+    """Logs an unexpected exception and answers it with 500. No traceback reaches a client."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request."""
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            pass  # the client left before its body was complete: not an error, and nobody to answer
+        except Exception:
+            _log.exception("admin_failed", method=scope.get("method"), path=scope.get("path"))
+            if started:
+                raise  # half a response was sent: the server must close the connection
+            await error_response(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see admin_failed in the log of ratelimitd"
+            )(scope, receive, send)

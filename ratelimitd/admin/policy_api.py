@@ -1,14 +1,14 @@
-"""Policies and their revisions over HTTP. Nobody replaces one that he has not seen: If-Match names it."""
+"""Policies and revisions over HTTP. A change must name the policy that it replaces, with If-Match."""
 
 import re
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Response
 
-from ratelimitd.admin.authentication import may_change
-from ratelimitd.admin.error_responses import failing
-from ratelimitd.admin.in_time import in_time
+from ratelimitd.admin.authentication import require_write
+from ratelimitd.admin.dependencies import ControlDependency
+from ratelimitd.admin.error_responses import error_declarations
 from ratelimitd.admin.request_models import (
     DiffBody,
     HistoryQuery,
@@ -25,26 +25,19 @@ from ratelimitd.policy.validation import ValidationResult
 from ratelimitd.policy.validation import validate as validate_policy
 from ratelimitd.rollout.revision import Revision
 
-_ETAG = {"ETag": {"description": "The policy that is in force.", "schema": {"type": "string"}}}
+_ETAG = {"ETag": {"description": "Entity tag of the policy in force.", "schema": {"type": "string"}}}
 TAGGED: dict[int | str, dict[str, Any]] = {200: {"headers": _ETAG}}
-"""The answers that tell an entity tag, as OpenAPI declares them."""
+"""OpenAPI declaration of a response with an ETag."""
 
 _TAG = re.compile(r'(?:W/)?"[^"]*"')
-"""One in If-Match or If-None-Match (RFC 9110 section 8.8.3)."""
+"""One entity tag in If-Match or If-None-Match (RFC 9110 section 8.8.3)."""
 
 router = APIRouter(prefix="/v1")
 
-
-async def _control(request: Request) -> Control:
-    control: Control = request.app.state.control
-    return control
-
-
-Controlled = Annotated[Control, Depends(_control)]
 IfMatch = Annotated[list[str] | None, Header(include_in_schema=False)]
-"""Its lines. Absence is told with 428, not as a bad parameter; OpenAPI learns by hand that it is required."""
+"""Lines of the header. Its absence is answered with 428 instead of 422, so OpenAPI declares it by hand."""
 
-REPLACING: dict[str, Any] = {
+IF_MATCH_REQUIRED: dict[str, Any] = {
     "parameters": [
         {
             "name": "If-Match",
@@ -52,41 +45,41 @@ REPLACING: dict[str, Any] = {
             "required": True,
             "schema": {"type": "string"},
             "example": "*",
-            "description": "The ETag of the policy that is replaced; * is whichever is the newest.",
+            "description": "ETag of the policy to replace. * replaces whichever is the newest.",
         }
     ]
 }
 
 
 def etag(revision: Revision) -> str:
-    """The policy's entity tag: the revision's number, and the name of its content."""
+    """Returns the entity tag of a policy: the revision number and the digest."""
     return f'"{revision.number}-{revision.digest}"'
 
 
 def _tags(*lines: str) -> list[str]:
-    """Those that the lines of a header name. `*`, which is any, stands alone (RFC 9110 section 13.1.1)."""
+    """Returns the tags in the lines of a header. `*` must stand alone (RFC 9110 section 13.1.1)."""
     text = ",".join(lines)
     return ["*"] if text.strip() == "*" else _TAG.findall(text)
 
 
-async def _expected(control: Control, if_match: list[str] | None) -> int | None:
-    """The number of the newest revision, which If-Match names; None when any may be replaced.
+async def _expected_number(control: Control, if_match: list[str] | None) -> int | None:
+    """Returns the number of the newest revision if If-Match names it, or None if any may be replaced.
 
     Raises HTTPException (428) and ConflictError.
     """
     if if_match is None:
         raise HTTPException(
             HTTPStatus.PRECONDITION_REQUIRED,
-            "the header If-Match must name the policy that is replaced: its ETag, or * for whichever it is",
+            "the If-Match header is missing: send the ETag of the policy to replace, or * to replace any",
         )
     known = _tags(*if_match)
     if "*" in known:
         return None
-    newest = (await in_time(control.current())).revision
+    newest = (await control.current()).revision
     if etag(newest) not in known:
         raise ConflictError(
-            f"the newest policy is {etag(newest)}, revision {newest.number} by {newest.author}, and If-Match "
-            "names another; look at it (policy/diff), then send the change with its ETag"
+            f"If-Match does not name the newest policy, which is {etag(newest)}, revision {newest.number} by "
+            f"{newest.author}; compare it with yours (policy/diff), then send the change with this ETag"
         )
     return newest.number
 
@@ -95,14 +88,14 @@ async def _expected(control: Control, if_match: list[str] | None) -> int | None:
     "/policy",
     response_model=CurrentPolicy,
     responses=TAGGED
-    | failing(422)
-    | {304: {"headers": _ETAG, "description": "It is the one in If-None-Match."}},
+    | error_declarations(422)
+    | {304: {"headers": _ETAG, "description": "The policy in force is the one in If-None-Match."}},
 )
 async def policy(
-    control: Controlled, response: Response, if_none_match: Annotated[str | None, Header()] = None
+    control: ControlDependency, response: Response, if_none_match: Annotated[str | None, Header()] = None
 ) -> CurrentPolicy | Response:
-    """The policy in force, which is the newest accepted one."""
-    current = await in_time(control.current())
+    """Returns the policy in force, which is the newest accepted one."""
+    current = await control.current()
     tag = etag(current.revision)
     known = [known.removeprefix("W/") for known in _tags(if_none_match or "")]
     if tag in known or "*" in known:
@@ -113,25 +106,25 @@ async def policy(
 
 @router.put(
     "/policy",
-    dependencies=[Depends(may_change)],
-    openapi_extra=REPLACING,
-    responses=TAGGED | failing(400, 403, 412, 422, 428, 504),
+    dependencies=[Depends(require_write)],
+    openapi_extra=IF_MATCH_REQUIRED,
+    responses=TAGGED | error_declarations(400, 403, 412, 422, 428, 504),
 )
 async def put_policy(
-    control: Controlled, body: PolicyBody, response: Response, if_match: IfMatch = None
+    control: ControlDependency, body: PolicyBody, response: Response, if_match: IfMatch = None
 ) -> AppliedRevision:
-    """Makes a policy the one in force."""
-    expected = await _expected(control, if_match)
-    applied = await in_time(control.apply(body.text, author=body.author, note=body.note, expected=expected))
-    return await _accepted(control, applied, body.wait_s, response)
+    """Puts a policy in force."""
+    expected = await _expected_number(control, if_match)
+    applied = await control.apply(body.text, author=body.author, note=body.note, expected=expected)
+    return await _applied_response(control, applied, body.wait_s, response)
 
 
-async def _accepted(
+async def _applied_response(
     control: Control, applied: AppliedRevision, wait_s: float, response: Response
 ) -> AppliedRevision:
-    """The answer, once every replica runs it when there is a time to wait.
+    """Returns the response to a change, after waiting up to `wait_s` for every replica to run it.
 
-    Raises WaitError, and StoreError that says what was done before.
+    Raises WaitError, and a StoreError that says that the change is accepted.
     """
     revision = applied.revision
     if wait_s:
@@ -139,52 +132,54 @@ async def _accepted(
             await control.wait(revision.number, wait_s)
         except StoreError as error:
             raise StoreError(
-                f"revision {revision.number} is accepted; whether it runs is unknown: {error}"
+                f"revision {revision.number} is accepted; whether the replicas run it is unknown: {error}"
             ) from error
     response.headers["etag"] = etag(revision)
     return applied
 
 
-@router.post("/policy/validate", responses=failing(400, 422))
+@router.post("/policy/validate", responses=error_declarations(400, 422))
 async def validate(body: TextBody) -> ValidationResult:
-    """What is wrong with a policy, and what its author may have missed. Nothing is changed."""
+    """Lists the problems of a policy, and advice to its author. Changes nothing."""
     return validate_policy(body.text)
 
 
-@router.post("/policy/diff", responses=failing(400, 404, 422))
-async def diff(control: Controlled, body: DiffBody) -> PolicyDiff:
-    """What a policy would change, as a unified diff of both in normal form. Nothing is changed."""
-    return PolicyDiff.of(await in_time(control.diff(body.text, body.against)))
+@router.post("/policy/diff", responses=error_declarations(400, 404, 422))
+async def diff(control: ControlDependency, body: DiffBody) -> PolicyDiff:
+    """Returns what a policy would change, as a unified diff of normal forms. Changes nothing."""
+    return PolicyDiff.of(await control.diff(body.text, body.against))
 
 
 @router.get("/policy/schema")
 async def policy_schema() -> dict[str, Any]:
-    """The JSON Schema of policies."""
+    """Returns the JSON Schema of policies."""
     return schema()
 
 
 @router.post(
     "/policy/rollback",
-    dependencies=[Depends(may_change)],
-    openapi_extra=REPLACING,
-    responses=TAGGED | failing(400, 403, 404, 412, 422, 428, 504),
+    dependencies=[Depends(require_write)],
+    openapi_extra=IF_MATCH_REQUIRED,
+    responses=TAGGED | error_declarations(400, 403, 404, 412, 422, 428, 504),
 )
 async def rollback(
-    control: Controlled, body: RollbackBody, response: Response, if_match: IfMatch = None
+    control: ControlDependency, body: RollbackBody, response: Response, if_match: IfMatch = None
 ) -> AppliedRevision:
-    """Makes the text of an earlier revision the one in force, as a new revision."""
-    expected = await _expected(control, if_match)
-    revision = await in_time(control.rollback(body.to, author=body.author, note=body.note, expected=expected))
-    return await _accepted(control, AppliedRevision(revision=revision, advice=()), body.wait_s, response)
+    """Puts the text of an earlier revision in force again, as a new revision."""
+    expected = await _expected_number(control, if_match)
+    revision = await control.rollback(body.to, author=body.author, note=body.note, expected=expected)
+    return await _applied_response(
+        control, AppliedRevision(revision=revision, advice=()), body.wait_s, response
+    )
 
 
-@router.get("/revisions", responses=failing(422))
-async def revisions(control: Controlled, page: Annotated[HistoryQuery, Query()]) -> History:
-    """The newest revisions, newest first."""
-    return History(revisions=await in_time(control.history(page.limit)))
+@router.get("/revisions", responses=error_declarations(422))
+async def revisions(control: ControlDependency, query: Annotated[HistoryQuery, Query()]) -> History:
+    """Lists the newest revisions, newest first."""
+    return History(revisions=await control.history(query.limit))
 
 
-@router.get("/revisions/{number}", responses=failing(404, 422))
-async def revision(control: Controlled, number: Annotated[int, Path(ge=0, le=MAX_EXACT)]) -> Revision:
-    """One revision, with its text."""
-    return await in_time(control.revision(number))
+@router.get("/revisions/{number}", responses=error_declarations(404, 422))
+async def revision(control: ControlDependency, number: Annotated[int, Path(ge=0, le=MAX_EXACT)]) -> Revision:
+    """Returns one revision, with its text."""
+    return await control.revision(number)

@@ -1,4 +1,4 @@
-"""What the API is sent. A value of these classes is bounded, and is text that every reader can show."""
+"""Request bodies and queries of the API. Each text in them is bounded and free of control characters."""
 
 import re
 from ipaddress import ip_address
@@ -11,21 +11,24 @@ from ratelimitd.core.model import MAX_EXACT
 from ratelimitd.policy.text import DEFAULT_TEXT
 from ratelimitd.rollout.revisions import KEPT, MAX_AUTHOR, MAX_NOTE, checked_author
 
-AUTHOR = "admin"
-"""Who changed something, when nobody says."""
+DEFAULT_AUTHOR = "admin"
+"""The author of a change when the request does not name one."""
 
 MAX_WAIT_S = 60
 
-_TOKEN = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$"  # noqa: S105 - RFC 9110 section 5.6.2, `token`: no password
+MAX_VALUE = 8192
+"""Characters of a path, and of the value of a header or of the context."""
+
+_TOKEN = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$"  # noqa: S105 - `token` of RFC 9110 section 5.6.2: not a password
 
 
 def _printable(text: str) -> str:
-    if _NO_TEXT.search(text):
+    if _UNPRINTABLE.search(text):
         raise ValueError("must be text without control characters")
     return text
 
 
-def _address(text: str) -> str:
+def _ip_address(text: str) -> str:
     try:
         ip_address(text)
     except ValueError as error:
@@ -33,87 +36,91 @@ def _address(text: str) -> str:
     return text
 
 
-_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
 
-_PLAIN = r"^[^\x00-\x1f\x7f-\x9f]*$"
-_Plain = Annotated[str, AfterValidator(_printable), Field(json_schema_extra={"pattern": _PLAIN})]
-Author = Annotated[_Plain, Field(min_length=1, max_length=MAX_AUTHOR), AfterValidator(checked_author)]
-Note = Annotated[_Plain, Field(max_length=MAX_NOTE)]
-Number = Annotated[int, Field(ge=0, le=MAX_EXACT)]
-Value = Annotated[_Plain, Field(max_length=8192)]
+_PRINTABLE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]*$"
+_Printable = Annotated[
+    str, AfterValidator(_printable), Field(json_schema_extra={"pattern": _PRINTABLE_PATTERN})
+]
+Author = Annotated[_Printable, Field(min_length=1, max_length=MAX_AUTHOR), AfterValidator(checked_author)]
+Note = Annotated[_Printable, Field(max_length=MAX_NOTE)]
+RevisionNumber = Annotated[int, Field(ge=0, le=MAX_EXACT)]
+Value = Annotated[_Printable, Field(max_length=MAX_VALUE)]
 Token = Annotated[str, Field(pattern=_TOKEN)]
-Address = Annotated[
+IpAddress = Annotated[
     str,
-    AfterValidator(_address),
+    AfterValidator(_ip_address),
     WithJsonSchema({"anyOf": [{"type": "string", "format": "ipv4"}, {"type": "string", "format": "ipv6"}]}),
 ]
 
 
-class Body(BaseModel):
-    """What all have in common: nothing is guessed, and nothing unknown is passed over."""
+class RequestModel(BaseModel):
+    """Strict base class: it converts no types and refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class TextBody(Body):
+class TextBody(RequestModel):
     """A policy, JSON or YAML, flat or full."""
 
     text: str = Field(description="The policy: JSON or YAML, at most 1 MiB.", examples=[DEFAULT_TEXT])
 
 
 class DiffBody(TextBody):
-    """A policy, and the revision that it is compared with."""
+    """A policy, and the revision to compare it with."""
 
-    against: Number | None = Field(None, description="The number of a revision. Null is the newest.")
+    against: RevisionNumber | None = Field(
+        None, description="Number of the revision to compare with. Null: the newest."
+    )
 
 
-class ChangeBody(Body):
-    """Who changes something, why, and whether every replica must have it before the answer."""
+class ChangeBody(RequestModel):
+    """Author and reason of a change, and how long to wait for the replicas."""
 
-    author: Author = Field(AUTHOR, description="Who changes it.")
-    note: Note = Field("", description="Why.")
+    author: Author = Field(DEFAULT_AUTHOR, description="Author of the change.")
+    note: Note = Field("", description="Reason for the change.")
     wait_s: float = Field(
         0,
         ge=0,
         le=MAX_WAIT_S,
         allow_inf_nan=False,
-        description="How long to wait until every live replica runs it, in seconds. 0 does not wait.",
+        description="How long to wait until every live replica runs the change, in seconds. 0: do not wait.",
     )
 
 
 class PolicyBody(ChangeBody, TextBody):
-    """A policy that is to be in force."""
+    """A policy to put in force."""
 
 
 class RollbackBody(ChangeBody):
-    """The revision whose text is to be in force again."""
+    """The revision to roll back to."""
 
-    to: Number
+    to: RevisionNumber
 
 
-class QuestionBody(Body):
-    """A request, as Envoy would put it."""
+class RequestSpecBody(RequestModel):
+    """A request as Envoy would describe it."""
 
-    path: str = Field(max_length=8192, pattern="^/", description="As a client sends it.")
+    path: str = Field(max_length=MAX_VALUE, pattern="^/", description="Path as the client sends it.")
     method: str = Field("GET", max_length=32, pattern=_TOKEN)
-    user: Value | None = Field(None, description="What the first header that identifies holds.")
-    address: Address | None = Field(None, description="The client's.")
+    user: Value | None = Field(None, description="Value of the first identity header.")
+    address: IpAddress | None = Field(None, description="IP address of the client.")
     headers: dict[Token, Value] = Field(
         default_factory=dict,
         max_length=100,
-        description="More headers.",
+        description="Further request headers.",
         json_schema_extra={"additionalProperties": False},
     )
     context: dict[Value, Value] = Field(
         default_factory=dict,
         max_length=100,
-        description="The context_extensions of Envoy's route.",
-        json_schema_extra={"propertyNames": {"pattern": _PLAIN}},
+        description="The context_extensions of the route in Envoy.",
+        json_schema_extra={"propertyNames": {"pattern": _PRINTABLE_PATTERN}},
     )
 
-    def question(self) -> RequestSpec:
-        """The question."""
+    def request_spec(self) -> RequestSpec:
+        """Returns the described request."""
         return RequestSpec(
             path=self.path,
             method=self.method,
@@ -124,26 +131,28 @@ class QuestionBody(Body):
         )
 
 
-class CheckBody(QuestionBody):
-    """A request that a running service is asked about."""
+class CheckBody(RequestSpecBody):
+    """A request to send to a running service as a Check."""
 
-    dry_run: bool = Field(default=False, description="The service takes nothing, and says what it would.")
-
-
-class HistoryQuery(Body):
-    """How many revisions are wanted. A query is text, so a number in it is read from text."""
-
-    model_config = ConfigDict(strict=False)
-
-    limit: int = Field(20, ge=1, le=KEPT, description="The newest so many.")
+    dry_run: bool = Field(
+        default=False, description="Take no tokens; the service answers what it would have answered."
+    )
 
 
-class WhoQuery(Body):
-    """Somebody: one of the two is given."""
+class HistoryQuery(RequestModel):
+    """How many revisions to list."""
 
-    user: Value | None = Field(None, description="An id, as the header that identifies holds it.")
-    address: Address | None = Field(None, description="A client's.")
+    model_config = ConfigDict(strict=False)  # a query is text, so its number must be converted
 
-    def who(self) -> Subject:
-        """The somebody. It may be nobody: RequestSpecError comes when the buckets are asked for."""
+    limit: int = Field(20, ge=1, le=KEPT, description="Number of revisions, newest first.")
+
+
+class SubjectQuery(RequestModel):
+    """A user or an address, exactly one of the two."""
+
+    user: Value | None = Field(None, description="A user id: the value of the identity header.")
+    address: IpAddress | None = Field(None, description="IP address of a client.")
+
+    def subject(self) -> Subject:
+        """Returns the subject. It may be empty; Control then raises RequestSpecError."""
         return Subject(self.user, self.address)

@@ -1,4 +1,4 @@
-"""Requests and buckets over HTTP: what a request gets and why, what somebody has left, who runs what."""
+"""Requests, buckets and replicas over HTTP: explain, check, look up, reset, status."""
 
 from http import HTTPStatus
 from typing import Annotated, Protocol
@@ -6,57 +6,58 @@ from typing import Annotated, Protocol
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 
 from ratelimitd.admin.admin_keys import Role
-from ratelimitd.admin.authentication import may_change
-from ratelimitd.admin.error_responses import failing
-from ratelimitd.admin.in_time import WALK_S, in_time
-from ratelimitd.admin.policy_api import Controlled
-from ratelimitd.admin.request_models import CheckBody, QuestionBody, WhoQuery
+from ratelimitd.admin.authentication import require_write
+from ratelimitd.admin.dependencies import ControlDependency
+from ratelimitd.admin.error_responses import error_declarations
+from ratelimitd.admin.request_models import CheckBody, RequestSpecBody, SubjectQuery
 from ratelimitd.control.answers import BucketList, ExplainedRequest, ResetBuckets, Status
-from ratelimitd.core.model import Request as RequestSpec
+from ratelimitd.core import model
 from ratelimitd.transport.client import CheckReply
 
 
-class Check(Protocol):
-    """One real Check: `ratelimitd.transport.client.ask`."""
+class CheckService(Protocol):
+    """Sends a real Check to a running service, as `ratelimitd.transport.client.ask` does."""
 
-    async def __call__(self, target: str, question: RequestSpec, *, dry_run: bool) -> CheckReply:
-        """What the service at `target` answers. Raises CheckCallError."""
+    async def __call__(self, target: str, request: model.Request, /, *, dry_run: bool) -> CheckReply:
+        """Returns the reply of the service at `target`. Raises CheckCallError."""
 
 
 router = APIRouter(prefix="/v1")
-Somebody = Annotated[WhoQuery, Query()]
+SubjectParameters = Annotated[SubjectQuery, Query()]
 
 
 @router.get("/status")
-async def status(control: Controlled) -> Status:
-    """The newest policy, which replica runs which, and what would have been denied in shadow."""
-    return await in_time(control.status())
+async def status(control: ControlDependency) -> Status:
+    """Returns the newest revision, what each replica runs, and how many requests shadow would have denied."""
+    return await control.status()
 
 
-@router.post("/explain", responses=failing(400, 422))
-async def explain(control: Controlled, body: QuestionBody) -> ExplainedRequest:
-    """What a request would get now, and why. It spends nothing."""
-    return await in_time(control.explain(body.question()))
+@router.post("/explain", responses=error_declarations(400, 422))
+async def explain(control: ControlDependency, body: RequestSpecBody) -> ExplainedRequest:
+    """Returns what a request would get now, and why. Takes no tokens."""
+    return await control.explain(body.request_spec())
 
 
-@router.get("/buckets", responses=failing(422))
-async def buckets(control: Controlled, who: Somebody) -> BucketList:
-    """The buckets of a user or of an address. It walks through the whole store."""
-    return BucketList(buckets=await in_time(control.buckets(who.who()), WALK_S))
+@router.get("/buckets", responses=error_declarations(422))
+async def buckets(control: ControlDependency, query: SubjectParameters) -> BucketList:
+    """Lists the buckets of a user or an address. Scans the whole store."""
+    return BucketList(buckets=await control.buckets(query.subject()))
 
 
-@router.delete("/buckets", dependencies=[Depends(may_change)], responses=failing(403, 422))
-async def reset(control: Controlled, who: Somebody) -> ResetBuckets:
-    """Makes every bucket of a user or of an address a full one. It walks through the whole store."""
-    return ResetBuckets(deleted=await in_time(control.reset(who.who()), WALK_S))
+@router.delete("/buckets", dependencies=[Depends(require_write)], responses=error_declarations(403, 422))
+async def reset(control: ControlDependency, query: SubjectParameters) -> ResetBuckets:
+    """Fills all buckets of a user or an address. Scans the whole store."""
+    return ResetBuckets(deleted=await control.reset(query.subject()))
 
 
-@router.post("/check", responses=failing(400, 403, 422, 502))
+@router.post("/check", responses=error_declarations(400, 403, 422, 502))
 async def check(request: Request, body: CheckBody) -> CheckReply:
-    """What a running service answers to one real Check. It spends, unless it is a dry run."""
+    """Sends one real Check to a running service. Takes tokens, unless it is a dry run."""
     if not body.dry_run and request.state.role < Role.WRITE:
-        raise HTTPException(HTTPStatus.FORBIDDEN, "this key may only look: dry_run must be true")
+        raise HTTPException(HTTPStatus.FORBIDDEN, "this key is read-only: set dry_run to true")
     state = request.app.state
-    question = body.question().request(state.settings)
-    reply: CheckReply = await state.check(state.settings.admin_check_target, question, dry_run=body.dry_run)
+    described = body.request_spec().request(state.settings)
+    reply: CheckReply = await state.check_service(
+        state.settings.admin_check_target, described, dry_run=body.dry_run
+    )
     return reply

@@ -1,4 +1,4 @@
-"""Runs the admin service until a signal. Nothing else depends on it: limits hold without it."""
+"""Runs the admin service until a signal arrives. Rate limiting does not depend on it."""
 
 import asyncio
 import signal
@@ -11,7 +11,7 @@ import uvicorn
 
 from ratelimitd import __version__
 from ratelimitd.address import TcpAddress, parse_address
-from ratelimitd.admin.admin_keys import load_keys
+from ratelimitd.admin.admin_keys import load_admin_keys
 from ratelimitd.admin.app import admin_app
 from ratelimitd.control.control import Control
 from ratelimitd.errors import SettingsError
@@ -22,17 +22,20 @@ from ratelimitd.transport.client import ask
 from ratelimitd.transport.listener import ensure_free
 
 DRAIN_S = 5
-"""How long requests in flight may take to finish after SIGTERM."""
+"""How long requests in flight may take to finish after SIGTERM, in seconds."""
 
 _log = structlog.get_logger("ratelimitd.admin")
 
 
 class _Server(uvicorn.Server):
-    """Tells of its address once connections to it are taken, and ends like any function at a signal."""
+    """Logs its address once it accepts connections, and returns from `serve` at a signal."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Begins the end at SIGTERM or Ctrl-C. The original raises it again, before the store is closed."""
+        """Starts the shutdown at SIGTERM or Ctrl-C.
+
+        uvicorn's own version raises the signal again at the end, before the store client is closed.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -52,9 +55,10 @@ async def serve_admin(settings: Settings) -> None:
         raise SettingsError(f"{env_name('admin_listen')} is {settings.admin_listen!r}: must be HOST:PORT")
     if settings.redis_url == EMBEDDED:
         raise SettingsError(
-            f"{env_name('redis_url')}: `embedded` is one service's own store; name one that both reach"
+            f"{env_name('redis_url')}: `embedded` is the private store of one service; "
+            "the admin service needs a store that both can reach"
         )
-    keys = load_keys(settings)
+    keys = load_admin_keys(settings)
     ensure_free(address)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_client(settings.redis_url))
@@ -64,12 +68,12 @@ async def serve_admin(settings: Settings) -> None:
             host=address.host,
             port=address.port,
             log_config=None,
-            log_level="error",  # its warnings are about requests: anybody could fill the log with them
-            ws="none",  # a library that happens to be installed would open a door of its own
+            log_level="error",  # its warnings are about requests, so any client could fill the log with them
+            ws="none",  # otherwise uvicorn accepts WebSockets whenever a library for them is installed
             access_log=False,
             server_header=False,
             date_header=False,
-            proxy_headers=False,  # nobody's word on an address but the connection's
+            proxy_headers=False,  # a client could forge the headers, so its address is that of the connection
             timeout_graceful_shutdown=DRAIN_S,
             lifespan="off",
         )

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
-from ratelimitd.admin.admin_keys import Keys
+from ratelimitd.admin.admin_keys import AdminKeys
 from ratelimitd.admin.app import admin_app
 from ratelimitd.control.control import Control
 from ratelimitd.core.model import Request
@@ -23,7 +23,7 @@ from tests.replicas import replica
 
 WRITE_KEY = "the-key-that-may-change"
 READ_KEY = "the-key-that-may-look"
-KEYS = Keys((WRITE_KEY,), (READ_KEY,))
+KEYS = AdminKeys((WRITE_KEY,), (READ_KEY,))
 NOWHERE = "redis://127.0.0.1:1/0"
 
 
@@ -81,7 +81,7 @@ def service() -> Service:
 @pytest.fixture
 def app(control: Control, settings: Settings, service: Service) -> Starlette:
     """The admin service with both kinds of keys; a wrong one is answered at once."""
-    return admin_app(control, KEYS, settings, service, pause_s=0)
+    return admin_app(control, KEYS, settings, service, refusal_delay_s=0)
 
 
 @pytest.fixture
@@ -125,4 +125,6 @@ async def storeless(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client that may change limits, of an admin service whose store is away."""
     async with open_client(NOWHERE) as away:
-        yield connect(admin_app(Control(away, settings), KEYS, settings, service, pause_s=0), WRITE_KEY)
+        yield connect(
+            admin_app(Control(away, settings), KEYS, settings, service, refusal_delay_s=0), WRITE_KEY
+        )

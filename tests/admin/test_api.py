@@ -352,7 +352,7 @@ async def test_a_key_that_may_look_sees_all_and_changes_nothing(
         await reader.post(f"{V1}/check", json={"path": "/"}),
     ):
         assert refused.status_code == 403
-        assert "may only look" in refused.json()["error"]
+        assert "this key is read-only" in refused.json()["error"]
     assert (await control.current()).revision.number == 0
     assert len(service.asked) == 1
 

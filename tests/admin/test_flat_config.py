@@ -64,7 +64,8 @@ async def test_a_tier_that_is_off_has_no_numbers(writer: httpx.AsyncClient, cont
     answer = await writer.get(CONFIG)
     assert answer.status_code == 409
     assert (
-        answer.json()["error"] == "tiers.global: off, which six numbers cannot say; GET /admin/api/v1/policy"
+        answer.json()["error"] == "a flat policy cannot express tiers.global: off; "
+        "GET /admin/api/v1/policy returns the full policy"
     )
 
 
@@ -135,7 +136,7 @@ async def test_the_full_form_is_shown_its_place(writer: httpx.AsyncClient, conte
     """422 with the path that takes it."""
     answer = await writer.post(CONFIG, content=content)
     assert answer.status_code == 422
-    assert "PUT the full form to /admin/api/v1/policy" in answer.json()["error"]
+    assert "PUT a full policy to /admin/api/v1/policy" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ async def test_a_key_that_may_look_reads_and_does_not_write(app: Starlette, conn
     reader = connect(app, READ_KEY)
     assert (await reader.get(CONFIG)).status_code == 200
     answer = await reader.post(CONFIG, content=limits_json())
-    assert (answer.status_code, answer.json()["error"]) == (403, "this key may only look")
+    assert (answer.status_code, answer.json()["error"]) == (403, "this key is read-only")
 
 
 async def test_changes_at_once_are_each_accepted_or_told(writer: httpx.AsyncClient, control: Control) -> None:

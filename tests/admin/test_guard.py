@@ -10,11 +10,12 @@ from starlette.applications import Starlette
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from ratelimitd.admin.admin_keys import Keys
+from ratelimitd.admin.admin_keys import AdminKeys
 from ratelimitd.admin.app import admin_app
-from ratelimitd.admin.authentication import MAX_HELD
-from ratelimitd.admin.error_responses import NoTraceback, failure
-from ratelimitd.admin.middleware import HEADERS, MAX_BODY_BYTES
+from ratelimitd.admin.authentication import MAX_DELAYED
+from ratelimitd.admin.deadlines import Deadlines
+from ratelimitd.admin.error_responses import error_response
+from ratelimitd.admin.middleware import MAX_BODY_BYTES, SECURITY_HEADERS, InternalErrors
 from ratelimitd.control.control import Control
 from ratelimitd.errors import Problem, StoreError
 from ratelimitd.settings import Settings
@@ -31,7 +32,7 @@ async def test_without_any_key_only_probes_and_metrics_answer(
     control: Control, settings: Settings, service: Service, connect: Connect
 ) -> None:
     """All else is 404 and says how to set a key; a header makes no difference."""
-    client = connect(admin_app(control, Keys((), ()), settings, service), "")
+    client = connect(admin_app(control, AdminKeys((), ()), settings, service), "")
     for path in ("/healthz", "/readyz", "/metrics"):
         assert (await client.get(path)).status_code == 200
     for method, path in (
@@ -66,7 +67,7 @@ async def test_a_missing_key_is_401_at_once_and_no_event(nobody: httpx.AsyncClie
     with capture_logs() as logs:
         answer = await nobody.put(POLICY, content=b"{", headers=JSON)
     assert answer.status_code == 401
-    assert answer.json()["error"] == "the header X-Admin-Key is missing"
+    assert answer.json()["error"] == "the X-Admin-Key header is missing"
     assert "x-admin-key" in answer.headers["www-authenticate"].lower()
     assert logs == []
 
@@ -85,8 +86,8 @@ async def test_of_two_keys_each_is_right(
     control: Control, settings: Settings, service: Service, connect: Connect, key: str
 ) -> None:
     """So that they can be rotated."""
-    keys = Keys(("old-key-0123456789", "new-key-0123456789"), ())
-    client = connect(admin_app(control, keys, settings, service, pause_s=0), key)
+    keys = AdminKeys(("old-key-0123456789", "new-key-0123456789"), ())
+    client = connect(admin_app(control, keys, settings, service, refusal_delay_s=0), key)
     assert (await client.get(POLICY)).status_code == 200
 
 
@@ -94,13 +95,13 @@ async def test_a_wrong_key_is_answered_late_and_a_right_one_at_once(
     control: Control, settings: Settings, service: Service, connect: Connect
 ) -> None:
     """Beyond so many that wait, a wrong one gets 429 at once, is counted, and fills no log."""
-    app = admin_app(control, KEYS, settings, service, pause_s=MINUTE_S)
+    app = admin_app(control, KEYS, settings, service, refusal_delay_s=MINUTE_S)
     wrong, right = connect(app, "wrong"), connect(app, WRITE_KEY)
     with capture_logs() as logs:
-        held = [asyncio.ensure_future(wrong.get(POLICY)) for _ in range(MAX_HELD)]
+        held = [asyncio.ensure_future(wrong.get(POLICY)) for _ in range(MAX_DELAYED)]
 
         async def all_held() -> bool:
-            return len(logs) == MAX_HELD
+            return len(logs) == MAX_DELAYED
 
         await eventually(all_held, "all wrong keys logged")
         refused = await wrong.get("/admin/config")
@@ -111,9 +112,9 @@ async def test_a_wrong_key_is_answered_late_and_a_right_one_at_once(
         for answer in held:
             answer.cancel()
         await asyncio.gather(*held, return_exceptions=True)
-        assert len(logs) == MAX_HELD
+        assert len(logs) == MAX_DELAYED
         last = asyncio.ensure_future(wrong.get(POLICY))
-        await eventually(AsyncMock(side_effect=lambda: len(logs) > MAX_HELD), "one that may wait again")
+        await eventually(AsyncMock(side_effect=lambda: len(logs) > MAX_DELAYED), "one that may wait again")
         last.cancel()
 
 
@@ -130,14 +131,17 @@ async def test_every_answer_has_the_browsers_rules(
         await writer.put(POLICY, content=b"x" * (MAX_BODY_BYTES + 1)),
         await writer.options(POLICY, headers={"access-control-request-method": "PUT"}),
     ):
-        assert HEADERS.items() <= dict(answer.headers).items()
+        assert SECURITY_HEADERS.items() <= dict(answer.headers).items()
         assert "server" not in answer.headers
         assert not any(name.startswith("access-control") for name in answer.headers)
-    rules = HEADERS["content-security-policy"].split("; ")
+    rules = SECURITY_HEADERS["content-security-policy"].split("; ")
     assert {"default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'"} <= set(rules)
     assert all(rule.endswith((" 'none'", " 'self'")) for rule in rules)
-    assert (HEADERS["x-content-type-options"], HEADERS["cache-control"]) == ("nosniff", "no-store")
-    assert HEADERS["referrer-policy"] == "no-referrer"
+    assert (SECURITY_HEADERS["x-content-type-options"], SECURITY_HEADERS["cache-control"]) == (
+        "nosniff",
+        "no-store",
+    )
+    assert SECURITY_HEADERS["referrer-policy"] == "no-referrer"
 
 
 async def test_a_session_belongs_to_the_panel_and_to_no_other_site(nobody: httpx.AsyncClient) -> None:
@@ -214,7 +218,7 @@ async def test_a_body_that_never_ends_is_408(
     async with asyncio.timeout(5):
         await app(posted(path), parts.get, AsyncMock(side_effect=sent.append))
     assert sent[0]["status"] == 408
-    assert HEADERS["cache-control"].encode() in dict(sent[0]["headers"]).values()
+    assert SECURITY_HEADERS["cache-control"].encode() in dict(sent[0]["headers"]).values()
 
 
 @pytest.mark.parametrize("path", [EXPLAIN, "/admin/config", "/admin/login"])
@@ -303,10 +307,10 @@ async def test_what_is_not_there_and_what_is_not_taken_are_sentences(writer: htt
     """404 and 405 in the shape of every error; 405 names what is taken."""
     missing = await writer.get("/admin/api/v1/nothing")
     assert (missing.status_code, missing.json()["problems"]) == (404, [])
-    assert missing.json()["error"] == "there is nothing at /admin/api/v1/nothing"
+    assert missing.json()["error"] == "nothing is served at /admin/api/v1/nothing"
     other = await writer.delete(POLICY)
     assert (other.status_code, other.headers["allow"]) == (405, "GET, PUT")
-    assert other.json()["error"] == f"{POLICY} does not take DELETE"
+    assert other.json()["error"] == f"{POLICY} does not allow DELETE"
 
 
 @pytest.mark.parametrize(
@@ -323,7 +327,7 @@ async def test_what_is_beside_the_panel_says_what_it_takes(
     """The panel, which takes what is left, does not answer for it; nor is anybody sent to another path."""
     other = await nobody.delete(path)
     assert (other.status_code, set(other.headers["allow"].split(", "))) == (405, allowed)
-    assert other.json()["error"] == f"{path} does not take DELETE"
+    assert other.json()["error"] == f"{path} does not allow DELETE"
     assert (await nobody.get(f"{path}/")).status_code in {401, 404}
 
 
@@ -337,10 +341,10 @@ async def test_what_nobody_expected_is_logged_and_500(
         answer = await writer.get(path)
     assert answer.status_code == 500
     assert answer.json() == {
-        "error": "ratelimitd failed; its log says more, under admin_failed",
+        "error": "internal error; see admin_failed in the log of ratelimitd",
         "problems": [],
     }
-    assert HEADERS.items() <= dict(answer.headers).items()
+    assert SECURITY_HEADERS.items() <= dict(answer.headers).items()
     assert len(logs) == 1
     expected = {
         "event": "admin_failed",
@@ -354,7 +358,7 @@ async def test_what_nobody_expected_is_logged_and_500(
 
 def test_a_sentence_may_quote_what_is_no_text() -> None:
     """Half a surrogate pair is not what an answer breaks on."""
-    answer = failure(422, "got \ud800", [Problem("\ud800", "\udfff")])
+    answer = error_response(422, "got \ud800", [Problem("\ud800", "\udfff")])
     assert answer.body == b'{"error":"got ?","problems":[{"path":"?","reason":"?"}]}'
 
 
@@ -366,18 +370,23 @@ async def test_an_answer_that_fails_halfway_is_cut_off() -> None:
         raise RuntimeError
 
     send = AsyncMock()
-    app = NoTraceback(half)
+    app = InternalErrors(half)
     with capture_logs(), pytest.raises(RuntimeError):
         await app({"type": "http", "method": "GET", "path": "/"}, AsyncMock(), send)
     assert send.await_count == 1
 
 
 async def test_a_store_that_hangs_is_503(
-    writer: httpx.AsyncClient, control: Control, monkeypatch: pytest.MonkeyPatch
+    control: Control,
+    settings: Settings,
+    service: Service,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing waits for ever."""
-    monkeypatch.setattr("ratelimitd.admin.in_time.STORE_S", 0.01)
     monkeypatch.setattr(control, "current", asyncio.Event().wait)
+    app = admin_app(control, KEYS, settings, service, deadlines=Deadlines(call_s=0.01))
+    writer = connect(app, WRITE_KEY)
     for path in (POLICY, "/admin/config", "/readyz"):
         async with asyncio.timeout(5):
             answer = await writer.get(path)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as examples
 from redis.asyncio import Redis
 
-from ratelimitd.admin.api import ROOT, admin_api
+from ratelimitd.admin.api import API_PATH, admin_api
 from ratelimitd.admin.app import admin_app
 from ratelimitd.control.control import Control
 from ratelimitd.settings import load
@@ -70,7 +70,7 @@ def url(store_url: str) -> Iterator[str]:
         async def serve() -> None:
             async with open_client(store_url) as client:
                 await client.flushall()
-                app = admin_app(Control(client, SETTINGS), KEYS, SETTINGS, Service(), pause_s=0)
+                app = admin_app(Control(client, SETTINGS), KEYS, SETTINGS, Service(), refusal_delay_s=0)
                 servers.append(
                     uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
                 )
@@ -78,7 +78,7 @@ def url(store_url: str) -> Iterator[str]:
 
         thread = threading.Thread(target=asyncio.run, args=(serve(),))
         thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}{ROOT}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}{API_PATH}"
         servers[0].should_exit = True
         thread.join()
 

@@ -12,14 +12,14 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from ratelimitd.admin import authentication, in_time
-from ratelimitd.admin.admin_keys import Keys
-from ratelimitd.admin.app import admin_app
-from ratelimitd.admin.panel import endpoint, policy_editor
-from ratelimitd.admin.panel.rendering import duration, instant, tokens
+from ratelimitd.admin import authentication
+from ratelimitd.admin.admin_keys import AdminKeys
+from ratelimitd.admin.app import DEADLINES, admin_app
+from ratelimitd.admin.deadlines import Deadlines
 from ratelimitd.admin.panel.session import MAX_NAME
 from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.control.control import Control
+from ratelimitd.display import duration, tokens, utc_time
 from ratelimitd.errors import PolicyError, Problem
 from ratelimitd.policy.text import MAX_BYTES, normal_text, parse
 from ratelimitd.process.loopback import LOOPBACK, free_port
@@ -32,7 +32,7 @@ from tests.replicas import replica
 
 WRITE, READ = "write-key-of-a-test", "read-key-of-a-test"
 SETTINGS = load({}, {})
-KEYS = Keys((WRITE,), (READ,))
+KEYS = AdminKeys((WRITE,), (READ,))
 FULL = """\
 # why it is so
 tiers:
@@ -93,9 +93,11 @@ def expected(page: httpx.Response) -> str:
 
 
 @asynccontextmanager
-async def browsing(control: Control, keys: Keys = KEYS) -> AsyncIterator[Browser]:
+async def browsing(
+    control: Control, keys: AdminKeys = KEYS, deadlines: Deadlines = DEADLINES
+) -> AsyncIterator[Browser]:
     """A browser on an admin service."""
-    app = admin_app(control, keys, SETTINGS, ask, pause_s=0)
+    app = admin_app(control, keys, SETTINGS, ask, refusal_delay_s=0, deadlines=deadlines)
     async with Browser(transport=httpx.ASGITransport(app), base_url="http://panel.test") as browser:
         yield browser
 
@@ -152,7 +154,7 @@ async def test_a_wrong_key_opens_nothing_and_is_logged(control: Control) -> None
         with capture_logs() as logs:
             page = await browser.sign_in(key="nearly-the-right-key")
         assert page.status_code == 401
-        assert "That is no key of this service." in page.text
+        assert "This key is not valid." in page.text
         assert 'aria-describedby="key-hint key-error" aria-invalid="true"' in page.text
         assert [line["event"] for line in logs] == ["admin_key_refused"]
         assert (await browser.get("/admin")).headers["location"].startswith("/admin/login")
@@ -162,7 +164,7 @@ async def test_too_many_wrong_keys_at_once_are_told_on_a_page(
     control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the API answers 429 in JSON, the panel answers it in words."""
-    monkeypatch.setattr(authentication, "MAX_HELD", 0)
+    monkeypatch.setattr(authentication, "MAX_DELAYED", 0)
     async with browsing(control) as browser:
         page = await browser.sign_in(key="nearly-the-right-key")
         assert (page.status_code, "Too many wrong keys" in page.text) == (429, True)
@@ -208,12 +210,12 @@ async def test_a_key_that_is_taken_away_ends_its_sessions(
     control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the next request, though the cookie is as good as before."""
-    monkeypatch.setattr(Keys, "session_secret", lambda _: "of a test, the same for all keys")
+    monkeypatch.setattr(AdminKeys, "session_secret", lambda _: "of a test, the same for all keys")
     async with browsing(control) as browser:
         await browser.sign_in()
         assert (await browser.get("/admin")).status_code == 200
         cookies = browser.cookies
-    async with browsing(control, Keys(("another-key-of-a-test",), ())) as later:
+    async with browsing(control, AdminKeys(("another-key-of-a-test",), ())) as later:
         later.cookies = cookies
         assert (await later.get("/admin")).headers["location"] == "/admin/login?next=/admin"
 
@@ -237,7 +239,7 @@ async def test_a_form_of_another_site_does_nothing(
     before = await head(control)
     fields = {"text": limits_json(), "expected": "1", "user": "alice", "key": WRITE}
     page = await browser.post(path, data=fields | sent)
-    assert (page.status_code, "This form is too old" in page.text) == (403, True)
+    assert (page.status_code, "This form has expired" in page.text) == (403, True)
     assert await head(control) == before
     assert (await browser.get("/admin")).status_code == 200
 
@@ -303,7 +305,7 @@ async def test_a_key_for_looking_sees_all_and_changes_nothing(control: Control, 
         page = await browser.get("/admin")
         for path in POSTS[2:]:
             reply = await browser.submit(path, page, text=limits_json(), expected="1", user="alice")
-            assert (reply.status_code, "This key may only look" in reply.text) == (403, True)
+            assert (reply.status_code, "This key is read-only" in reply.text) == (403, True)
     assert (await head(control))[0] == 2
     assert await store.exists("rate:user:alice")
 
@@ -369,7 +371,7 @@ async def test_a_form_that_was_not_touched_changes_no_limit(
     parser = _Page()
     parser.feed((await browser.get("/admin")).text)
     page = await browser.post("/admin/limits", data=parser.values)
-    assert "The limits stay as they are" in page.text or "Nothing: this is the text" in page.text
+    assert "The limits stay the same" in page.text or "No changes: this is the text" in page.text
 
 
 @pytest.mark.parametrize("typed", ["", "ten", "1/fortnight", "-1", "null", "[1]", "1e400"])
@@ -426,7 +428,7 @@ async def test_a_text_is_checked_while_one_types(browser: Browser) -> None:
     """The answer is a part of a page; the token comes in a header."""
     headers = {"x-csrf-token": token(await browser.get("/admin/edit"))}
     for text, said in (
-        (FULL, "It is a policy."),
+        (FULL, "Valid policy."),
         (FULL.replace("cost: 5", "cost: x"), "<code>routes[0].cost</code>"),
         (FULL + "shadow: 7\n<script>: 1", "&lt;script&gt;"),
         ("", "1 problem"),
@@ -506,16 +508,15 @@ async def test_a_conflict_keeps_the_text_when_no_difference_can_be_told(
     assert (conflict.status_code, _hidden(conflict, "text")) == (409, FULL)
 
 
-async def test_a_change_that_not_every_replica_runs_says_so(
-    browser: Browser, control: Control, store: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_change_that_not_every_replica_runs_says_so(control: Control, store: Redis) -> None:
     """It leads to the page that shows which one is behind."""
-    monkeypatch.setattr(policy_editor, "WAIT_S", 0.1)
     now_us = (await control.status()).now_us
     slow = replica("slow:1", number=1, refused="tiers: must be given", started_us=now_us, seen_us=now_us)
     await Replicas(store, KEY).publish(slow)
-    page = await browser.get("/admin/edit")
-    after = await browser.submit("/admin/apply", page, expected="1", text=FULL.replace("500", "501"))
+    async with browsing(control, deadlines=Deadlines(replicas_s=0.1)) as browser:
+        await browser.sign_in()
+        page = await browser.get("/admin/edit")
+        after = await browser.submit("/admin/apply", page, expected="1", text=FULL.replace("500", "501"))
     assert after.url.path == "/admin/replicas"
     assert "not every replica runs it yet" in after.text
     assert re.search(r"slow:1.*revision 1.*behind.*tiers: must be given", after.text, re.DOTALL)
@@ -526,7 +527,7 @@ async def test_a_refused_text_in_the_store_is_shouted_about(browser: Browser, st
     await store.set(KEY, limits_json(**{"<b>": 1}))
     for path in ("/admin", "/admin/edit", "/admin/replicas"):
         page = await browser.get(path)
-        assert "A text in the store is refused" in page.text
+        assert "The policy text in the store is not valid" in page.text
         assert "<code>&lt;b&gt;</code>" in page.text
     assert 'value="500"' in (await browser.get("/admin")).text
 
@@ -553,10 +554,12 @@ async def test_a_key_for_looking_is_not_told_to_apply(control: Control, store: R
     async with browsing(control) as browser:
         await browser.sign_in(key=READ)
         pages = [await browser.get(path) for path in ("/admin", "/admin/edit", "/admin/replicas")]
-    assert all("A text in the store is refused" in page.text for page in pages)
-    assert not [page for page in pages if "apply a policy here" in page.text or "You begin" in page.text]
-    assert "or 100/min" not in pages[0].text
-    assert "In force is revision 1." in pages[1].text
+    assert all("The policy text in the store is not valid" in page.text for page in pages)
+    assert not [
+        page for page in pages if "Apply a policy here" in page.text or "You are editing" in page.text
+    ]
+    assert "100/min" not in pages[0].text
+    assert "Revision 1 is in force." in pages[1].text
 
 
 # History
@@ -607,7 +610,7 @@ async def test_a_revision_shows_its_text_and_what_it_changed(browser: Browser, c
 async def test_a_revision_that_is_not_kept_is_a_page_that_says_so(browser: Browser, path: str) -> None:
     """With 404."""
     page = await browser.get(path)
-    assert (page.status_code, "No such revision" in page.text) == (404, True)
+    assert (page.status_code, "Revision not found" in page.text) == (404, True)
 
 
 # Looking
@@ -620,7 +623,7 @@ async def test_a_request_is_explained_and_spends_nothing(browser: Browser, store
     assert "Because every tier can pay 5." in page.text
     assert "100 such requests at once" in page.text
     assert "overrides.users.alice" in page.text
-    assert "1000, refilled by 100/s" in page.text
+    assert "1000, refill 100/s" in page.text
     assert await store.keys("rate:*") == []
 
 
@@ -645,7 +648,7 @@ async def test_a_question_that_cannot_be_asked_says_why(browser: Browser, query:
     page = await browser.get(f"/admin/explain?{query}")
     assert page.status_code == 422
     assert re.search(
-        r'<form[^>]*aria-describedby="wrong">\s*<p class="error" id="wrong" role="alert">', page.text
+        r'<form[^>]*aria-describedby="error">\s*<p class="error" id="error" role="alert">', page.text
     )
 
 
@@ -659,9 +662,9 @@ async def test_a_user_is_looked_up_and_reset(browser: Browser, store: Redis) -> 
     question = await browser.get("/admin/buckets/reset?user=alice&address=")
     assert "Reset 2 buckets" in question.text
     after = await browser.submit("/admin/buckets/reset", question, user="alice", address="")
-    assert "2 buckets of alice full again." in after.text
+    assert "Filled 2 buckets of alice." in after.text
     assert await store.keys("rate:*") == [b"rate:user:bob"]
-    assert "All are full" in (await browser.get("/admin/buckets?user=alice")).text
+    assert "All buckets are full" in (await browser.get("/admin/buckets?user=alice")).text
     nothing = await browser.get("/admin/buckets/reset?user=alice")
     assert "there is nothing to reset" in nothing.text
     assert 'action="/admin/buckets/reset"' not in nothing.text
@@ -671,7 +674,7 @@ async def test_a_user_is_looked_up_and_reset(browser: Browser, store: Redis) -> 
 async def test_whom_nobody_can_be_is_said(browser: Browser, query: str) -> None:
     """Looking up and resetting alike."""
     page = await browser.get(f"/admin/buckets?{query}")
-    assert (page.status_code, 'id="wrong"' in page.text) == (422, True)
+    assert (page.status_code, 'id="error"' in page.text) == (422, True)
     assert (await browser.get(f"/admin/buckets/reset?{query}")).status_code == 422
 
 
@@ -781,7 +784,7 @@ async def test_what_people_wrote_is_text_and_never_markup(control: Control, stor
 async def test_a_mistyped_address_is_a_page_that_says_so(browser: Browser, path: str) -> None:
     """So is that of a form, which a browser asks for when somebody presses Enter in its address."""
     page = await browser.get(path)
-    assert (page.status_code, "No such page" in page.text) == (404, True)
+    assert (page.status_code, "Page not found" in page.text) == (404, True)
 
 
 @pytest.mark.parametrize("typed", ["/", "/admin/"])
@@ -824,7 +827,7 @@ async def test_a_store_that_is_away_is_a_page() -> None:
             await browser.submit("/admin/history/1/rollback", form, expected="1"),
             await browser.submit("/admin/limits", form, expected="1"),
         ):
-            assert (reply.status_code, "The store is away" in reply.text) == (503, True)
+            assert (reply.status_code, "Store unavailable" in reply.text) == (503, True)
             assert "Traceback" not in reply.text
         assert 'href="/admin/buckets?user=alice">Try again' in (await browser.get(PAGES[-1])).text
         for path in ("/admin/edit", "/admin/apply"):
@@ -832,10 +835,8 @@ async def test_a_store_that_is_away_is_a_page() -> None:
             assert (reply.status_code, FULL in reply.text) == (503, True)
 
 
-async def test_a_store_that_hangs_is_a_page_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_hangs_is_a_page_too() -> None:
     """After a while, and with the text that was sent."""
-    monkeypatch.setattr(endpoint, "ANSWER_S", 0.3)
-    monkeypatch.setattr(in_time, "STORE_S", 0.1)
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(4096):
@@ -847,10 +848,10 @@ async def test_a_store_that_hangs_is_a_page_too(monkeypatch: pytest.MonkeyPatch)
     async with (
         silent,
         open_client(f"redis://{host}:{port}/0") as client,
-        browsing(Control(client, SETTINGS)) as browser,
+        browsing(Control(client, SETTINGS), deadlines=Deadlines(page_s=0.3, call_s=0.1)) as browser,
     ):
         page = await browser.sign_in()
-        assert (page.status_code, "The store is away" in page.text) == (503, True)
+        assert (page.status_code, "Store unavailable" in page.text) == (503, True)
         form = await browser.submit("/admin/edit", page, expected="1", text=FULL)
         assert (form.status_code, FULL in form.text) == (503, True)
 
@@ -874,5 +875,5 @@ def test_waits_and_instants_are_written_for_people() -> None:
     assert {us: duration(us) for us in waits} == waits
     assert duration(1_000_000 * 10**6) == "11 d 13 h"
     assert duration(1) == "0.001 s"
-    assert instant(0) == "1970-01-01 00:00:00 UTC"
-    assert instant(10**30) == "unknown"
+    assert utc_time(0) == "1970-01-01 00:00:00 UTC"
+    assert utc_time(10**30) == "unknown"

@@ -1,9 +1,5 @@
-"""Every request of the panel goes through here: who asks, may he, was the form ours, and what if it fails.
+"""Wraps every handler of the panel: checks session, role and form, and turns errors into pages."""
 
-A handler sees only requests that it may answer. Whatever it raises of ours becomes a page with a sentence.
-"""
-
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -13,10 +9,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from ratelimitd.admin.admin_keys import Keys, Role
+from ratelimitd.admin.admin_keys import AdminKeys, Role
+from ratelimitd.admin.deadlines import Deadlines, store_deadline
+from ratelimitd.admin.error_responses import status_of
 from ratelimitd.admin.middleware import MAX_BODY_BYTES
 from ratelimitd.admin.panel import session
-from ratelimitd.admin.panel.rendering import page
+from ratelimitd.admin.panel.rendering import render_page
 from ratelimitd.admin.panel.session import Visitor
 from ratelimitd.control.control import Control
 from ratelimitd.errors import (
@@ -29,113 +27,108 @@ from ratelimitd.errors import (
 )
 from ratelimitd.settings import Settings
 
-ANSWER_S = 15
-"""How long a page may take, in seconds. A reset walks through the whole store."""
-
 CSRF_HEADER = "x-csrf-token"
 CSRF_FIELD = "csrf"
-
-Refused = Callable[[Request], Awaitable[None]]
-
-
-async def nothing_more(request: Request) -> None:
-    """Neither slows a wrong key nor logs it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """What the panel works on. `refused` is told of each wrong key."""
+    """What the handlers work on. `refuse_key` is Authenticator.refuse."""
 
     control: Control
-    keys: Keys
+    keys: AdminKeys
     settings: Settings
-    refused: Refused
+    refuse_key: Callable[[Request], Awaitable[None]]
+    deadlines: Deadlines
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A request that may be answered. `sent` are the fields of its form, or of its query when it is a GET."""
+class PanelRequest:
+    """A request that passed the checks. `fields` are those of the form, or of the query for a GET."""
 
-    request: Request
+    http: Request
     visitor: Visitor
-    sent: Mapping[str, str]
+    fields: Mapping[str, str]
 
-    def page(self, template: str, *, status: int = HTTPStatus.OK, **context: object) -> Response:
-        """A page for the one who asks."""
-        return page(self.request, self.visitor, template, status=status, **context)
+    def render(self, template: str, *, status: int = HTTPStatus.OK, **context: object) -> Response:
+        """Returns a page for this visitor."""
+        return render_page(self.http, self.visitor, template, status=status, **context)
 
-    def then(self, path: str, sentence: str, kind: str = "good") -> Response:
-        """The answer to a form that was carried out: another page, which says so."""
-        session.say(self.request, sentence, kind)
+    def redirect(self, path: str, message: str, kind: str = "good") -> Response:
+        """Answers a form that was carried out: redirects to a page, which shows the message."""
+        session.set_flash(self.http, message, kind)
         return RedirectResponse(path, HTTPStatus.SEE_OTHER)
 
 
-Handler = Callable[[Panel, Call], Awaitable[Response]]
+Handler = Callable[[Panel, PanelRequest], Awaitable[Response]]
 
-_MEANING: tuple[tuple[type[RatelimitdError], HTTPStatus, str], ...] = (
-    (StoreError, HTTPStatus.SERVICE_UNAVAILABLE, "The store is away"),
-    (UnknownRevisionError, HTTPStatus.NOT_FOUND, "No such revision"),
-    (ConflictError, HTTPStatus.CONFLICT, "Somebody else was faster"),
-    (PolicyError, HTTPStatus.UNPROCESSABLE_ENTITY, "Not a policy"),
-    (RequestSpecError, HTTPStatus.UNPROCESSABLE_ENTITY, "This cannot be asked"),
+_TITLES: tuple[tuple[type[RatelimitdError], str], ...] = (
+    (StoreError, "Store unavailable"),
+    (UnknownRevisionError, "Revision not found"),
+    (ConflictError, "Conflict"),
+    (PolicyError, "Invalid policy"),
+    (RequestSpecError, "Invalid request"),
 )
 
 
-def endpoint(panel: Panel, handler: Handler, needs: Role | None) -> Callable[[Request], Awaitable[Response]]:
-    """What Starlette calls: `handler` behind the checks. `needs` None is open to everybody."""
+def endpoint(
+    panel: Panel, handler: Handler, required: Role | None
+) -> Callable[[Request], Awaitable[Response]]:
+    """Returns the endpoint that runs `handler` after the checks. `required` None means a public page."""
 
     async def answer(request: Request) -> Response:
         visitor = session.visitor_of(request, panel.keys)
-        if needs is not None and visitor.role is None:  # before the form: a stranger's is not worth reading
+        if required is not None and visitor.role is None:  # before the form is read: it may be long
             return _signed_out(request, visitor)
         try:
-            sent = await _sent(request)
-            refusal = _refusal(request, visitor, sent, needs)
+            fields = await _fields(request)
+            refusal = _refusal(request, visitor, fields, required)
             if refusal is not None:
                 return refusal
-            async with asyncio.timeout(ANSWER_S):
-                return await handler(panel, Call(request, visitor, sent))
-        except HTTPException as error:  # a form that is too long or broken, or too many wrong keys
+            async with store_deadline(panel.deadlines.page_s):
+                return await handler(panel, PanelRequest(request, visitor, fields))
+        except HTTPException as error:  # the form is too long or broken, or there were too many wrong keys
             status = HTTPStatus(error.status_code)
             return error_page(request, visitor, status, status.phrase, sentence(error.detail))
-        except TimeoutError:
-            reason = f"The store took longer than {ANSWER_S} s."
-            return error_page(request, visitor, HTTPStatus.SERVICE_UNAVAILABLE, "The store is away", reason)
         except RatelimitdError as error:
-            for kind, status, title in _MEANING:
-                if isinstance(error, kind):
-                    return error_page(request, visitor, status, title, sentence(str(error)))
-            raise
+            title = _title(error)
+            if title is None:
+                raise
+            return error_page(request, visitor, status_of(error), title, sentence(str(error)))
 
     return answer
 
 
-async def _sent(request: Request) -> dict[str, str]:
+async def _fields(request: Request) -> dict[str, str]:
     if request.method != "POST":
         return dict(request.query_params)
-    form = await request.form(max_part_size=MAX_BODY_BYTES)  # the default would cut a policy off
+    form = await request.form(max_part_size=MAX_BODY_BYTES)  # the default would refuse a long policy
     return {name: value for name, value in form.items() if isinstance(value, str)}
 
 
+def _title(error: RatelimitdError) -> str | None:
+    return next((title for kind, title in _TITLES if isinstance(error, kind)), None)
+
+
 def _refusal(
-    request: Request, visitor: Visitor, sent: Mapping[str, str], needs: Role | None
+    request: Request, visitor: Visitor, fields: Mapping[str, str], required: Role | None
 ) -> Response | None:
-    token = request.headers.get(CSRF_HEADER, "") or sent.get(CSRF_FIELD, "")
+    token = request.headers.get(CSRF_HEADER, "") or fields.get(CSRF_FIELD, "")
     if request.method == "POST" and session.is_forged(visitor, token):
         return error_page(
             request,
             visitor,
             HTTPStatus.FORBIDDEN,
-            "This form is too old",
-            "It was not made for this session, so nothing was done. Go back, load the page again, repeat it.",
+            "This form has expired",
+            "Nothing was changed. Go back, reload the page and try again.",
         )
-    if needs is not None and visitor.role is not None and visitor.role < needs:
+    if required is not None and visitor.role is not None and visitor.role < required:
         return error_page(
             request,
             visitor,
             HTTPStatus.FORBIDDEN,
-            "This key may only look",
-            "Nothing was done. Sign in with a key that may change limits.",
+            "This key is read-only",
+            "Nothing was changed. Sign in with a key that allows changes.",
         )
     return None
 
@@ -147,39 +140,41 @@ def _signed_out(request: Request, visitor: Visitor) -> Response:
             visitor,
             HTTPStatus.UNAUTHORIZED,
             "You are signed out",
-            "Nothing was done. Go back to copy what you wrote, then sign in again.",
+            "Nothing was changed. Go back to copy your text, then sign in again.",
         )
-    wanted = _address(request)
+    wanted = _path_and_query(request)
     if request.headers.get("sec-fetch-site") == "cross-site":
-        # A link from elsewhere comes without its SameSite=Strict cookie. From our own page it comes with it.
-        return page(request, visitor, "arrived.html", wanted=wanted)
+        # A link on another site arrives without the SameSite=Strict cookie. A reload from this page sends it.
+        return render_page(request, visitor, "reload.html", wanted=wanted)
     return RedirectResponse(f"/admin/login?next={quote(wanted, safe='/')}", HTTPStatus.SEE_OTHER)
 
 
-def _address(request: Request) -> str:
+def _path_and_query(request: Request) -> str:
     return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
-async def nowhere(_: Panel, call: Call) -> Response:
-    """The answer to a path that is no page's: mistyped, or that of a form, which cannot be looked at."""
-    reason = "Nothing stands at this address."
-    return error_page(call.request, call.visitor, HTTPStatus.NOT_FOUND, "No such page", reason)
+async def not_found(_: Panel, request: PanelRequest) -> Response:
+    """Answers a path without a page: one that was mistyped, or that only takes a form."""
+    reason = "There is no page at this address."
+    return error_page(request.http, request.visitor, HTTPStatus.NOT_FOUND, "Page not found", reason)
 
 
 def own_path(wanted: str) -> str:
-    """A path of the panel to go to after signing in; never one of another site."""
+    """Returns the page to open after signing in: `wanted` if it is in the panel, else its first page."""
     parts = urlsplit(wanted)
-    ours = parts.path == "/admin" or parts.path.startswith("/admin/")
-    return wanted if ours and not parts.scheme and not parts.netloc else "/admin"
+    in_panel = parts.path == "/admin" or parts.path.startswith("/admin/")
+    return wanted if in_panel and not parts.scheme and not parts.netloc else "/admin"
 
 
 def error_page(request: Request, visitor: Visitor, status: HTTPStatus, title: str, reason: str) -> Response:
-    """A page that says why not."""
-    is_away = status == HTTPStatus.SERVICE_UNAVAILABLE and request.method == "GET"
-    again = _address(request) if is_away else ""
-    return page(request, visitor, "error.html", status=status, title=title, reason=reason, again=again)
+    """Returns a page that explains an error."""
+    can_retry = status == HTTPStatus.SERVICE_UNAVAILABLE and request.method == "GET"
+    retry_path = _path_and_query(request) if can_retry else ""
+    return render_page(
+        request, visitor, "error.html", status=status, title=title, reason=reason, retry_path=retry_path
+    )
 
 
 def sentence(text: str) -> str:
-    """An error's text as a sentence of a page."""
+    """Returns the text of an error as a sentence: with a capital letter and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")

@@ -1,4 +1,4 @@
-"""What people type into forms, as the control takes it. What cannot be read raises a sentence."""
+"""Converts the fields of forms to values. An invalid field raises an error with a sentence."""
 
 from collections.abc import Mapping
 
@@ -6,55 +6,55 @@ from ratelimitd.control.request_spec import RequestSpec, Subject
 from ratelimitd.errors import RequestSpecError, UnknownRevisionError
 
 MAX_NOTE = 200
-"""Characters of a note; the form takes no more."""
+"""Characters of a note in the panel's forms."""
 
 MAX_NUMBER_DIGITS = 15
 
 
-def number_of(text: str) -> int:
-    """A revision's number. Raises UnknownRevisionError."""
+def revision_number(text: str) -> int:
+    """Returns the number of a revision. Raises UnknownRevisionError."""
     if not text.isascii() or not text.isdigit() or len(text) > MAX_NUMBER_DIGITS:
-        raise UnknownRevisionError(f"{text!r:.40} is no number of a revision")
+        raise UnknownRevisionError(f"{text!r:.40} is not a revision number")
     return int(text)
 
 
-def text_of(sent: Mapping[str, str]) -> str:
-    """A policy's text. A browser ends the lines of every form with CR LF; a policy's end with LF."""
-    return sent.get("text", "").replace("\r\n", "\n")
+def policy_text(fields: Mapping[str, str]) -> str:
+    """Returns the text of a policy. Browsers end each line of a form with CR LF; a policy uses LF."""
+    return fields.get("text", "").replace("\r\n", "\n")
 
 
-def note_of(sent: Mapping[str, str]) -> str:
-    """A note, in one line."""
-    return " ".join(sent.get("note", "").split())[:MAX_NOTE]
+def note(fields: Mapping[str, str]) -> str:
+    """Returns the note as one line."""
+    return " ".join(fields.get("note", "").split())[:MAX_NOTE]
 
 
-def who_of(sent: Mapping[str, str]) -> Subject:
-    """Somebody by user id or address."""
-    return Subject(user=sent.get("user") or None, address=sent.get("address", "").strip() or None)
+def subject(fields: Mapping[str, str]) -> Subject:
+    """Returns the user or the address."""
+    return Subject(user=fields.get("user") or None, address=fields.get("address", "").strip() or None)
 
 
-def question_of(sent: Mapping[str, str]) -> RequestSpec:
-    """A request that somebody asks about. Raises RequestSpecError."""
+def request_spec(fields: Mapping[str, str]) -> RequestSpec:
+    """Returns the request to explain. Raises RequestSpecError."""
     return RequestSpec(
-        path=sent.get("path", "").strip(),
-        method=sent.get("method", "").strip() or "GET",
-        user=sent.get("user") or None,
-        address=sent.get("address", "").strip() or None,
-        headers=_pairs(sent.get("headers", ""), ":", "a header"),
-        context=_pairs(sent.get("context", ""), "=", "a context value"),
+        path=fields.get("path", "").strip(),
+        method=fields.get("method", "").strip() or "GET",
+        user=fields.get("user") or None,
+        address=fields.get("address", "").strip() or None,
+        headers=_pairs(fields.get("headers", ""), ":", "a header"),
+        context=_pairs(fields.get("context", ""), "=", "a context value"),
     )
 
 
-def _pairs(text: str, between: str, what: str) -> dict[str, str]:
-    """Names and values, one pair a line. A header that stands twice has both values, as Envoy joins them."""
+def _pairs(text: str, separator: str, noun: str) -> dict[str, str]:
+    """Returns name and value of each line. Repeated names are joined with a comma, as Envoy joins headers."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         if not line.strip():
             continue
-        name, sign, value = (part.strip() for part in line.partition(between))
+        name, sign, value = (part.strip() for part in line.partition(separator))
         if not sign or not name:
             raise RequestSpecError(
-                f"{line.strip()!r:.60} is not {what}: write NAME{between} VALUE, one a line"
+                f"{line.strip()!r:.60} is not {noun}: write NAME{separator} VALUE, one per line"
             )
         found[name] = f"{found[name]},{value}" if name in found else value
     return found

@@ -1,76 +1,78 @@
-"""The revisions that are kept, and the way back to one: a new revision, so nothing is lost by it."""
+"""The page History, and the rollback to one of its revisions, which creates a new revision."""
 
 from http import HTTPStatus
 
 from starlette.responses import Response
 
-from ratelimitd.admin.panel.diff import DiffLine, diff_lines
-from ratelimitd.admin.panel.endpoint import Call, Panel
-from ratelimitd.admin.panel.form_fields import MAX_NOTE, note_of, number_of
-from ratelimitd.admin.panel.policy_editor import in_force
+from ratelimitd.admin.panel.endpoint import Panel, PanelRequest
+from ratelimitd.admin.panel.form_fields import MAX_NOTE, note, revision_number
+from ratelimitd.admin.panel.policy_editor import after_change
+from ratelimitd.admin.panel.rendering import DiffLine, diff_lines
 from ratelimitd.errors import ConflictError, PolicyError, UnknownRevisionError
 from ratelimitd.rollout.revision import Revision
 from ratelimitd.rollout.revisions import KEPT
 
-SHOWN = 20
-"""Revisions on the first page of the history."""
+FIRST_REVISIONS = 20
+"""Revisions that the page shows before "Show all"."""
 
 
-async def newest(panel: Panel, call: Call) -> Response:
-    """The newest revisions."""
-    limit = KEPT if "all" in call.sent else SHOWN
+async def history(panel: Panel, request: PanelRequest) -> Response:
+    """Lists the newest revisions."""
+    limit = KEPT if "all" in request.fields else FIRST_REVISIONS
     revisions = await panel.control.history(limit)
-    return call.page("history.html", revisions=revisions, more=len(revisions) == SHOWN, kept=KEPT)
+    return request.render(
+        "history.html", revisions=revisions, more=len(revisions) == FIRST_REVISIONS, kept=KEPT
+    )
 
 
-async def one(panel: Panel, call: Call) -> Response:
-    """A revision: its text, and what it changed."""
-    revision = await _revision(panel, call)
+async def revision_page(panel: Panel, request: PanelRequest) -> Response:
+    """Shows a revision: its text, and what it changed."""
+    revision = await _revision(panel, request)
     current = (await panel.control.current()).revision
-    return call.page(
+    return request.render(
         "revision.html", revision=revision, newest=current.number, changed=await _changed(panel, revision)
     )
 
 
-async def ask_rollback(panel: Panel, call: Call) -> Response:
-    """What going back would change, and whether it is meant."""
-    return await _rollback_page(panel, call, note="", faster=False)
+async def confirm_rollback(panel: Panel, request: PanelRequest) -> Response:
+    """Shows what a rollback would change, and asks for confirmation."""
+    return await _rollback_page(panel, request, typed_note="", conflict=False)
 
 
-async def rollback(panel: Panel, call: Call) -> Response:
-    """Makes the text of an earlier revision a new one."""
-    number, note = number_of(call.request.path_params["number"]), note_of(call.sent)
-    expected = number_of(call.sent.get("expected", ""))
+async def rollback(panel: Panel, request: PanelRequest) -> Response:
+    """Creates a new revision with the text of an earlier one."""
+    number, typed_note = revision_number(request.http.path_params["number"]), note(request.fields)
+    expected = revision_number(request.fields.get("expected", ""))
     try:
         revision = await panel.control.rollback(
-            number, author=call.visitor.author, note=note, expected=expected
+            number, author=request.visitor.author, note=typed_note, expected=expected
         )
     except ConflictError:
-        return await _rollback_page(panel, call, note=note, faster=True)
-    return await in_force(panel, call, revision)
+        return await _rollback_page(panel, request, typed_note=typed_note, conflict=True)
+    return await after_change(panel, request, revision)
 
 
-async def _revision(panel: Panel, call: Call) -> Revision:
-    return await panel.control.revision(number_of(call.request.path_params["number"]))
+async def _revision(panel: Panel, request: PanelRequest) -> Revision:
+    return await panel.control.revision(revision_number(request.http.path_params["number"]))
 
 
-async def _rollback_page(panel: Panel, call: Call, *, note: str, faster: bool) -> Response:
-    revision = await _revision(panel, call)
+async def _rollback_page(panel: Panel, request: PanelRequest, *, typed_note: str, conflict: bool) -> Response:
+    revision = await _revision(panel, request)
     current = (await panel.control.current()).revision
-    return call.page(
+    return request.render(
         "rollback.html",
-        status=HTTPStatus.CONFLICT if faster else HTTPStatus.OK,
+        status=HTTPStatus.CONFLICT if conflict else HTTPStatus.OK,
         revision=revision,
         current=current,
         lines=diff_lines(await panel.control.diff(revision.text)),
-        note=note,
-        faster=faster,
+        note=typed_note,
+        conflict=conflict,
         max_note=MAX_NOTE,
     )
 
 
 async def _changed(panel: Panel, revision: Revision) -> list[DiffLine] | None:
-    """What a revision changed; None when the one before is not kept, or not readable any more."""
+    """Returns what a revision changed, or None if the one before is no longer kept or cannot be read."""
     try:
         return diff_lines(await panel.control.diff(revision.text, revision.number - 1))
     except (UnknownRevisionError, PolicyError):

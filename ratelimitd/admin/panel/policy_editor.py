@@ -1,6 +1,7 @@
-"""From a changed form or text to a revision: first what it would change, then, on a second press, the change.
+"""Changes of the policy: a form or a text, then a review of what it changes, then the new revision.
 
-Each step carries the number of the revision that it began with, so nobody overwrites what he has not seen.
+Each step carries the number of the revision that it started from, so that no change overwrites a revision
+that its author has not seen.
 """
 
 from collections.abc import Sequence
@@ -9,122 +10,117 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from ratelimitd.admin.in_time import in_time
-from ratelimitd.admin.panel.diff import diff_lines
-from ratelimitd.admin.panel.endpoint import Call, Panel, sentence
-from ratelimitd.admin.panel.form_fields import MAX_NOTE, note_of, number_of, text_of
+from ratelimitd.admin.deadlines import store_deadline
+from ratelimitd.admin.panel.endpoint import Panel, PanelRequest, sentence
+from ratelimitd.admin.panel.form_fields import MAX_NOTE, note, policy_text, revision_number
 from ratelimitd.admin.panel.lines import placed
 from ratelimitd.admin.panel.overview import limits_page
-from ratelimitd.admin.panel.rendering import plural
+from ratelimitd.admin.panel.rendering import diff_lines, plural
 from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.errors import ConflictError, PolicyError, Problem, StoreError, UnknownRevisionError, WaitError
 from ratelimitd.policy.validation import validate
 from ratelimitd.rollout.revision import Revision
 
-WAIT_S = 2.0
-"""How long the page after a change waits until every replica runs it: as a rule they take milliseconds."""
-
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A text on its way, and the number of the revision that its author began with."""
+    """A text that is being edited, and the number of the revision that its author started from."""
 
     text: str
     expected: int
     note: str = ""
 
 
-async def editor(panel: Panel, call: Call) -> Response:
-    """The text in force, or that of another revision, to be edited."""
+async def editor(panel: Panel, request: PanelRequest) -> Response:
+    """Shows the text in force, or that of another revision, in the editor."""
     current = await panel.control.current()
     start = current.revision
-    if "from" in call.sent:
-        start = await panel.control.revision(number_of(call.sent["from"]))
+    if "from" in request.fields:
+        start = await panel.control.revision(revision_number(request.fields["from"]))
     draft = Draft(start.text, current.revision.number)
-    return _editor_page(call, draft, (), start=start.number, refused=current.refused)
+    return _editor_page(request, draft, (), start=start.number, refused=current.refused)
 
 
-async def compare_limits(panel: Panel, call: Call) -> Response:
-    """What the form's numbers would change."""
-    expected = number_of(call.sent.get("expected", ""))
+async def review_limits(panel: Panel, request: PanelRequest) -> Response:
+    """Shows what the numbers in the form of the page Limits would change."""
+    expected = revision_number(request.fields.get("expected", ""))
     base = await panel.control.revision(expected)
     try:
-        text = with_numbers(base.text, call.sent)
+        text = with_numbers(base.text, request.fields)
     except PolicyError as error:
-        return await limits_page(panel, call, base, error.problems)
-    return await _compare(panel, call, Draft(text, expected))
+        return await limits_page(panel, request, base, error.problems)
+    return await _review(panel, request, Draft(text, expected))
 
 
-async def compare_text(panel: Panel, call: Call) -> Response:
-    """What the text would change; or the text again, to be edited further."""
-    draft = _draft(call)
-    if "again" in call.sent:
-        return _editor_page(call, draft, validate(draft.text).problems)
+async def review_text(panel: Panel, request: PanelRequest) -> Response:
+    """Shows what the text would change, or the editor again when the visitor wants to go on editing."""
+    draft = _draft(request)
+    if "again" in request.fields:
+        return _editor_page(request, draft, validate(draft.text).problems)
     try:
-        return await in_time(_compare(panel, call, draft))
+        async with store_deadline(panel.deadlines.call_s):
+            return await _review(panel, request, draft)
     except StoreError as error:
-        return _editor_page(call, draft, (), away=sentence(str(error)))
+        return _editor_page(request, draft, (), outage=sentence(str(error)))
 
 
-async def check(_: Panel, call: Call) -> Response:
-    """What is wrong with a text that is being edited, as a part of a page."""
-    text = text_of(call.sent)
-    reading = validate(text)
-    return call.page(
-        "check.html", problems=placed(text, reading.problems), advice=placed(text, reading.advice)
+async def check(_: Panel, request: PanelRequest) -> Response:
+    """Lists the problems of a text while it is edited, as a fragment of a page."""
+    text = policy_text(request.fields)
+    result = validate(text)
+    return request.render(
+        "check.html", problems=placed(text, result.problems), advice=placed(text, result.advice)
     )
 
 
-async def apply(panel: Panel, call: Call) -> Response:
-    """Makes the text the policy in force."""
-    draft = _draft(call)
+async def apply(panel: Panel, request: PanelRequest) -> Response:
+    """Puts the text in force."""
+    draft = _draft(request)
     try:
-        applied = await in_time(
-            panel.control.apply(
-                draft.text, author=call.visitor.author, note=draft.note, expected=draft.expected
+        async with store_deadline(panel.deadlines.call_s):
+            applied = await panel.control.apply(
+                draft.text, author=request.visitor.author, note=draft.note, expected=draft.expected
             )
-        )
     except PolicyError as error:
-        return _editor_page(call, draft, error.problems)
+        return _editor_page(request, draft, error.problems)
     except ConflictError as error:
-        return await _conflict(panel, call, draft, str(error))
+        return await _conflict_page(panel, request, draft, str(error))
     except StoreError as error:
-        away = (
-            f"{sentence(str(error))} Whether your text was accepted is not known: look at the history first."
-        )
-        return _editor_page(call, draft, (), away=away)
-    return await in_force(panel, call, applied.revision)
+        outage = f"{sentence(str(error))} Your text may have been accepted: check the history first."
+        return _editor_page(request, draft, (), outage=outage)
+    return await after_change(panel, request, applied.revision)
 
 
-async def in_force(panel: Panel, call: Call, revision: Revision) -> Response:
-    """The answer to a change that was made, once every replica runs it or WAIT_S is over."""
-    number = revision.number
+async def after_change(panel: Panel, request: PanelRequest, revision: Revision) -> Response:
+    """Redirects after an accepted change, once every replica runs it or the time to wait is over."""
+    number, wait_s = revision.number, panel.deadlines.replicas_s
     try:
-        status = await panel.control.wait(number, WAIT_S)
+        status = await panel.control.wait(number, wait_s)
     except (WaitError, StoreError):
-        text = f"Revision {number} is accepted, but after {WAIT_S:g} s not every replica runs it yet."
-        return call.then("/admin/replicas", text, "warn")
+        text = f"Revision {number} is accepted, but after {wait_s:g} s not every replica runs it yet."
+        return request.redirect("/admin/replicas", text, "warn")
     running = len(status.replicas)
     if not running:
-        return call.then("/admin", f"Revision {number} is accepted. No replica is running.", "warn")
-    return call.then("/admin", f"Revision {number} is in force on {plural(running, 'replica')}.")
+        return request.redirect("/admin", f"Revision {number} is accepted. No replica is running.", "warn")
+    return request.redirect("/admin", f"Revision {number} is in force on {plural(running, 'replica')}.")
 
 
-def _draft(call: Call) -> Draft:
-    return Draft(text_of(call.sent), number_of(call.sent.get("expected", "")), note_of(call.sent))
+def _draft(request: PanelRequest) -> Draft:
+    fields = request.fields
+    return Draft(policy_text(fields), revision_number(fields.get("expected", "")), note(fields))
 
 
 def _editor_page(
-    call: Call,
+    request: PanelRequest,
     draft: Draft,
     problems: Sequence[Problem],
     *,
     start: int | None = None,
     refused: Sequence[Problem] = (),
-    away: str = "",
+    outage: str = "",
 ) -> Response:
-    status = HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK
-    return call.page(
+    status = HTTPStatus.SERVICE_UNAVAILABLE if outage else HTTPStatus.OK
+    return request.render(
         "edit.html",
         status=HTTPStatus.UNPROCESSABLE_ENTITY if problems else status,
         draft=draft,
@@ -132,35 +128,35 @@ def _editor_page(
         advice=(),
         start=start,
         refused=refused,
-        away=away,
+        outage=outage,
     )
 
 
-async def _compare(panel: Panel, call: Call, draft: Draft) -> Response:
-    reading = validate(draft.text)
-    if reading.problems:
-        return _editor_page(call, draft, reading.problems)
+async def _review(panel: Panel, request: PanelRequest, draft: Draft) -> Response:
+    result = validate(draft.text)
+    if result.problems:
+        return _editor_page(request, draft, result.problems)
     current = (await panel.control.current()).revision
     if current.number != draft.expected:
-        return await _conflict(panel, call, draft, "")
-    return call.page(
-        "compare.html",
+        return await _conflict_page(panel, request, draft, "")
+    return request.render(
+        "review.html",
         draft=draft,
-        advice=reading.advice,
+        advice=result.advice,
         lines=diff_lines(await panel.control.diff(draft.text)),
         same=draft.text == current.text,
         max_note=MAX_NOTE,
     )
 
 
-async def _conflict(panel: Panel, call: Call, draft: Draft, reason: str) -> Response:
+async def _conflict_page(panel: Panel, request: PanelRequest, draft: Draft, reason: str) -> Response:
     newest = (await panel.control.current()).revision
     try:
         theirs = await panel.control.diff(newest.text, draft.expected)
         yours = await panel.control.diff(draft.text, draft.expected)
-    except (UnknownRevisionError, PolicyError):  # it is not kept, or not readable any more
+    except (UnknownRevisionError, PolicyError):  # the revision is no longer kept, or cannot be read
         theirs = yours = ""
-    return call.page(
+    return request.render(
         "conflict.html",
         status=HTTPStatus.CONFLICT,
         draft=draft,

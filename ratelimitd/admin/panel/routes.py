@@ -6,64 +6,58 @@ from starlette.responses import RedirectResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from ratelimitd.admin.admin_keys import Keys, Role
-from ratelimitd.admin.panel import history, overview, policy_editor, sign_in
-from ratelimitd.admin.panel.endpoint import Handler, Panel, Refused, endpoint, nothing_more, nowhere
-from ratelimitd.control.control import Control
-from ratelimitd.settings import Settings
+from ratelimitd.admin.admin_keys import Role
+from ratelimitd.admin.panel.buckets import buckets, confirm_reset, reset
+from ratelimitd.admin.panel.endpoint import Handler, Panel, endpoint, not_found
+from ratelimitd.admin.panel.explain import explain
+from ratelimitd.admin.panel.history import confirm_rollback, history, revision_page, rollback
+from ratelimitd.admin.panel.overview import overview, replicas
+from ratelimitd.admin.panel.policy_editor import apply, check, editor, review_limits, review_text
+from ratelimitd.admin.panel.sign_in import form, sign_in, sign_out
 
 STATIC = Path(__file__).parent / "static"
 
-LOOK: tuple[tuple[str, Handler], ...] = (
-    ("/admin", overview.overview),
-    ("/admin/edit", policy_editor.editor),
-    ("/admin/history", history.newest),
-    ("/admin/history/{number}", history.one),
-    ("/admin/replicas", overview.replicas),
-    ("/admin/explain", overview.explain),
-    ("/admin/buckets", overview.buckets),
+PAGES: tuple[tuple[str, Handler], ...] = (
+    ("/admin", overview),
+    ("/admin/edit", editor),
+    ("/admin/history", history),
+    ("/admin/history/{number}", revision_page),
+    ("/admin/replicas", replicas),
+    ("/admin/explain", explain),
+    ("/admin/buckets", buckets),
 )
-"""What every key may see."""
+"""Pages for every key."""
 
-WRITE: tuple[tuple[str, Handler], ...] = (
-    ("/admin/history/{number}/rollback", history.ask_rollback),
-    ("/admin/buckets/reset", overview.ask_reset),
+CONFIRMATIONS: tuple[tuple[str, Handler], ...] = (
+    ("/admin/history/{number}/rollback", confirm_rollback),
+    ("/admin/buckets/reset", confirm_reset),
 )
-"""What is seen on the way to a change."""
+"""Pages that lead to a change, so they require a key that allows changes."""
 
-CHANGE: tuple[tuple[str, Handler], ...] = (
-    ("/admin/limits", policy_editor.compare_limits),
-    ("/admin/edit", policy_editor.compare_text),
-    ("/admin/edit/check", policy_editor.check),
-    ("/admin/apply", policy_editor.apply),
-    ("/admin/history/{number}/rollback", history.rollback),
-    ("/admin/buckets/reset", overview.reset),
+FORMS: tuple[tuple[str, Handler], ...] = (
+    ("/admin/limits", review_limits),
+    ("/admin/edit", review_text),
+    ("/admin/edit/check", check),
+    ("/admin/apply", apply),
+    ("/admin/history/{number}/rollback", rollback),
+    ("/admin/buckets/reset", reset),
 )
-"""What is posted, by keys that may change limits."""
+"""Forms that are posted. They require a key that allows changes."""
 
 
-def panel_routes(
-    control: Control, keys: Keys, settings: Settings, refused: Refused = nothing_more
-) -> list[BaseRoute]:
-    """The routes of the panel: all that is left at or below /admin, so they stand last.
-
-    They need Starlette's SessionMiddleware around them.
-
-    Args:
-        control: what is shown and changed.
-        keys: who may.
-        settings: those of the service.
-        refused: told of each request that came with a wrong key, before it is answered.
-    """
-    panel = Panel(control, keys, settings, refused)
+def panel_routes(panel: Panel) -> list[BaseRoute]:
+    """Returns the routes at and below /admin. They require SessionMiddleware around them."""
     return [
         Mount("/admin/static", StaticFiles(directory=STATIC), name="panel_static"),
-        Route("/admin/login", endpoint(panel, sign_in.form, None), methods=["GET"]),
-        Route("/admin/login", endpoint(panel, sign_in.sign_in, None), methods=["POST"]),
-        Route("/admin/logout", endpoint(panel, sign_in.sign_out, None), methods=["POST"]),
-        *(Route(path, endpoint(panel, handler, Role.READ), methods=["GET"]) for path, handler in LOOK),
-        *(Route(path, endpoint(panel, handler, Role.WRITE), methods=["GET"]) for path, handler in WRITE),
-        *(Route(path, endpoint(panel, handler, Role.WRITE), methods=["POST"]) for path, handler in CHANGE),
+        Route("/admin/login", endpoint(panel, form, None), methods=["GET"]),
+        Route("/admin/login", endpoint(panel, sign_in, None), methods=["POST"]),
+        Route("/admin/logout", endpoint(panel, sign_out, None), methods=["POST"]),
+        *(Route(path, endpoint(panel, handler, Role.READ), methods=["GET"]) for path, handler in PAGES),
+        *(
+            Route(path, endpoint(panel, handler, Role.WRITE), methods=["GET"])
+            for path, handler in CONFIRMATIONS
+        ),
+        *(Route(path, endpoint(panel, handler, Role.WRITE), methods=["POST"]) for path, handler in FORMS),
         *(Route(path, RedirectResponse("/admin")) for path in ("/", "/admin/")),
-        Route("/admin/{rest:path}", endpoint(panel, nowhere, None), methods=["GET"]),
+        Route("/admin/{rest:path}", endpoint(panel, not_found, None), methods=["GET"]),
     ]

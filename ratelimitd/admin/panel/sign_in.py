@@ -1,4 +1,4 @@
-"""Signing in with a key, and out. A wrong key is slowed down and logged by whoever asked to be told."""
+"""Signing in with an admin key, and signing out."""
 
 from http import HTTPStatus
 
@@ -6,46 +6,46 @@ import structlog
 from starlette.responses import RedirectResponse, Response
 
 from ratelimitd.admin.panel import session
-from ratelimitd.admin.panel.endpoint import Call, Panel, own_path
+from ratelimitd.admin.panel.endpoint import Panel, PanelRequest, own_path
 
 _log = structlog.get_logger("ratelimitd.admin")
 
 
-async def form(panel: Panel, call: Call) -> Response:
-    """The form, or where one who is signed in wanted to go."""
-    wanted = own_path(call.sent.get("next", ""))
-    if call.visitor.role is not None:
+async def form(panel: Panel, request: PanelRequest) -> Response:
+    """Shows the form, or redirects a visitor who is signed in already."""
+    wanted = own_path(request.fields.get("next", ""))
+    if request.visitor.role is not None:
         return RedirectResponse(wanted, HTTPStatus.SEE_OTHER)
-    return _page(panel, call, wanted)
+    return _form_page(panel, request, wanted)
 
 
-async def sign_in(panel: Panel, call: Call) -> Response:
-    """Begins a session, if the key is one."""
-    wanted = own_path(call.sent.get("next", ""))
-    name = session.checked_name(call.sent.get("name", ""))
+async def sign_in(panel: Panel, request: PanelRequest) -> Response:
+    """Starts a session if the key is valid."""
+    wanted = own_path(request.fields.get("next", ""))
+    name = session.checked_name(request.fields.get("name", ""))
     if name is None:
-        reason = f"Another name, please: at most {session.MAX_NAME} characters, and not “external”."
-        return _page(panel, call, wanted, bad_name=reason, status=HTTPStatus.UNPROCESSABLE_ENTITY)
-    key = call.sent.get("key", "").strip()
+        reason = f"Choose another name: at most {session.MAX_NAME} characters, and not “external”."
+        return _form_page(panel, request, wanted, bad_name=reason, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+    key = request.fields.get("key", "").strip()
     role = panel.keys.role(key)
     if role is None:
-        await panel.refused(call.request)
-        reason = "That is no key of this service." if key else "A key must be given."
-        return _page(panel, call, wanted, bad_key=reason, name=name, status=HTTPStatus.UNAUTHORIZED)
-    session.begin(call.request, panel.keys, key, name)
+        await panel.refuse_key(request.http)
+        reason = "This key is not valid." if key else "Enter a key."
+        return _form_page(panel, request, wanted, bad_key=reason, name=name, status=HTTPStatus.UNAUTHORIZED)
+    session.start(request.http, panel.keys, key, name)
     await _log.ainfo("panel_signed_in", role=role.name.lower(), name=name)
     return RedirectResponse(wanted, HTTPStatus.SEE_OTHER)
 
 
-async def sign_out(_: Panel, call: Call) -> Response:
+async def sign_out(_: Panel, request: PanelRequest) -> Response:
     """Ends the session."""
-    session.end(call.request)
-    return call.then("/admin/login", "You are signed out.")
+    session.end(request.http)
+    return request.redirect("/admin/login", "You are signed out.")
 
 
-def _page(
+def _form_page(
     panel: Panel,
-    call: Call,
+    request: PanelRequest,
     wanted: str,
     *,
     bad_key: str = "",
@@ -53,8 +53,7 @@ def _page(
     name: str = "",
     status: HTTPStatus = HTTPStatus.OK,
 ) -> Response:
-    visitor = session.visitor_for_form(call.request, panel.keys)
-    again = Call(call.request, visitor, call.sent)
-    return again.page(
+    visitor = session.visitor_with_token(request.http, panel.keys)
+    return PanelRequest(request.http, visitor, request.fields).render(
         "sign_in.html", wanted=wanted, bad_key=bad_key, bad_name=bad_name, name=name, status=status
     )

@@ -1,4 +1,4 @@
-"""The three tiers' numbers as a form. A change of them leaves all else that the policy says as it is."""
+"""The numbers of the tiers as a form. Changing them leaves the rest of the policy as it is."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -16,8 +16,8 @@ from ratelimitd.policy.yaml_reader import plain_scalar
 
 ABOUT = {
     TierName.GLOBAL: ("Global", "One bucket for all requests"),
-    TierName.USER: ("User", "One bucket for each user"),
-    TierName.USER_API: ("User and API", "One bucket for each user on each API"),
+    TierName.USER: ("User", "One bucket per user"),
+    TierName.USER_API: ("User and API", "One bucket per user and API"),
 }
 
 NUMBERS = ("capacity", "rate")
@@ -25,7 +25,7 @@ NUMBERS = ("capacity", "rate")
 
 @dataclass(frozen=True, slots=True)
 class TierField:
-    """A tier as the form shows it. `numbers` and `problems` are by `capacity` and `rate`."""
+    """A tier as the form shows it. The keys of `numbers` and `problems` are `capacity` and `rate`."""
 
     name: str
     label: str
@@ -40,14 +40,14 @@ class TierField:
 def tier_fields(
     policy: FlatPolicy | PolicyDocument, typed: Mapping[str, str], problems: Iterable[Problem] = ()
 ) -> list[TierField]:
-    """The form's fields for a policy, with what somebody typed in place of its numbers."""
+    """Returns the fields of the form for a policy. Values that were typed replace its numbers."""
     reasons: dict[str | None, list[str]] = {}
     for problem in problems:
         reasons.setdefault(field_of(problem), []).append(problem.reason)
     fields = []
     for name, tier in full_form(policy).tiers.items():
         label, about = ABOUT[name]
-        holds = _numbers(tier)
+        numbers = _numbers(tier)
         fields.append(
             TierField(
                 name=name,
@@ -56,7 +56,7 @@ def tier_fields(
                 off=tier is None,
                 shadow=tier is not None and tier.shadow,
                 on_store_error=None if tier is None else tier.on_store_error,
-                numbers={one: typed.get(f"{name}_{one}", holds[one]) for one in NUMBERS},
+                numbers={one: typed.get(f"{name}_{one}", numbers[one]) for one in NUMBERS},
                 problems={one: reasons.get(f"{name}_{one}", []) for one in NUMBERS},
             )
         )
@@ -70,12 +70,12 @@ def _numbers(tier: TierEntry | None) -> dict[str, str]:
 
 
 def _exact(value: float) -> str:
-    """All digits of a number: a form that is sent as it was must change nothing."""
+    """Returns all digits of a number, because a form that is sent unchanged must change nothing."""
     return f"{Decimal(repr(value)):f}".removesuffix(".0")
 
 
 def field_of(problem: Problem) -> str | None:
-    """The form's field that a problem is about, or None when it is about something else."""
+    """Returns the name of the field that a problem is about, or None for a problem elsewhere."""
     for name in TierName:
         for one, paths in (("capacity", ("capacity",)), ("rate", ("rate", "refill_rate"))):
             if problem.path == f"{name}_{one}" or problem.path in {f"tiers.{name}.{path}" for path in paths}:
@@ -84,9 +84,9 @@ def field_of(problem: Problem) -> str | None:
 
 
 def with_numbers(text: str, typed: Mapping[str, str]) -> str:
-    """A policy's text with the numbers that were typed. Raises PolicyError that names them by their paths.
+    """Returns the text of a policy with the numbers that were typed. Raises PolicyError with their paths.
 
-    The flat form stays flat. A tier that is off has no numbers, and a number that was not typed stays.
+    A flat policy stays flat. A tier that is off has no numbers, and a number that was not typed stays.
     """
     data = plain_data(text)
     if "tiers" not in data:
@@ -109,7 +109,7 @@ def _flat(typed: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _per_second(field: str, text: str) -> Any:
-    """The flat form knows no other unit than tokens per second; a person may all the same."""
+    """Converts a rate with a unit, such as 100/min: a flat policy holds tokens per second only."""
     if "/" not in text:
         return plain_scalar(text.strip())
     try:

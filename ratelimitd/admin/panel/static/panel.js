@@ -1,24 +1,24 @@
-// What makes the editor pleasant: line numbers that show what is wrong, and a check while one types.
-// Every page works without it.
+// Adds line numbers, which mark problems, and a check while typing to the editor.
+// Every page works without this script.
 "use strict";
 
-const QUIET_MS = 400; // after the last key, before the text is checked
+const QUIET_MS = 400; // how long after the last key the text is checked
 
 const csrf = document.querySelector("meta[name=csrf]")?.content ?? "";
 
 for (const area of document.querySelectorAll("textarea[data-check], textarea[readonly]")) {
-  const reading = document.getElementById(area.getAttribute("aria-describedby"));
-  const number = numbering(area, area.parentElement.querySelector("[data-numbers]"), reading);
-  number();
+  const findings = document.getElementById(area.getAttribute("aria-describedby"));
+  const showNumbers = lineNumbers(area, area.parentElement.querySelector("[data-numbers]"), findings);
+  showNumbers();
   if (area.dataset.check) {
-    checkWhileTyping(area, reading, number);
+    checkWhileTyping(area, findings, showNumbers);
   }
 }
 
-function numbering(area, numbers, reading) {
+function lineNumbers(area, numbers, findings) {
   let shown = "";
   const show = () => {
-    const marked = new Set(Array.from(reading.querySelectorAll("[data-line]"), (one) => Number(one.dataset.line)));
+    const marked = new Set(Array.from(findings.querySelectorAll("[data-line]"), (one) => Number(one.dataset.line)));
     const count = area.value.split("\n").length;
     const now = [count, ...marked].join();
     if (now === shown) {
@@ -26,22 +26,22 @@ function numbering(area, numbers, reading) {
     }
     shown = now;
     const lines = Array.from({ length: count }, (_, at) => `${marked.has(at + 1) ? "▸" : ""}${at + 1}\n`);
-    numbers.replaceChildren(...lines.join("").split(/(▸[0-9]+)/).map(marking));
+    numbers.replaceChildren(...lines.join("").split(/(▸[0-9]+)/).map(boldIfMarked));
     numbers.scrollTop = area.scrollTop;
   };
   area.addEventListener("input", show);
   area.addEventListener("scroll", () => { numbers.scrollTop = area.scrollTop; });
-  reading.addEventListener("click", (event) => {
+  findings.addEventListener("click", (event) => {
     const link = event.target.closest("[data-line]");
     if (link) {
       event.preventDefault();
-      goTo(area, Number(link.dataset.line));
+      selectLine(area, Number(link.dataset.line));
     }
   });
   return show;
 }
 
-function marking(text) {
+function boldIfMarked(text) {
   if (!text.startsWith("▸")) {
     return text;
   }
@@ -50,7 +50,7 @@ function marking(text) {
   return mark;
 }
 
-function goTo(area, line) {
+function selectLine(area, line) {
   const lines = area.value.split("\n");
   const start = lines.slice(0, line - 1).reduce((sum, one) => sum + one.length + 1, 0);
   area.focus();
@@ -59,20 +59,20 @@ function goTo(area, line) {
   area.scrollLeft = 0;
 }
 
-function checkWhileTyping(area, reading, number) {
+function checkWhileTyping(area, findings, showNumbers) {
   let timer = 0;
   let newest = 0;
   area.addEventListener("input", () => {
-    reading.classList.add("stale");
+    findings.classList.add("stale");
     clearTimeout(timer);
     timer = setTimeout(check, QUIET_MS);
   });
   if (area.value !== area.defaultValue) {
-    check(); // typed before this script was here, or kept by the browser
+    check(); // the text was typed before this script ran, or kept by the browser
   }
 
   async function check() {
-    const asked = ++newest;
+    const sequence = ++newest;
     let html;
     try {
       const reply = await fetch(area.dataset.check, {
@@ -84,18 +84,18 @@ function checkWhileTyping(area, reading, number) {
     } catch {
       html = null;
     }
-    if (asked !== newest) {
-      return; // the answer to an older text
+    if (sequence !== newest) {
+      return; // the answer is for an older text
     }
     if (html === null) {
-      reading.textContent = "This could not be checked; are you still signed in?";
+      findings.textContent = "The text could not be checked. Are you still signed in?";
     } else {
-      reading.innerHTML = html; // made and escaped by our own templates
+      findings.innerHTML = html; // from check.html, which escapes every value
     }
-    reading.classList.remove("stale");
-    number();
+    findings.classList.remove("stale");
+    showNumbers();
     area.toggleAttribute("aria-invalid", false);
-    if (reading.querySelector(".verdict.bad")) {
+    if (findings.querySelector(".verdict.bad")) {
       area.setAttribute("aria-invalid", "true");
     }
   }

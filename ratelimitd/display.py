@@ -1,0 +1,55 @@
+"""Numbers, durations and times as people read them, on the command line and in the panel."""
+
+from datetime import UTC, datetime
+
+from ratelimitd.core.model import MICRO
+
+_UNITS_S = (("d", 86_400), ("h", 3600), ("min", 60))
+
+
+def number(value: float, decimals: int = 6) -> str:
+    """Returns a number without an exponent or trailing zeros: 5, 0.25, 1000000."""
+    text = f"{value:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def tokens(micro: int) -> str:
+    """Returns microtokens in tokens, with at most three decimals, never rounded up."""
+    return number(micro // 1000 / 1000, 3)
+
+
+def duration(us: int, decimals: int = 3) -> str:
+    """Returns a duration in its two largest units: 1.5 s, 3 min 20 s, 11 d 13 h.
+
+    It is rounded up, so that waiting this long is always enough.
+    """
+    digit_us = MICRO // 10**decimals
+    us = -(-us // digit_us) * digit_us
+    if us < 60 * MICRO:
+        return f"{number(us / MICRO, decimals)} s"
+    left_s, found = -(-us // MICRO), list[tuple[int, str]]()
+    for unit, unit_s in (*_UNITS_S, ("s", 1)):
+        count, left_s = divmod(left_s, unit_s)
+        if count or found:
+            found.append((count, unit))
+    return " ".join(f"{count} {unit}" for count, unit in found[:2] if count)
+
+
+def age(us: int) -> str:
+    """Returns a duration in its largest unit, with one decimal: 1.5 min. A negative one counts as 0."""
+    seconds = max(0, us) / MICRO
+    for unit, unit_s in _UNITS_S:
+        if seconds >= unit_s:
+            return f"{seconds / unit_s:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def utc_time(at_us: int) -> str:
+    """Returns microseconds since the epoch as a time: 2026-01-31 12:00:00 UTC.
+
+    Returns "unknown" for a time that no calendar has: values in the store may be written by hand.
+    """
+    try:
+        return f"{datetime.fromtimestamp(at_us // MICRO, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return "unknown"
