@@ -111,12 +111,16 @@ async def run_service(settings: Settings) -> AsyncIterator[Listener]:
 
 @asynccontextmanager
 async def _in_this_process(settings: Settings, address: Address) -> AsyncIterator[Listener]:
-    from ratelimitd.transport.grpcio import serve_grpcio  # noqa: PLC0415 - 17 MB that a host never needs
+    from ratelimitd.transport.grpcio import serve_grpcio  # noqa: PLC0415 - grpc takes 17 MB
+    from ratelimitd.transport.services import unary_methods  # noqa: PLC0415 - the same, for protobuf
 
     async with (
         open_decider(settings) as check,
         serve_grpcio(
-            check, address, max_message_bytes=settings.max_message_bytes, drain_s=settings.drain_s
+            unary_methods(check),
+            address,
+            max_message_bytes=settings.max_message_bytes,
+            drain_s=settings.drain_s,
         ) as listener,
     ):
         yield listener

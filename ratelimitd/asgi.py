@@ -7,18 +7,19 @@ from contextlib import asynccontextmanager
 from ratelimitd.app import open_decider
 from ratelimitd.settings import load
 from ratelimitd.telemetry.logs import configure_logs
-from ratelimitd.transport.fast.application import Module, Service
+from ratelimitd.transport.fast.application import HostedApplication, HostedService
 from ratelimitd.transport.fast.supervisor import LIFELINE
+from ratelimitd.transport.services import unary_methods
 
 
 @asynccontextmanager
-async def _opened() -> AsyncIterator[Service]:
+async def _open_service() -> AsyncIterator[HostedService]:
     settings = load(os.environ, flags={"transport": "fast"})  # whatever it was set to, this is what it is
     configure_logs(settings.log_level)
     lifeline = os.environ.get(LIFELINE)
     async with open_decider(settings) as check:
-        yield Service(
-            check,
+        yield HostedService(
+            unary_methods(check),
             bound_s=settings.store_timeout_ms / 1000,
             max_message_bytes=settings.max_message_bytes,
             drain_s=settings.drain_s,
@@ -26,4 +27,4 @@ async def _opened() -> AsyncIterator[Service]:
         )
 
 
-application = Module(_opened)
+application = HostedApplication(_open_service)

@@ -24,6 +24,7 @@ class Request(NamedTuple):
 
     `path` has no query; header names are lower-case; duplicates of a header are joined with a comma; bytes
     that are not UTF-8 are surrogate escapes (PEP 383). `context` is what the operator attached to the route.
+    `traceparent` names the trace of the call (W3C Trace Context) and is empty when it has none.
     """
 
     method: str
@@ -32,6 +33,7 @@ class Request(NamedTuple):
     headers: Mapping[str, str]
     peer_address: str
     context: Mapping[str, str]
+    traceparent: str = ""
 
 
 class Identity(NamedTuple):

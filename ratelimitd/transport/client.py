@@ -16,9 +16,7 @@ from ratelimitd.core.model import Request
 from ratelimitd.errors import CheckCallError
 from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
-from ratelimitd.transport.ext_authz import SERVICE
-
-METHOD = f"/{SERVICE}/Check"
+from ratelimitd.transport.services import CHECK
 
 Outcome = Literal["allowed", "denied", "error"]
 
@@ -69,7 +67,7 @@ async def ask(target: str, question: Request, *, dry_run: bool = False, timeout_
         raise CheckCallError(f"{target!r} cannot be asked: {error}") from error
     async with grpc.aio.insecure_channel(reachable, options=_OPTIONS) as channel:
         check = channel.unary_unary(
-            METHOD,
+            CHECK,
             request_serializer=CheckRequest.SerializeToString,
             response_deserializer=CheckResponse.FromString,
         )

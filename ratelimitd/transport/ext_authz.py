@@ -31,7 +31,7 @@ SERVICE = "envoy.service.auth.v3.Authorization"
 _CODES = {403: GrpcCode.PERMISSION_DENIED, 429: GrpcCode.RESOURCE_EXHAUSTED, 503: GrpcCode.UNAVAILABLE}
 
 
-def decode(payload: bytes) -> Request:
+def decode(payload: bytes, traceparent: str = "") -> Request:
     """The HTTP request in a serialized CheckRequest. Raises MalformedRequestError."""
     try:
         attributes = CheckRequest.FromString(payload).attributes
@@ -50,6 +50,7 @@ def decode(payload: bytes) -> Request:
         _raw_headers(raw) if raw else http.headers,
         attributes.source.address.socket_address.address,
         attributes.context_extensions,
+        traceparent,
     )
 
 

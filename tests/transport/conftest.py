@@ -15,9 +15,9 @@ from ratelimitd.core.ports import Limiter
 from ratelimitd.transport.fast.supervisor import serve_hosted
 from ratelimitd.transport.grpcio import serve_grpcio
 from ratelimitd.transport.listener import Listener
-from tests.core.fakes import OracleLimiter, check_over
+from tests.core.fakes import OracleLimiter
 from tests.transport import hosted, remote
-from tests.transport.service import MAX_MESSAGE_BYTES
+from tests.transport.service import MAX_MESSAGE_BYTES, methods_over
 
 DRAIN_S = 5.0
 ANY_PORT = TcpAddress("127.0.0.1", 0)
@@ -52,8 +52,8 @@ def serve_in_process(
     drain_s: float = DRAIN_S,
 ) -> AbstractAsyncContextManager[Listener]:
     """The transport grpcio."""
-    check = check_over(limiter, on_store_error)
-    return serve_grpcio(check, address, max_message_bytes=MAX_MESSAGE_BYTES, drain_s=drain_s)
+    methods = methods_over(limiter, on_store_error)
+    return serve_grpcio(methods, address, max_message_bytes=MAX_MESSAGE_BYTES, drain_s=drain_s)
 
 
 @pytest.fixture

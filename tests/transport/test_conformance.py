@@ -178,7 +178,21 @@ async def test_a_defect_is_internal_and_tells_nothing(serve: Serve) -> None:
         async with serve(DefectiveLimiter()) as listener:
             refusal = await refusal_of(listener.address, bytes(check_request()))
     assert refusal == (grpc.StatusCode.INTERNAL, "internal error")
-    assert [line["event"] for line in lines] == ["check_broke"]
+    assert [line["event"] for line in lines] == ["call_failed"]
+
+
+async def test_the_traceparent_of_a_call_is_part_of_its_request(serve: Serve) -> None:
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with capture_logs() as lines:
+        async with (
+            serve(OracleLimiter()) as listener,
+            grpc.aio.insecure_channel(str(listener.address)) as channel,
+        ):
+            call = method_of(channel)
+            payload = bytes(check_request())
+            await call(payload, metadata=[("traceparent", traceparent)], timeout=10)
+            await call(payload, timeout=10)
+    assert [line["event"] for line in lines] == [traceparent]
 
 
 @pytest.mark.parametrize("name", SERVICES)

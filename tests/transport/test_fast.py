@@ -17,16 +17,19 @@ from ratelimitd.address import TcpAddress, UnixAddress
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.errors import ChildError, ListenError
-from ratelimitd.transport.fast import grpc_app, supervisor
+from ratelimitd.transport.call_error import CallError
+from ratelimitd.transport.fast import streams, supervisor
+from ratelimitd.transport.fast.asgi_types import Event
 from ratelimitd.transport.fast.framing import (
-    CallError,
     expected_bytes,
     frame,
     only_message,
     status_fields,
     timeout_s,
 )
+from ratelimitd.transport.fast.grpc_app import GrpcApplication
 from ratelimitd.transport.fast.health import Health
+from ratelimitd.transport.services import Unary
 from tests.core.fakes import OracleLimiter
 from tests.transport.conftest import Serve, serve_in_process
 from tests.transport.http2 import exchange
@@ -41,7 +44,7 @@ def refused(body: bytes) -> GrpcCode:
     """The status that this request body gets."""
     with pytest.raises(CallError) as error:
         only_message(body, 100)
-    return error.value.status
+    return error.value.code
 
 
 @given(st.binary(max_size=100))
@@ -107,11 +110,11 @@ async def test_calls_that_are_answered_in_one_turn_are_sent_for_together() -> No
         seen.append("answered")
         return message
 
-    async def send(event: grpc_app.Event) -> None:
+    async def send(event: Event) -> None:
         seen.append(event["type"])
 
-    application = grpc_app.GrpcApplication(
-        unary={"/s/Echo": grpc_app.Unary(echo, bytes)},
+    application = GrpcApplication(
+        unary={"/s/Echo": Unary(lambda message, _: message, echo, bytes)},
         streams={},
         max_message_bytes=MAX_MESSAGE_BYTES,
         bound_s=1,
@@ -119,7 +122,7 @@ async def test_calls_that_are_answered_in_one_turn_are_sent_for_together() -> No
     scope = {"path": "/s/Echo", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}
 
     def called() -> Coroutine[None, None, None]:
-        async def receive() -> grpc_app.Event:
+        async def receive() -> Event:
             return {"type": "http.request", "body": MESSAGE, "more_body": False}
 
         return application(scope, receive, send)
@@ -131,21 +134,21 @@ async def test_calls_that_are_answered_in_one_turn_are_sent_for_together() -> No
 
 async def test_the_body_is_asked_for_before_the_call_has_its_turn() -> None:
     """The host fetches it beside this thread, which goes on meanwhile."""
-    receives: list[asyncio.Future[grpc_app.Event]] = []
-    sent: list[grpc_app.Event] = []
+    receives: list[asyncio.Future[Event]] = []
+    sent: list[Event] = []
 
-    def receive() -> asyncio.Future[grpc_app.Event]:
+    def receive() -> asyncio.Future[Event]:
         receives.append(asyncio.get_running_loop().create_future())
         return receives[-1]
 
     async def echo(message: bytes) -> bytes:
         return message
 
-    async def send(event: grpc_app.Event) -> None:
+    async def send(event: Event) -> None:
         sent.append(event)
 
-    application = grpc_app.GrpcApplication(
-        unary={"/s/Echo": grpc_app.Unary(echo, bytes)},
+    application = GrpcApplication(
+        unary={"/s/Echo": Unary(lambda message, _: message, echo, bytes)},
         streams={},
         max_message_bytes=MAX_MESSAGE_BYTES,
         bound_s=1,
@@ -331,9 +334,9 @@ async def test_a_socket_is_removed_at_the_end(serve_in_envoy: Serve, socket_path
 
 async def test_a_watch_ends_when_its_caller_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """This host tells of a disconnect only when asked again, once the caller has said all."""
-    monkeypatch.setattr(grpc_app, "_GONE_POLL_S", 0)
-    sent: list[grpc_app.Event] = []
-    said: Iterator[grpc_app.Event] = iter(
+    monkeypatch.setattr(streams, "_DISCONNECT_POLL_S", 0)
+    sent: list[Event] = []
+    said: Iterator[Event] = iter(
         [
             {"type": "http.request", "body": frame(b""), "more_body": False},
             {"type": "http.request", "body": b"", "more_body": False},
@@ -342,13 +345,13 @@ async def test_a_watch_ends_when_its_caller_is_gone(monkeypatch: pytest.MonkeyPa
         ]
     )
 
-    async def receive() -> grpc_app.Event:
+    async def receive() -> Event:
         return next(said)
 
-    async def send(event: grpc_app.Event) -> None:
+    async def send(event: Event) -> None:
         sent.append(event)
 
-    application = grpc_app.GrpcApplication(
+    application = GrpcApplication(
         unary={}, streams={"/Watch": Health([""]).watch}, max_message_bytes=MAX_MESSAGE_BYTES, bound_s=1
     )
     scope = {"path": "/Watch", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}

@@ -1,55 +1,59 @@
-"""What an Envoy loads: an ASGI application whose lifespan opens the service and watches the lifeline.
+"""The ASGI application that an Envoy loads. Its lifespan opens the service and watches the lifeline.
 
-The lifeline is a pipe from whoever started this Envoy. A byte in it says: leave, health is NOT_SERVING from
-now on. Its end says: drain and stop. It ends too when that process dies, however it dies: no orphan is left.
+The lifeline is a pipe from the process that started this Envoy, its supervisor. A byte in it asks the service
+to leave: health turns to NOT_SERVING. Its end asks the service to drain and stop. It also ends when the
+supervisor dies, however it dies, so no Envoy is left without one.
 """
 
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 
-from ratelimitd.core.grpc_code import GrpcCode
-from ratelimitd.core.model import Answer, Request
-from ratelimitd.errors import MalformedRequestError, RatelimitdError
-from ratelimitd.transport.ext_authz import SERVICE, decode, encode
+from ratelimitd.errors import RatelimitdError
 from ratelimitd.transport.fast import health, reflection
-from ratelimitd.transport.fast.framing import CallError
-from ratelimitd.transport.fast.grpc_app import GrpcApplication, Receive, Scope, Send, Unary
+from ratelimitd.transport.fast.asgi_types import Receive, Scope, Send
+from ratelimitd.transport.fast.grpc_app import GrpcApplication
+from ratelimitd.transport.services import Unary, service_names
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """What the module serves.
+class HostedService:
+    """What the application serves.
 
-    `bound_s` is how long a check takes at most.
-    `lifeline` is the reading end of the pipe, None when nobody holds the other end.
+    Args:
+        methods: the unary methods by path.
+        bound_s: seconds after which every method ends by itself.
+        max_message_bytes: longer messages are refused.
+        drain_s: seconds that calls in flight have to finish.
+        lifeline: the file descriptor of the pipe's reading end; None without a supervisor.
     """
 
-    check: Callable[[Request], Awaitable[Answer]]
+    methods: Mapping[str, Unary]
     bound_s: float
     max_message_bytes: int
     drain_s: float
     lifeline: int | None
 
 
-class Module:
-    """The ASGI application. `opened` gives the service, from the start of its process to the end."""
+class HostedApplication:
+    """The ASGI application of a service, which `open_service` opens for the life of the process."""
 
-    _asgi_single_callable = True  # asgiref's hint that a plain function returns the coroutine: this is ASGI 3
+    # asgiref's hint that this callable is ASGI 3: without it the host would take a function that is not a
+    # coroutine function for ASGI 2.
+    _asgi_single_callable = True
 
-    def __init__(self, opened: Callable[[], AbstractAsyncContextManager[Service]]) -> None:
-        self._opened = opened
-        self._health = health.Health(("", SERVICE))
-        self._grpc: GrpcApplication | None = None
+    _grpc: GrpcApplication
+
+    def __init__(self, open_service: Callable[[], AbstractAsyncContextManager[HostedService]]) -> None:
+        self._open_service = open_service
         self._stopping: asyncio.Task[None] | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[None, None, None]:
-        """Serves one call, or the lifespan of the process."""
-        if self._grpc is None:
+        """Serves one call, or the lifespan of the process, which the host starts before any call."""
+        if scope["type"] == "lifespan":
             return self._live(receive, send)
         return self._grpc(scope, receive, send)
 
@@ -57,57 +61,53 @@ class Module:
         async with AsyncExitStack() as stack:
             await receive()  # lifespan.startup
             try:
-                service = await stack.enter_async_context(self._opened())
+                service = await stack.enter_async_context(self._open_service())
             except RatelimitdError as error:
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
-            self._grpc = self._application(service)
+            names = service_names(service.methods)
+            status = health.Health(("", *names))
+            self._grpc = _grpc_application(service, names, status)
             if service.lifeline is not None:
-                self._watch(service.lifeline, service.drain_s)
+                self._watch(service.lifeline, status, service.drain_s)
             await send({"type": "lifespan.startup.complete"})
             await receive()  # lifespan.shutdown
         await send({"type": "lifespan.shutdown.complete"})
 
-    def _application(self, service: Service) -> GrpcApplication:
-        services = (SERVICE, health.SERVICE, reflection.SERVICE)
-        return GrpcApplication(
-            unary={
-                f"/{SERVICE}/Check": Unary(partial(_begin, service.check), encode),
-                f"/{health.SERVICE}/Check": Unary(self._health.check, bytes),
-            },
-            streams={
-                f"/{health.SERVICE}/Watch": self._health.watch,
-                f"/{reflection.SERVICE}/ServerReflectionInfo": reflection.Reflection(services).info,
-            },
-            max_message_bytes=service.max_message_bytes,
-            bound_s=service.bound_s,
-        )
-
-    def _watch(self, lifeline: int, drain_s: float) -> None:
+    def _watch(self, lifeline: int, status: health.Health, drain_s: float) -> None:
         loop = asyncio.get_running_loop()
 
-        def told() -> None:
-            self._health.leave()
+        def on_readable() -> None:
+            status.leave()
             if not os.read(lifeline, 1):
                 loop.remove_reader(lifeline)
-                self._stopping = loop.create_task(self._stop(drain_s))
+                self._stopping = loop.create_task(self._stop(status, drain_s))
 
-        loop.add_reader(lifeline, told)
+        loop.add_reader(lifeline, on_readable)
 
-    async def _stop(self, drain_s: float) -> None:
-        self._health.end()
-        if self._grpc is not None:
-            try:
-                async with asyncio.timeout(drain_s):
-                    await self._grpc.drain()
-            except TimeoutError:
-                pass  # what is left is cut off
+    async def _stop(self, status: health.Health, drain_s: float) -> None:
+        status.end()
+        try:
+            async with asyncio.timeout(drain_s):
+                await self._grpc.drain()
+        except TimeoutError:
+            pass  # the calls that are left are cut off
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _begin(check: Callable[[Request], Awaitable[Answer]], payload: bytes) -> Awaitable[Answer]:
-    try:
-        request = decode(payload)
-    except MalformedRequestError as error:
-        raise CallError(GrpcCode.INVALID_ARGUMENT, str(error)) from error
-    return check(request)
+def _grpc_application(
+    service: HostedService, names: tuple[str, ...], status: health.Health
+) -> GrpcApplication:
+    described = reflection.Reflection((*names, health.SERVICE, reflection.SERVICE))
+    return GrpcApplication(
+        unary={
+            **service.methods,
+            f"/{health.SERVICE}/Check": Unary(health.decode, status.check, bytes),
+        },
+        streams={
+            f"/{health.SERVICE}/Watch": status.watch,
+            f"/{reflection.SERVICE}/ServerReflectionInfo": described.info,
+        },
+        max_message_bytes=service.max_message_bytes,
+        bound_s=service.bound_s,
+    )

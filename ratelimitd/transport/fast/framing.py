@@ -1,17 +1,17 @@
-"""The format of gRPC over HTTP/2, without I/O. What does not fit it becomes a CallError with gRPC's status.
+"""The format of gRPC over HTTP/2, without I/O. Bytes that violate it raise CallError with gRPC's status.
 
-Source: gRPC's PROTOCOL-HTTP2.md, for prefix, time-out and message; its statuscodes.md, for which status.
+Source: gRPC's PROTOCOL-HTTP2.md for prefix, timeout and message; its statuscodes.md for the status.
 """
 
 import re
-from functools import lru_cache
 from struct import Struct
 from urllib.parse import quote
 
 from ratelimitd.core.grpc_code import GrpcCode
+from ratelimitd.transport.call_error import CallError
 
 _PREFIX = Struct(">BI")
-"""Before each message: one byte, 1 for compressed, and its length in four."""
+"""Precedes each message: one byte, 1 when it is compressed, and the length in four bytes."""
 
 PREFIX_BYTES = _PREFIX.size
 
@@ -19,13 +19,8 @@ _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%"
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 
-
-class CallError(Exception):
-    """A call that ends with `status` and no answer. The text is for the caller."""
-
-    def __init__(self, status: GrpcCode, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+CONTENT_TYPE = (b"content-type", b"application/grpc")
+"""The header of every response."""
 
 
 def frame(message: bytes) -> bytes:
@@ -34,7 +29,7 @@ def frame(message: bytes) -> bytes:
 
 
 def expected_bytes(data: bytes | bytearray, max_message_bytes: int) -> int:
-    """How long the first message of `data` is with its prefix, as soon as that can be told; until then 5.
+    """The length of the first message of `data` with its prefix, or 5 while the prefix is incomplete.
 
     Raises CallError for a message that is compressed, or longer than `max_message_bytes`.
     """
@@ -46,7 +41,7 @@ def expected_bytes(data: bytes | bytearray, max_message_bytes: int) -> int:
     if length > max_message_bytes:
         raise CallError(
             GrpcCode.RESOURCE_EXHAUSTED,
-            f"the message has {length} bytes, and at most {max_message_bytes} are read",
+            f"the message has {length} bytes; at most {max_message_bytes} are accepted",
         )
     total: int = PREFIX_BYTES + length
     return total
@@ -63,22 +58,21 @@ def only_message(body: bytes, max_message_bytes: int) -> bytes:
 
 
 def truncated() -> CallError:
-    """The request ended within a message."""
+    """The error for a request that ends within a message."""
     return CallError(GrpcCode.INTERNAL, "the request ended before its message did")
 
 
-@lru_cache(maxsize=64)  # a caller's calls all have the same
 def timeout_s(value: bytes) -> float:
-    """The seconds in a grpc-timeout header. Raises CallError for what is none."""
+    """The seconds in a grpc-timeout header. Raises CallError for a malformed one."""
     match = _TIMEOUT.fullmatch(value)
     if match is None:
         raise CallError(GrpcCode.INTERNAL, "grpc-timeout must be 1 to 8 digits and one of H M S m u n")
     return int(match[1]) * _UNITS_S[match[2].decode()]
 
 
-def status_fields(status: GrpcCode, message: str = "") -> list[tuple[bytes, bytes]]:
+def status_fields(code: GrpcCode, message: str = "") -> list[tuple[bytes, bytes]]:
     """The trailers that end a call."""
-    fields = [(b"grpc-status", b"%d" % status)]
+    fields = [(b"grpc-status", b"%d" % code)]
     if message:
         fields.append((b"grpc-message", quote(message, safe=_PRINTABLE).encode()))
     return fields

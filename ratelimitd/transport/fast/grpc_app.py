@@ -1,70 +1,36 @@
-"""gRPC calls over ASGI. Every call ends with a grpc-status, and no traceback reaches a caller.
+"""gRPC calls over ASGI. Every call ends with a grpc-status, and callers never see a traceback.
 
-A method with one message in and one out is served without a task or a timer of its own: decisions take that
-way. One that streams has a reader beside it, which cancels it when the caller goes away.
+A unary call runs without a task or a timer of its own, because decisions take this path. `streams` serves the
+other calls.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Awaitable, Coroutine, Mapping
+from functools import lru_cache
+from typing import TypeVar
 
 import structlog
 
 from ratelimitd.core.grpc_code import GrpcCode
-from ratelimitd.transport.fast.framing import (
-    PREFIX_BYTES,
-    CallError,
-    expected_bytes,
-    frame,
-    only_message,
-    status_fields,
-    timeout_s,
-    truncated,
-)
-
-Scope = Mapping[str, Any]
-Event = dict[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
-
-
-class Unary(NamedTuple):
-    """One message in, one out: `begin` reads the one, and `finish` writes the other from what that comes to.
-
-    Both may raise CallError for an end without an answer.
-    """
-
-    begin: Callable[[bytes], Awaitable[Any]]
-    finish: Callable[[Any], bytes]
-
-
-Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
-"""Messages in, messages out, each as soon as it is there. Raises CallError."""
+from ratelimitd.transport.call_error import CallError
+from ratelimitd.transport.fast.asgi_types import Event, Receive, Scope, Send
+from ratelimitd.transport.fast.framing import expected_bytes, frame, only_message, timeout_s
+from ratelimitd.transport.fast.responses import OK, START, refuse
+from ratelimitd.transport.fast.streams import DisconnectedError, Stream, serve_stream
+from ratelimitd.transport.services import Unary
 
 _T = TypeVar("_T")
-
-_CONTENT_TYPE = (b"content-type", b"application/grpc")
-_START = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE], "trailers": True}
-_OK = {"type": "http.response.trailers", "headers": status_fields(GrpcCode.OK)}
-_NO_BODY = {"type": "http.response.body", "body": b""}
-
-
-_GONE_POLL_S = 1.0
-"""How often a stream whose caller has said all looks whether the caller is still there."""
-
-
-class _GoneError(Exception):
-    """The caller went away: there is nobody to answer."""
 
 
 class GrpcApplication:
     """An ASGI application that serves these methods, by path: `/package.Service/Method`.
 
     Args:
-        unary: methods that take and give one message.
+        unary: methods that take and return one message.
         streams: the others.
         max_message_bytes: longer messages are refused.
-        bound_s: no unary method takes longer, by itself. A caller's time-out above it needs no timer.
+        bound_s: seconds after which every unary method ends by itself. A longer timeout of the caller needs
+            no timer.
     """
 
     def __init__(
@@ -79,24 +45,25 @@ class GrpcApplication:
         self._streams = streams
         self._max_message_bytes = max_message_bytes
         self._bound_s = bound_s
+        self._timeout_s = lru_cache(maxsize=64)(timeout_s)  # a caller sends the same timeout with every call
         self._log = structlog.get_logger("ratelimitd.fast")
-        # The host keeps no reference to the task of a call, and asyncio only a weak one: a call that waits
-        # for something that only the call itself knows would be collected as garbage.
+        # These keep calls alive: the host holds no reference to the task of a call and asyncio a weak one, so
+        # a call that waits for something that only the call refers to would be garbage-collected.
         self._in_flight: dict[Receive, Coroutine[None, None, None]] = {}
         self._streaming: dict[Receive, Coroutine[None, None, None]] = {}
         self._draining = False
         self._idle = asyncio.Event()
 
     async def drain(self) -> None:
-        """Takes no new call, and returns when every call of a unary method in flight has its answer."""
+        """Refuses new calls, and returns once every unary call in flight has its response."""
         self._draining = True
         if self._in_flight:
             await self._idle.wait()
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[None, None, None]:
-        """Serves one call, which `receive` stands for."""
+        """Serves one call, which `receive` identifies."""
         unary = None if self._draining else self._unary.get(scope["path"])
-        # The body is asked for before the call has its turn: the host fetches it meanwhile.
+        # The host fetches the body while the event loop has yet to reach this call, so ask for it now.
         begun = None if unary is None else (unary, receive())
         call = self._in_flight[receive] = self._serve(begun, scope, receive, send)
         return call
@@ -106,40 +73,41 @@ class GrpcApplication:
     ) -> None:
         try:
             if begun is None:
-                await self._other(scope, receive, send)
+                await self._serve_other(scope, receive, send)
                 return
             unary, first = begun
-            timeout = _check_headers(scope)
+            timeout, traceparent = _check_headers(scope)
             event = await first
             if event.get("more_body", True):
                 message = await self._message(event, receive)
             else:
                 message = only_message(event["body"], self._max_message_bytes)
-            if timeout is None or (within_s := timeout_s(timeout)) >= self._bound_s:
-                found = await unary.begin(message)
+            if timeout is None or (limit_s := self._timeout_s(timeout)) >= self._bound_s:
+                result = await unary.begin(message, traceparent)
             else:
-                found = await _within(within_s, unary.begin(message))
-            answer = frame(unary.finish(found))
+                result = await _within(limit_s, unary.begin(message, traceparent))
+            body = frame(unary.encode(result))
             if len(self._in_flight) > 1:
-                # Who is answered in one turn is sent for in the next: the host wakes up once for all of them.
+                # Calls that finish in this turn of the event loop are all sent in the next one: the host's
+                # thread then wakes up once instead of once per call.
                 await asyncio.sleep(0)
-            await send(_START)
-            await send({"type": "http.response.body", "body": answer})
-            await send(_OK)
-        except _GoneError:
+            await send(START)
+            await send({"type": "http.response.body", "body": body})
+            await send(OK)
+        except DisconnectedError:
             return
         except CallError as error:
-            await _refuse(send, error)
-        except Exception:  # noqa: BLE001 - a defect of ours: Envoy obeys its failure_mode_allow
-            self._log.exception("check_broke")
-            await _refuse(send, CallError(GrpcCode.INTERNAL, "internal error"))
+            await refuse(send, error)
+        except Exception:  # noqa: BLE001 - a defect: the caller gets a status, and the traceback goes to the log
+            self._log.exception("call_failed", method=scope["path"])
+            await refuse(send, CallError(GrpcCode.INTERNAL, "internal error"))
         finally:
             self._in_flight.pop(receive, None)
             if self._draining and not self._in_flight:
                 self._idle.set()
 
     async def _message(self, event: Event, receive: Receive) -> bytes:
-        """The only message of the call, in pieces. It may be refused before all of them are here."""
+        """Joins the parts of the call's only message. Raises CallError as soon as its prefix is refused."""
         body: bytes = b""
         while event["type"] != "http.disconnect":
             body += event["body"]
@@ -147,110 +115,45 @@ class GrpcApplication:
                 return only_message(body, self._max_message_bytes)
             expected_bytes(body, self._max_message_bytes)
             event = await receive()
-        raise _GoneError
+        raise DisconnectedError
 
-    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What is no call of a unary method that may be taken."""
+    async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves a stream. Raises CallError for an unknown method, and for any call while draining."""
         _check_headers(scope)
         if self._draining:
-            raise CallError(GrpcCode.UNAVAILABLE, "this replica is about to stop")
+            raise CallError(GrpcCode.UNAVAILABLE, "this replica is shutting down")
         stream = self._streams.get(scope["path"])
         if stream is None:
-            raise CallError(GrpcCode.UNIMPLEMENTED, f"there is no method {scope['path']} here")
-        # A stream ends when its caller likes: nobody waits for it.
+            raise CallError(GrpcCode.UNIMPLEMENTED, f"unknown method {scope['path']}")
+        # The caller decides when a stream ends, so draining must not wait for it.
         self._streaming[receive] = self._in_flight.pop(receive)
         try:
-            await self._serve_stream(stream, receive, send)
+            await serve_stream(stream, receive, send, max_message_bytes=self._max_message_bytes)
         finally:
             del self._streaming[receive]
 
-    async def _serve_stream(self, method: Stream, receive: Receive, send: Send) -> None:
-        inbox: asyncio.Queue[bytes | CallError | None] = asyncio.Queue(1)
-        reader = asyncio.create_task(self._read(receive, inbox))
-        answering = asyncio.create_task(_answer(method(_from(inbox)), send))
-        try:
-            await asyncio.wait((reader, answering), return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                raise _GoneError
-            answering.result()
-        finally:
-            reader.cancel()
-            answering.cancel()
 
-    async def _read(self, receive: Receive, inbox: asyncio.Queue[bytes | CallError | None]) -> None:
-        """Puts each message into `inbox`, None at their end, and returns when the caller goes away."""
-        data = bytearray()
-        more = True
-        # The host fills its future whatever happens, so it must not be a cancelled one.
-        while (event := await asyncio.shield(receive()))["type"] != "http.disconnect":
-            if not more:
-                # After the end the host tells of a disconnect only when it is asked, and never waits for it.
-                await asyncio.sleep(_GONE_POLL_S)
-                continue
-            data += event["body"]
-            try:
-                while len(data) >= (end := expected_bytes(data, self._max_message_bytes)):
-                    await inbox.put(bytes(data[PREFIX_BYTES:end]))
-                    del data[:end]
-                more = event["more_body"]
-                if not more:
-                    await inbox.put(truncated() if data else None)
-            except CallError as error:
-                await inbox.put(error)
-
-
-async def _from(inbox: asyncio.Queue[bytes | CallError | None]) -> AsyncIterator[bytes]:
-    while (item := await inbox.get()) is not None:
-        if isinstance(item, CallError):
-            raise item
-        yield item
-
-
-async def _answer(messages: AsyncIterator[bytes], send: Send) -> None:
-    started = False
-    try:
-        async for message in messages:
-            if not started:
-                await send(_START)
-                started = True
-            await send({"type": "http.response.body", "body": frame(message), "more_body": True})
-    except CallError as error:
-        if not started:
-            raise
-        await send(_NO_BODY)
-        await send({"type": "http.response.trailers", "headers": status_fields(error.status, str(error))})
-        return
-    if not started:
-        await send(_START)
-    await send(_NO_BODY)
-    await send(_OK)
-
-
-async def _within(seconds: float, begun: Awaitable[_T]) -> _T:
+async def _within(seconds: float, call: Awaitable[_T]) -> _T:
     try:
         async with asyncio.timeout(seconds):
-            return await begun
+            return await call
     except TimeoutError as error:
-        raise CallError(GrpcCode.DEADLINE_EXCEEDED, "the caller's time-out has passed") from error
+        raise CallError(GrpcCode.DEADLINE_EXCEEDED, "the caller's timeout has expired") from error
 
 
-def _check_headers(scope: Scope) -> bytes | None:
-    """The caller's time-out as sent, if any. Raises CallError for a request that is no gRPC call."""
+def _check_headers(scope: Scope) -> tuple[bytes | None, str]:
+    """The call's timeout as sent, and its traceparent. Raises CallError when it is not a gRPC call."""
     timeout = content_type = None
+    traceparent = ""
     for name, value in scope["headers"]:
         if name == b"grpc-timeout":
             timeout = value
         elif name == b"content-type":
             content_type = value
+        elif name == b"traceparent":
+            traceparent = value.decode("latin-1")
     if content_type is None or not content_type.startswith(b"application/grpc") or scope["method"] != "POST":
         raise CallError(
-            GrpcCode.UNIMPLEMENTED, "only gRPC is spoken here: POST, content-type application/grpc"
+            GrpcCode.UNIMPLEMENTED, "only gRPC is served here: POST, content-type application/grpc"
         )
-    return timeout
-
-
-async def _refuse(send: Send, error: CallError) -> None:
-    """An answer that is all trailers: HTTP 200 and the status of the call."""
-    fields = [_CONTENT_TYPE, *status_fields(error.status, str(error))]
-    await send({"type": "http.response.start", "status": 200, "headers": fields})
-    await send(_NO_BODY)
+    return timeout, traceparent

@@ -1,4 +1,4 @@
-"""grpc.reflection.v1alpha: what grpcurl asks first. The answers are grpcio-reflection's own."""
+"""grpc.reflection.v1alpha, with which grpcurl finds services and their types. grpcio-reflection answers."""
 
 import asyncio
 import importlib
@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from ratelimitd.core.grpc_code import GrpcCode
-from ratelimitd.transport.fast.framing import CallError
+from ratelimitd.transport.call_error import CallError
 
 SERVICE = "grpc.reflection.v1alpha.ServerReflection"
 
@@ -20,9 +20,9 @@ class Reflection:
         self._services = services
 
     async def info(self, payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """An answer to each ServerReflectionRequest. Raises CallError for bytes that are none."""
-        # It imports all of grpc, which a service that nobody explores does not need, and not on the event
-        # loop: decisions must not wait for it.
+        """A response to each ServerReflectionRequest. Raises CallError for a malformed request."""
+        # The library imports all of grpc, so it is loaded at the first use, and in a thread: decisions on the
+        # event loop must not wait for it.
         library = await asyncio.to_thread(importlib.import_module, "grpc_reflection.v1alpha.reflection")
         servicer = library.aio.ReflectionServicer(self._services)
         async for response in servicer.ServerReflectionInfo(_requests(payloads), None):
@@ -34,4 +34,4 @@ async def _requests(payloads: AsyncIterator[bytes]) -> AsyncIterator[ServerRefle
         try:
             yield ServerReflectionRequest.FromString(payload)
         except DecodeError as error:
-            raise CallError(GrpcCode.INVALID_ARGUMENT, f"the message is no {SERVICE} request") from error
+            raise CallError(GrpcCode.INVALID_ARGUMENT, f"the message is not a {SERVICE} request") from error

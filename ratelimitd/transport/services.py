@@ -1,0 +1,50 @@
+"""The table of gRPC methods: for each path, how to decode a request, answer it and encode the response.
+
+Every transport serves the rows of this table, and health and reflection take the names of the services from
+it. To add an RPC, add a row, and a module that decodes and encodes its messages.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ratelimitd.core.grpc_code import GrpcCode
+from ratelimitd.core.model import Answer, Request
+from ratelimitd.errors import MalformedRequestError
+from ratelimitd.transport import ext_authz
+from ratelimitd.transport.call_error import CallError
+
+CHECK = f"/{ext_authz.SERVICE}/Check"
+"""The path of Envoy's external authorization."""
+
+
+class Unary(NamedTuple):
+    """A method that takes one message and returns one.
+
+    Args:
+        decode: makes the request from the message and the call's `traceparent`, which is empty when the
+            call has none. Raises MalformedRequestError.
+        call: answers the request. Raises CallError to end the call without a response.
+        encode: makes the message from what `call` returns.
+    """
+
+    decode: Callable[[bytes, str], Any]
+    call: Callable[[Any], Awaitable[Any]]
+    encode: Callable[[Any], bytes]
+
+    def begin(self, payload: bytes, traceparent: str) -> Awaitable[Any]:
+        """Decodes the request and starts the call. Raises CallError."""
+        try:
+            request = self.decode(payload, traceparent)
+        except MalformedRequestError as error:
+            raise CallError(GrpcCode.INVALID_ARGUMENT, str(error)) from error
+        return self.call(request)
+
+
+def unary_methods(check: Callable[[Request], Awaitable[Answer]]) -> Mapping[str, Unary]:
+    """The methods by path, `/package.Service/Method`."""
+    return {CHECK: Unary(ext_authz.decode, check, ext_authz.encode)}
+
+
+def service_names(paths: Iterable[str]) -> tuple[str, ...]:
+    """The names of the services that these methods belong to, each once."""
+    return tuple(dict.fromkeys(path.split("/")[1] for path in paths))
