@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -15,6 +16,13 @@ from ratelimitd.store.embedded import embedded_store
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuses tests that share a node ID, of which pytest-xdist would run only one."""
+    counts = Counter(item.nodeid for item in items)
+    if shared := sorted(nodeid for nodeid, count in counts.items() if count > 1):
+        raise pytest.UsageError(f"several tests have the same node ID: {', '.join(shared)}")
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,7 @@ def url(store_url: str) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.xdist_group("openapi")
 @schema.parametrize()
 @examples(max_examples=15, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_one_that_the_openapi_declares(case: schemathesis.Case[Any], url: str) -> None:

@@ -10,7 +10,7 @@ from tests.browser.conftest import NAME, PATIENCE_MS, WRITE_KEY, System, Visit
 from tests.limits import KEY, STILL, limits_json, statuses
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("browser")]
 expect.set_options(timeout=PATIENCE_MS)
 
 MANY_STOPS = 30

@@ -23,7 +23,7 @@ from tests.limits import KEY, STILL, limits_json, statuses
 from tests.system.test_cli import run
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("envoy-command")]
 
 CONFIG = Path(__file__).parents[2] / "envoy" / "envoy.yaml"
 

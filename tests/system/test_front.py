@@ -14,7 +14,7 @@ from tests.limits import STILL, assert_one_bucket, statuses
 from tests.system.conftest import Front
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("front")]
 
 LIMITED = {"global", "user:user1", "user:user1:api:/api/*"}
 BY_ADDRESS = {"global", "user:ip=127.0.0.1", "user:ip=127.0.0.1:api:/api/*"}

@@ -19,7 +19,7 @@ from tests.limits import statuses
 from tests.system.conftest import client_of
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("outage")]
 
 UNAVAILABLE = '{"error":"rate limiter unavailable"}'
 
