@@ -72,10 +72,3 @@ class FrontConfigError(RatelimitdError):
 
 class ChildError(RatelimitdError):
     """A child process did not start, or ended by itself."""
-
-
-def must(message: str) -> str:
-    """A validator's message in our words: `Input should be a number` becomes `must be a number`."""
-    text = message.removeprefix("Value error, ")
-    text = text.replace("Input should ", "must ")
-    return text[:1].lower() + text[1:]

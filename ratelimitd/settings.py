@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ratelimitd.address import parse_address
 from ratelimitd.core.identity import HEADER_NAME, Source, parse_sources
 from ratelimitd.core.model import OnStoreError
-from ratelimitd.errors import SettingsError, must
+from ratelimitd.errors import SettingsError
+from ratelimitd.pydantic_text import reason_of
 from ratelimitd.store_url import check_store_url
 
 PREFIX = "RATELIMITD_"
@@ -209,4 +210,4 @@ def _suggestion(variable: str) -> str:
 def _problem(given: Mapping[str, str], *, loc: tuple[str | int, ...], msg: str, **_: object) -> str:
     name = str(loc[0])
     shown = "" if name in SECRET else f" is {given[name]!r}"
-    return f"{env_name(name)}{shown}: {must(msg)}"
+    return f"{env_name(name)}{shown}: {reason_of(msg)}"

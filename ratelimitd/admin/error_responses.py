@@ -19,9 +19,10 @@ from ratelimitd.errors import (
     StoreError,
     UnknownRevisionError,
     WaitError,
-    must,
 )
 from ratelimitd.policy.location import path_of
+from ratelimitd.pydantic_text import reason_of
+from ratelimitd.utf8 import encodable
 
 _STATUSES: Mapping[type[Exception], HTTPStatus] = {
     UnknownRevisionError: HTTPStatus.NOT_FOUND,
@@ -75,15 +76,11 @@ def error_response(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """Returns an error as JSON. What UTF-8 cannot encode, such as half a surrogate pair, becomes `?`."""
-    body = ErrorBody.model_construct(error=_utf8(sentence), problems=[])
+    body = ErrorBody.model_construct(error=encodable(sentence), problems=[])
     content = body.model_dump() | {
-        "problems": [{"path": _utf8(problem.path), "reason": _utf8(problem.reason)} for problem in problems]
+        "problems": [{"path": encodable(one.path), "reason": encodable(one.reason)} for one in problems]
     }
     return JSONResponse(content, status, headers)
-
-
-def _utf8(text: str) -> str:
-    return text.encode(errors="replace").decode()
 
 
 def status_of(error: Exception) -> HTTPStatus:
@@ -118,7 +115,7 @@ async def _on_invalid_request(_request: Request, error: Exception) -> Response:
     found: Sequence[Any] = error.errors()
     if any(one["type"] == "json_invalid" for one in found):
         return error_response(
-            HTTPStatus.BAD_REQUEST, f"the body must be JSON: {must(found[0]['ctx']['error'])}"
+            HTTPStatus.BAD_REQUEST, f"the body must be JSON: {reason_of(found[0]['ctx']['error'])}"
         )
     # The first element of a place is `body`, `query`, `path` or `header`.
     problems = [Problem(path_of(tuple(one["loc"][1:])), _reason(one)) for one in found[:MAX_PROBLEMS]]
@@ -128,7 +125,7 @@ async def _on_invalid_request(_request: Request, error: Exception) -> Response:
 def _reason(problem: Mapping[str, Any]) -> str:
     if problem["loc"] == ("body",):
         return "the body must be a JSON object, sent as application/json"
-    return must(problem["msg"])
+    return reason_of(problem["msg"])
 
 
 EXCEPTION_HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {

@@ -59,7 +59,7 @@ def _from_json(text: str) -> Any:
         locations = {id(value): location for location, value in _walk(data)}
         raise PolicyError(
             *(
-                Problem(path_of((*locations[id(found)], key)), "must stand once, not twice")
+                Problem(path_of((*locations[id(found)], key)), "must be given once, not twice")
                 for found, keys in repeating
                 if id(found) in locations
                 for key in keys

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ratelimitd.errors import PolicyError, Problem, must
+from ratelimitd.errors import PolicyError, Problem
 from ratelimitd.policy.document import (
     MAX_ROUTES,
     NEITHER,
@@ -25,6 +25,7 @@ from ratelimitd.policy.document import (
     unpayable,
 )
 from ratelimitd.policy.location import Location, path_of
+from ratelimitd.pydantic_text import reason_of
 
 MAX_PROBLEMS = 50
 """A reader of more fixes a generator, not a text."""
@@ -114,7 +115,7 @@ def _problem(error: ErrorDetails, *, full: bool) -> Problem:
         names = ", ".join(_keys(_part_at(location[:-1], full=full)))
         return Problem(path_of(location), f"is unknown here; the keys are {names}")
     template = _SENTENCES.get(kind)
-    reason = must(error["msg"]) if template is None else template.format(**context)
+    reason = reason_of(error["msg"]) if template is None else template.format(**context)
     if kind == "missing" and location[0] == "tiers" and len(location) == 2:  # noqa: PLR2004 - tiers.NAME
         reason += "; write `off` to switch it off"
     got = "" if kind in _WITHOUT_VALUE else f", got {_shown(error['input'])}"

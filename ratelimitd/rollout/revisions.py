@@ -19,6 +19,7 @@ from ratelimitd.policy.text import DEFAULT_TEXT, sha256_of
 from ratelimitd.resources import resource
 from ratelimitd.rollout.revision import DEFAULTS, WRONG_TYPE, PolicySnapshot, Revision, decoded, sha1_of
 from ratelimitd.store.client import store_errors
+from ratelimitd.utf8 import encodable
 
 KEPT = 100
 """Revisions kept; the script removes older ones."""
@@ -187,8 +188,8 @@ class Revisions:
     ) -> Revision:
         content = {
             "sha256": sha256_of(text.encode()),
-            "author": _utf8(author),
-            "note": _utf8(note),
+            "author": encodable(author),
+            "note": encodable(note),
             "text": text,
         }
         rest = json.dumps(content, ensure_ascii=False, separators=(",", ":")).removeprefix("{")
@@ -216,8 +217,3 @@ class Revisions:
         else:
             what = f"revision {expected} is gone, the newest is {who}{when}"
         return f"{what}; look at it (policy diff), then apply again"
-
-
-def _utf8(text: str) -> str:
-    """A shell's argument may hold bytes that are no UTF-8; a revision may not, for everybody prints it."""
-    return text.encode(errors="replace").decode()

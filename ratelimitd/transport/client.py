@@ -17,6 +17,7 @@ from ratelimitd.errors import CheckCallError
 from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from ratelimitd.transport.services import CHECK
+from ratelimitd.utf8 import encodable
 
 Outcome = Literal["allowed", "denied", "error"]
 
@@ -97,21 +98,16 @@ def check_request(question: Request, *, dry_run: bool) -> CheckRequest:
     if question.peer_address:
         attributes.source.address.socket_address.address = question.peer_address
     http = attributes.request.http
-    http.method = _utf8(question.method)
-    http.path = _utf8(question.path)
-    http.host = _utf8(question.host)
+    http.method = encodable(question.method)
+    http.path = encodable(question.path)
+    http.host = encodable(question.host)
     for name, value in question.headers.items():
         http.header_map.headers.add(key=name, raw_value=value.encode(errors="surrogateescape"))
     for key, value in question.context.items():
-        attributes.context_extensions[_utf8(key)] = _utf8(value)
+        attributes.context_extensions[encodable(key)] = encodable(value)
     if dry_run:
         attributes.context_extensions[DRY_RUN_CONTEXT] = "true"
     return request
-
-
-def _utf8(text: str) -> str:
-    """Text as a string field can hold it: as Envoy does it, another character stands for what is no UTF-8."""
-    return text.encode(errors="replace").decode()
 
 
 def _asked(response: CheckResponse) -> CheckReply:

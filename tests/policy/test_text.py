@@ -167,22 +167,25 @@ def test_a_key_is_the_text_that_was_written() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('{"user_rate": 1, "user_rate": 2}', ["user_rate: must stand once, not twice"]),
+        ('{"user_rate": 1, "user_rate": 2}', ["user_rate: must be given once, not twice"]),
         (
             '{"overrides": {"users": {"a": {}, "a": {}}}, "routes": [{}, {"cost": 1, "cost": 2}]}',
-            ["overrides.users.a: must stand once, not twice", "routes[1].cost: must stand once, not twice"],
+            [
+                "overrides.users.a: must be given once, not twice",
+                "routes[1].cost: must be given once, not twice",
+            ],
         ),
         (
             "overrides:\n  users:\n    a: {}\n    a: {}\nroutes:\n- path: /a\n- cost: 1\n  cost: 2\n",
             [
-                "overrides.users.a: must stand once, not again on line 4",
-                "routes[1].cost: must stand once, not again on line 8",
+                "overrides.users.a: must be given once, not again on line 4",
+                "routes[1].cost: must be given once, not again on line 8",
             ],
         ),
         (
             "routes: &all [1]\ntiers: {user: *all}\nshadow: !!python/name:os.system x\n",
             [
-                "tiers.user: must have no alias, got *all: write out what it stands for (line 2)",
+                "tiers.user: must have no alias, got *all: repeat the value instead (line 2)",
                 "shadow: must have no tag, got tag:yaml.org,2002:python/name:os.system (line 3)",
             ],
         ),
