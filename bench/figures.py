@@ -17,14 +17,14 @@ def column(results: Results, case: Case, name: str) -> list[float]:
 
 
 def ratios(values: Sequence[float], floors: Sequence[float]) -> list[float]:
-    """Ratio to the floor, by round. Empty if there is no floor or if one is zero."""
+    """Ratio to the floor, by round. Empty without a floor or if one is zero."""
     if len(values) != len(floors) or not all(floors):
         return []
     return [value / floor for value, floor in zip(values, floors, strict=True)]
 
 
 def excess(values: Sequence[float], floors: Sequence[float], factor: float = 1.0) -> list[float]:
-    """Difference from `factor` times the floor, by round. Empty if there is no floor."""
+    """Difference from `factor` times the floor, by round. Empty without a floor."""
     if len(values) != len(floors):
         return []
     return [value - factor * floor for value, floor in zip(values, floors, strict=True)]

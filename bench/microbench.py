@@ -29,7 +29,7 @@ class _Policies:
 
 
 class _FixedLimiter:
-    """Returns the same outcome for every request, without waiting."""
+    """Returns the same outcome for each request, without waiting."""
 
     def __init__(self, *, allowed: bool) -> None:
         self._outcome = Outcome(allowed, (999 * MICRO + 5, 99 * MICRO + 5, 9 * MICRO + 5 if allowed else 0))
