@@ -12,6 +12,7 @@ from ratelimitd.cli.explain import Address, Json
 from ratelimitd.cli.store import RedisUrl, control_over
 from ratelimitd.control.answers import BucketList, BucketState, ResetBuckets
 from ratelimitd.control.request_spec import Subject
+from ratelimitd.display import tokens
 from ratelimitd.instants import iso_instant
 
 app = typer.Typer(
@@ -60,7 +61,7 @@ def _row(state: BucketState) -> tuple[object, ...]:
             f"{state.limit.refill_rate:.10g}/s",
         )
     )
-    return (state.key, tables.tokens(state.tokens), capacity, refill, iso_instant(state.last_us))
+    return (state.key, tokens(state.tokens), capacity, refill, iso_instant(state.last_us))
 
 
 @app.command(epilog=told())

@@ -11,7 +11,7 @@ from ratelimitd.cli.exits import Exit
 from ratelimitd.cli.store import RedisUrl, control_over
 from ratelimitd.control.answers import ExplainedRequest
 from ratelimitd.control.request_spec import RequestSpec
-from ratelimitd.core.model import MICRO
+from ratelimitd.display import duration, tokens
 
 Path = Annotated[str, typer.Option(help="As the client sends it; a query does not count.", metavar="PATH")]
 User = Annotated[
@@ -94,7 +94,7 @@ def _print(explanation: ExplainedRequest) -> None:
         ("identity", f"{explanation.identity.key} (by {explanation.identity.kind})"),
         ("route", explanation.route or "none matches"),
         ("override", explanation.override or "none"),
-        ("cost", f"{tables.tokens(explanation.cost)} from each tier" if explanation.tiers else None),
+        ("cost", f"{tokens(explanation.cost)} from each tier" if explanation.tiers else None),
         ("in shadow", explanation.shadow and f"{explanation.shadow} would deny"),
         ("changes", _change(explanation)),
     )
@@ -106,10 +106,10 @@ def _print(explanation: ExplainedRequest) -> None:
             [
                 (
                     f"{state.name} (shadow)" if state.shadow else state.name,
-                    tables.tokens(state.tokens),
+                    tokens(state.tokens),
                     state.limit.capacity,
                     f"{state.limit.refill_rate:.10g}/s",
-                    _wait(state.retry_after_us),
+                    duration(state.retry_after_us),
                     state.key,
                 )
                 for state in explanation.tiers
@@ -120,12 +120,7 @@ def _print(explanation: ExplainedRequest) -> None:
 def _change(explanation: ExplainedRequest) -> str:
     """When the answer would be another one."""
     if explanation.retry_after_us is not None:
-        return f"allowed in {_wait(explanation.retry_after_us)}, if nobody spends meanwhile"
+        return f"allowed in {duration(explanation.retry_after_us)}, if nobody spends meanwhile"
     if explanation.more is None:
         return "not by waiting or spending, only with the policy"
     return f"denied after {explanation.more} such requests at once"
-
-
-def _wait(us: int) -> str:
-    """Seconds, rounded up to a millisecond: who waits so long has waited enough."""
-    return f"{-(-us // (MICRO // 1000)) / 1000:.10g} s"

@@ -6,6 +6,7 @@ import typer
 
 from ratelimitd.cli import tables
 from ratelimitd.control.answers import CurrentPolicy, ReplicaStatus, Status
+from ratelimitd.display import age
 from ratelimitd.errors import Problem
 from ratelimitd.instants import iso_instant
 from ratelimitd.policy.text import normal_text, parse
@@ -71,7 +72,7 @@ def _print_revision(revision: Revision, now_us: int | None = None) -> None:
     if revision.at_us:
         accepted = iso_instant(revision.at_us)
         if now_us is not None:
-            accepted += f" ({tables.age(now_us - revision.at_us)} ago)"
+            accepted += f" ({age(now_us - revision.at_us)} ago)"
     tables.print_fields(
         ("revision", revision.number),
         ("content", revision.digest),
@@ -88,8 +89,8 @@ def _replica(replica: ReplicaStatus, status: Status) -> tuple[object, ...]:
     return (
         replica.number,
         state,
-        f"{tables.age(status.now_us - replica.seen_us)} ago",
-        tables.age(status.now_us - replica.started_us),
+        f"{age(status.now_us - replica.seen_us)} ago",
+        age(status.now_us - replica.started_us),
         f"{replica.version} {replica.transport}",
         replica.id,
     )

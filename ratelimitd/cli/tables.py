@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import typer
 from pydantic import TypeAdapter
 
-from ratelimitd.core.model import MICRO
 from ratelimitd.errors import Problem
 
 if TYPE_CHECKING:  # rich is imported where it prints: a service, which prints no tables, starts without it
@@ -20,8 +19,6 @@ if TYPE_CHECKING:  # rich is imported where it prints: a service, which prints n
 
 PIPE_COLUMNS = 100_000
 """As wide as a row may be where no terminal is: a program reads it by lines."""
-
-_UNITS_S = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
 def print_json(answer: object) -> None:
@@ -92,17 +89,3 @@ def _console() -> "Console":
 def printable(text: str) -> str:
     """The text with every character that is no visible one, such as an escape, written out as JSON does."""
     return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
-
-
-def tokens(micro: int) -> str:
-    """Microtokens as tokens, in three digits at most behind the point, never rounded up."""
-    return f"{micro // 1000 / 1000:.10g}"
-
-
-def age(us: int) -> str:
-    """A length of time in one unit."""
-    seconds = max(0, us) / MICRO
-    for unit, length_s in _UNITS_S:
-        if seconds >= length_s:
-            return f"{seconds / length_s:.1f} {unit}"
-    return f"{seconds:.1f} s"

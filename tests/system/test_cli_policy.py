@@ -25,7 +25,8 @@ from ratelimitd import settings
 from ratelimitd.app import run_service
 from ratelimitd.cli import main
 from ratelimitd.cli.exits import Exit
-from ratelimitd.cli.tables import age, printable, tokens
+from ratelimitd.cli.tables import printable
+from ratelimitd.display import age, tokens
 from ratelimitd.errors import RatelimitdError, StoreError
 from ratelimitd.policy.schema import schema_text
 from ratelimitd.policy.text import DEFAULT_TEXT
