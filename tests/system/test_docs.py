@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 
 from ratelimitd import __version__
+from ratelimitd.admin import policy_api, requests_api
 from ratelimitd.demo.show import EXAMPLE_LIMITS
 from ratelimitd.settings import Settings, env_name
 
@@ -51,7 +53,13 @@ def test_the_makefile_has_at_most_eight_targets_and_each_says_what_it_does() -> 
     assert [name for name in names if not re.search(rf"^{name}:.*## \w", makefile, re.MULTILINE)] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))])
+@pytest.mark.parametrize(
+    "document",
+    [
+        str(path.relative_to(ROOT))
+        for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/adr/*.md"))
+    ],
+)
 def test_links_and_named_files_exist(document: str) -> None:
     """No dead end in our own tree."""
     text = (ROOT / document).read_text()
@@ -60,6 +68,26 @@ def test_links_and_named_files_exist(document: str) -> None:
     files = re.findall(r"`((?:tests|lua|docs|envoy|proto)/[\w./-]+\.\w+)`", text)
     assert [link for link in links if not (folder / link).exists()] == []
     assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_the_table_of_the_admin_api_is_the_api() -> None:
+    """The same requests, none missing, none left over."""
+    rows = re.findall(
+        r"^\| `([A-Z]+) (/admin/api/v1/\S+)` \|", (ROOT / "docs" / "admin.md").read_text(), re.MULTILINE
+    )
+    routes = [*policy_api.router.routes, *requests_api.router.routes]
+    assert sorted(rows) == sorted(
+        (method, f"/admin/api{route.path}")
+        for route in routes
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+    )
+
+
+def test_the_glossary_is_in_alphabetical_order() -> None:
+    """Each term once."""
+    terms = re.findall(r"^\*\*(.+?)\*\*:", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert terms == sorted(set(terms))
 
 
 def test_adrs_are_numbered_without_a_gap_and_share_one_shape() -> None:
