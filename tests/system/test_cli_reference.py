@@ -18,8 +18,8 @@ REPLICA = "limits-7d9f:1"
 
 def test_the_options_are_those_of_the_commands() -> None:
     """The document holds what the generator would write."""
-    checked = subprocess.run([sys.executable, ROOT / "docs" / "cli_reference.py", "--check"], check=False)
-    assert checked.returncode == 0, "run .venv/bin/python docs/cli_reference.py"
+    checked = subprocess.run([sys.executable, ROOT / "docs" / "reference.py", "--check"], check=False)
+    assert checked.returncode == 0, "run .venv/bin/python docs/reference.py"
 
 
 def shown(text: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""Write the options of every command into docs/cli.md, from the commands themselves.
+"""Write the settings into README.md, and the options and exit statuses of the commands into docs/cli.md.
 
-Run it with .venv/bin/python docs/cli_reference.py. With --check it writes nothing, and exits with status 1
-when the document is out of date.
+Run it with .venv/bin/python docs/reference.py. With --check it writes nothing, and exits with status 1 when a
+document is out of date.
 """
 
 import re
@@ -14,8 +14,10 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from ratelimitd.cli import main
+from ratelimitd.cli.exits import Exit
+from ratelimitd.settings import Settings, env_name
 
-DOCUMENT = Path(__file__).with_name("cli.md")
+ROOT = Path(__file__).parents[1]
 COMMON = {"as_json", "redis_url"}
 """Options of every command for operators, which the document describes once."""
 
@@ -26,10 +28,28 @@ _SECTION = re.compile(
 )
 
 
-def updated(text: str) -> str:
-    """Return the document with the current options of the commands."""
+def with_commands(text: str) -> str:
+    """Return docs/cli.md with the current options of the commands, and the meanings of the exit statuses."""
     commands = dict(_commands())
+    text = _table_replaced(text, "| status | meaning |", [f"| {one:d} | {one.meaning} |" for one in Exit])
     return _SECTION.sub(lambda found: found["heading"] + _table(commands[found["name"]]) + found["end"], text)
+
+
+def with_settings(text: str) -> str:
+    """Return README.md with the current table of settings."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = str(getattr(field.default, "value", field.default))
+        rows.append(f"| `{env_name(name)}` | {default and f'`{default}`'} | {field.description} |")
+    return _table_replaced(text, "| variable | default | meaning |", rows)
+
+
+def _table_replaced(text: str, head: str, rows: list[str]) -> str:
+    """Return the text with these rows in the table below `head`."""
+    before, found, rest = text.partition(f"{head}\n")
+    lines = rest.splitlines(keepends=True)
+    after = next(at for at, line in enumerate(lines) if not line.startswith("|"))
+    return before + found + lines[0] + "".join(f"{row}\n" for row in rows) + "".join(lines[after:])
 
 
 def _commands() -> Iterator[tuple[str, Any]]:
@@ -70,13 +90,15 @@ def _name(parameter: Any) -> str:
 
 
 def run(arguments: list[str]) -> int:
-    """Update the document, or check it; return the exit status."""
-    before = DOCUMENT.read_text()
-    after = updated(before)
-    if arguments == ["--check"]:
-        return int(before != after)
-    DOCUMENT.write_text(after)
-    return 0
+    """Update the documents, or check them; return the exit status."""
+    stale = 0
+    for name, update in (("README.md", with_settings), ("docs/cli.md", with_commands)):
+        before = (ROOT / name).read_text()
+        after = update(before)
+        stale |= before != after
+        if arguments != ["--check"]:
+            (ROOT / name).write_text(after)
+    return int(stale) if arguments == ["--check"] else 0
 
 
 if __name__ == "__main__":
