@@ -1,8 +1,10 @@
 """The fixed response of all echo servers. It is as long as the response of an allowed decision."""
 
 from ratelimitd.core.headers import limit_field, limit_items, policy_field
-from ratelimitd.core.model import MICRO, Answer, Limit, Reply, TierName, Verdict
-from ratelimitd.transport.ext_authz import encode
+from ratelimitd.core.model import MICRO, Limit
+from ratelimitd.core.response import Response, ResponseKind, ResponseTemplate
+from ratelimitd.core.tiers import TierName
+from ratelimitd.transport.check_response import ResponseEncoder
 
 SERVICE, METHOD = "bench.Echo", "Echo"
 PATH = f"/{SERVICE}/{METHOD}"
@@ -11,11 +13,13 @@ APPLICATION = "bench.echo_fast:application"
 
 _LIMITS = [(name, Limit(100, 5.0)) for name in TierName]
 _METADATA = {"outcome": "allowed", "tier": "user_api", "identity": "header", "policy": "0123456789ab"}
-_VERDICT = Verdict(
-    Reply.OK,
+_TEMPLATE = ResponseTemplate(
+    ResponseKind.OK,
     200,
     (("ratelimit-policy", policy_field(_LIMITS)),),
     metadata=tuple(_METADATA.items()),
 )
-ANSWER = encode(Answer(_VERDICT, limit_field(limit_items(_LIMITS), [99 * MICRO] * len(_LIMITS)), 99))
+ANSWER = ResponseEncoder()(
+    Response(_TEMPLATE, limit_field(limit_items(_LIMITS), [99 * MICRO] * len(_LIMITS)), 99)
+)
 """The encoded message, without gRPC's prefix."""

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ratelimitd.core.match import API_CONTEXT, match
+from ratelimitd.core.match import API_CONTEXT, Matcher
 from ratelimitd.core.model import Identity, Limit, Request
 from ratelimitd.core.policy import Override, PolicySet, Route
 from ratelimitd.core.routes import RouteTable
+from ratelimitd.core.tiers import TierName
 
 ROUTES = 500
 OVERRIDES = 10_000
@@ -27,7 +28,10 @@ def large(policy: PolicySet) -> PolicySet:
 
 def _overrides() -> Mapping[str, Override]:
     users = [f"u{number:08d}" for number in range(OVERRIDES)]
-    return {user: Override(f"overrides.users.{user}", user=Limit(100_000, 1.0)) for user in users}
+    return {
+        user: Override(f"overrides.users.{user}", limits={TierName.USER: Limit(100_000, 1.0)})
+        for user in users
+    }
 
 
 MAX_ADDED_US = 3
@@ -51,6 +55,7 @@ def added_us(policy: PolicySet, times: int, measure: Callable[[Callable[[], obje
     requests = [Request("GET", path, "", {}, "", {API_CONTEXT: "/api/*"}) for path in PATHS]
 
     def each(one: PolicySet) -> Callable[[], object]:
-        return lambda: [match(one, request, identity, "rate") for request in requests]
+        matcher = Matcher(one, "rate")
+        return lambda: [matcher.match(request, identity) for request in requests]
 
     return [(measure(each(larger)) - measure(each(policy))) / len(PATHS) for _ in range(times)]

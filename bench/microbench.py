@@ -8,13 +8,13 @@ from bench import grpc_methods, large_policy
 from bench.goals import Goal
 from bench.stores import POLICY_SET, take_request
 from bench.table import Table, with_spread
-from ratelimitd.core.check import Check
+from ratelimitd.core.decide import Decider, Decision
 from ratelimitd.core.identity import identify, parse_sources
-from ratelimitd.core.match import match
-from ratelimitd.core.model import MICRO, Answer, OnStoreError, Outcome, TakeRequest
+from ratelimitd.core.match import Matcher
+from ratelimitd.core.model import MICRO, OnStoreError, Outcome, TakeRequest
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.limiter import take_script
-from ratelimitd.transport.ext_authz import decode, encode
+from ratelimitd.transport.ext_authz import Encoder, decode
 
 SOURCES = parse_sources("header:x-user-id,address", "x-ratelimitd-client-address")
 _PREFIX_BYTES = 5
@@ -38,8 +38,8 @@ class _FixedLimiter:
         return self._outcome
 
 
-def _check(*, allowed: bool) -> Check:
-    return Check(
+def _decider(*, allowed: bool) -> Decider:
+    return Decider(
         policies=_Policies(),
         limiter=_FixedLimiter(allowed=allowed),
         sources=SOURCES,
@@ -66,14 +66,15 @@ def _steps() -> list[tuple[str, Callable[[], object], int]]:
     payload = grpc_methods.USER.join(grpc_methods.check().pieces)[_PREFIX_BYTES:]
     request = decode(payload)
     identity = identify(SOURCES, request)
-    allowing, denying = _check(allowed=True), _check(allowed=False)
-    answer, denial = (_finished(check(request)) for check in (allowing, denying))
+    matcher, encode = Matcher(POLICY_SET, "rate"), Encoder()
+    allowing, denying = _decider(allowed=True), _decider(allowed=False)
+    allowed, denied = (_finished(decide(request)) for decide in (allowing, denying))
     requests = [take_request(number) for number in range(_BATCH)]
     reply = [number for _ in requests for number in (1, 999 * MICRO, 99 * MICRO, 9 * MICRO)]
     return [
         ("decode the request", lambda: decode(payload), 1),
         ("identify", lambda: identify(SOURCES, request), 1),
-        ("match", lambda: match(POLICY_SET, request, identity, "rate").spend(identity), 1),
+        ("match", lambda: matcher.match(request, identity).take_request(identity), 1),
         ("decide, allowed (includes the two rows above)", lambda: _finished(allowing(request)), 1),
         ("decide, denied (includes the two rows above)", lambda: _finished(denying(request)), 1),
         (f"encode the script call, batches of {_BATCH}", lambda: take_script.encode(requests), _BATCH),
@@ -82,20 +83,20 @@ def _steps() -> list[tuple[str, Callable[[], object], int]]:
             lambda: take_script.decode(reply, requests),
             _BATCH,
         ),
-        ("encode the response, allowed", lambda: encode(answer), 1),
-        ("encode the response, denied", lambda: encode(denial), 1),
+        ("encode the response, allowed", lambda: encode(allowed), 1),
+        ("encode the response, denied", lambda: encode(denied), 1),
         ("decode, decide, encode; allowed", lambda: encode(_finished(allowing(decode(payload)))), 1),
         ("decode, decide, encode; denied", lambda: encode(_finished(denying(decode(payload)))), 1),
     ]
 
 
-def _finished(decision: Coroutine[Any, Any, Answer]) -> Answer:
+def _finished(decision: Coroutine[Any, Any, Decision]) -> Decision:
     """Runs a coroutine that never waits and returns its result."""
     try:
         decision.send(None)
     except StopIteration as end:
-        answer: Answer = end.value
-        return answer
+        result: Decision = end.value
+        return result
     raise AssertionError("a decision without I/O waited")
 
 

@@ -1,22 +1,27 @@
 --[[ Takes each decision's cost from all of its tiers, or from none. The clock is this server's TIME.
 
-Tiers in shadow cannot deny. When the others could pay, the cost is taken from all of those in shadow, or from
-none of those.
+Tiers in shadow cannot deny. When the other tiers could pay, the cost is taken from all tiers in shadow, or from
+none of them.
 
 Decisions are made in order; each sees what the ones before it took. Amounts are whole microtokens, instants
-whole microseconds: a double holds both exactly up to 2^53, so they are printed with %.0f, never as 1e+15.
+whole microseconds. A double holds both exactly up to 2^53, so they are printed with %.0f, never as 1e+15.
 The arithmetic is that of ratelimitd/core/bucket.py, to the bit.
 
-KEYS  1..n  per decision, one hash per tier, those in shadow last. Decisions may share some; within one all differ
+KEYS  1..n  per decision, one hash per tier, those in shadow last. Decisions may share keys; the keys of one
+            decision all differ
               tokens  tokens left, in decimal, to the millionth
               last    when they were counted, in us since the epoch
-ARGV  1     number of kinds; then per kind: cost (microtokens; a negative one is only looked for: nothing is
-            taken), number of tiers, number of tiers in shadow; then per tier, those in shadow last: capacity
-            (tokens), refill_rate (tokens per s)
-      then per decision: its kind
-RETURN      per decision: 0 denied, 1 allowed, 2 allowed though its shadow says no; then per tier, in the order
-            of its keys: microtokens left
-INVARIANT   0 <= tokens <= capacity; a denial writes nothing, and neither does a cost of 0; last never goes
+ARGV  1     number of kinds K
+      K kinds, each:
+              cost       microtokens
+              dry_run    1: decide, and take nothing; 0: take
+              tiers      number of tiers that can deny
+              in_shadow  number of tiers in shadow
+              then per tier, those in shadow last: capacity (tokens), refill_rate (tokens per s)
+      then per decision: the number of its kind, from 1
+RETURN      per decision: 0 denied, 1 allowed, 2 allowed although its tiers in shadow would deny; then per tier,
+            in the order of its keys: microtokens left
+INVARIANT   0 <= tokens <= capacity; a denial writes nothing, nor does a dry run or a cost of 0; last never goes
             back; a key expires only once its bucket is full again
 COMPLEXITY  O(keys + tiers of all decisions), whatever the number of users or the history
 ]]
@@ -36,18 +41,18 @@ end
 
 local kinds = {}
 for kind = 1, argument() do
-  local cost, tiers, in_shadow = argument(), argument(), argument()
+  local cost, dry_run, tiers, in_shadow = argument(), argument() == 1, argument(), argument()
   local capacity, refill_rate = {}, {}
   for tier = 1, tiers + in_shadow do
     capacity[tier], refill_rate[tier] = argument() * MICRO, argument()
   end
   kinds[kind] = {
-    cost = cost, needed = math.abs(cost), tiers = tiers, all = tiers + in_shadow,
+    cost = cost, takes = cost > 0 and not dry_run, tiers = tiers, all = tiers + in_shadow,
     capacity = capacity, refill_rate = refill_rate,
   }
 end
 
--- A bucket that is absent, or whose numbers are nonsense, is a full one: it stays nil here.
+-- A bucket that is absent, or whose fields are not valid numbers, counts as full: it stays nil here.
 local read, tokens, last = {}, {}, {}
 for _, key in ipairs(KEYS) do
   if not read[key] then
@@ -63,18 +68,19 @@ end
 local reply, keys_done = {}, 0
 local charged_capacity, charged_refill_rate = {}, {}
 
--- Takes the cost from tiers of the next decision, all or none, unless `wanted` is false; appends what is left.
+-- Takes the cost from tiers `from` to `to` of the next decision, all or none, unless `wanted` is false; appends
+-- the tokens left to the reply.
 local function take(kind, from, to, wanted)
-  local capacity, refill_rate, needed, cost = kind.capacity, kind.refill_rate, kind.needed, kind.cost
+  local capacity, refill_rate, cost = kind.capacity, kind.refill_rate, kind.cost
   local allowed, before = true, #reply - from + 1
   for tier = from, to do
     local key = KEYS[keys_done + tier]
     local level, held = capacity[tier], tokens[key]
     if held then level = min(level, held + floor(max(0, now - last[key]) * refill_rate[tier])) end
-    if level < needed then allowed = false end
+    if level < cost then allowed = false end
     reply[before + tier] = level
   end
-  if wanted and allowed and cost > 0 then
+  if wanted and allowed and kind.takes then
     for tier = from, to do
       local key, level = KEYS[keys_done + tier], reply[before + tier] - cost
       reply[before + tier] = level

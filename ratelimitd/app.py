@@ -12,7 +12,7 @@ import structlog
 
 from ratelimitd import __version__
 from ratelimitd.address import Address, parse_address
-from ratelimitd.core.check import Check
+from ratelimitd.core.decide import Decider
 from ratelimitd.errors import ChildError
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.deny_cache import DenyCache
@@ -24,6 +24,7 @@ from ratelimitd.store.client import connector, open_client
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.store.link import SILENCE_S, Link
 from ratelimitd.telemetry.logs import configure_logs
+from ratelimitd.telemetry.observers import ObserverErrorLog
 from ratelimitd.transport.listener import Listener
 
 GC_THRESHOLD = 50_000
@@ -34,7 +35,7 @@ HOSTED = "ratelimitd.asgi:application"
 
 
 @asynccontextmanager
-async def open_decider(settings: Settings) -> AsyncIterator[Check]:
+async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
     """The decision over the store of the settings, until the end of the block.
 
     A store that is away is no error: it may come.
@@ -60,13 +61,14 @@ async def open_decider(settings: Settings) -> AsyncIterator[Check]:
         )
         await stack.enter_async_context(policies.watched())
         _spare_garbage_collection()
-        yield Check(
+        yield Decider(
             policies=policies,
             limiter=limiter,
             sources=settings.sources(),
             key_prefix=settings.key_prefix,
             on_store_error=settings.on_store_error,
-            on_shadow_denial=policies.shadow_denied,
+            observers=(policies.shadow_counts,),
+            on_observer_error=ObserverErrorLog(),
         )
 
 

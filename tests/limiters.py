@@ -7,7 +7,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from ratelimitd.core.model import Outcome, TakeRequest
-from ratelimitd.limiter.batcher import BatchLimiter
+from ratelimitd.core.ports import BatchLimiter
 from ratelimitd.limiter.take_script import decode, encode
 from ratelimitd.resources import resource
 

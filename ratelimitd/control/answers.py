@@ -9,7 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from ratelimitd.core.explain import Explanation, TierState
-from ratelimitd.core.model import MICRO, Limit, TierName
+from ratelimitd.core.model import MICRO, Limit
+from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import Problem
 from ratelimitd.instants import Instant
 from ratelimitd.rollout.replicas import Replica

@@ -22,8 +22,8 @@ from ratelimitd.control.answers import (
 from ratelimitd.control.request_spec import RequestSpec, Subject, identity_of
 from ratelimitd.core.bucket import refill
 from ratelimitd.core.explain import explain, keys_of
+from ratelimitd.core.keys import parse_key
 from ratelimitd.core.match import limit_for
-from ratelimitd.core.model import Identity, TierName
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.errors import ConflictError, PolicyError, WaitError
 from ratelimitd.policy.advice import advice
@@ -167,15 +167,17 @@ class Control:
         stored = await self._buckets.read(keys)
         states = []
         for key, bucket in stored.buckets.items():
-            tier, api, shadow = self._named(key, identity)
-            limit = limit_for(policy, tier, identity, api)
+            named = parse_key(key, self._settings.key_prefix)
+            if named is None:
+                continue
+            limit = limit_for(policy, named.tier, identity, named.api)
             now = bucket if limit is None else refill(bucket, limit, stored.now_us)
             states.append(
                 BucketState(
                     key=key,
-                    tier=tier,
-                    api=api,
-                    shadow=shadow,
+                    tier=named.tier,
+                    api=named.api,
+                    shadow=named.shadow,
                     tokens=now.tokens,
                     capacity=None if limit is None else limit.capacity,
                     refill_rate=None if limit is None else limit.refill_rate,
@@ -194,10 +196,3 @@ class Control:
     async def _policy(self) -> PolicySet:
         text = (await self.current()).revision.text
         return policy_set(parse(text), digest_of(text))
-
-    def _named(self, key: str, identity: Identity) -> tuple[TierName, str | None, bool]:
-        """Which bucket of an identity a key is: its tier, its API, and whether it is in shadow."""
-        rest = key.removeprefix(f"{self._settings.key_prefix}:")
-        shadow = rest.startswith("shadow:")
-        _, found, api = rest.partition(f"user:{identity.key}:api:")
-        return (TierName.USER_API, api, shadow) if found else (TierName.USER, None, shadow)

@@ -18,14 +18,14 @@ EXPIRY_MARGIN_US = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """What the store holds for a key: microtokens, and when they were counted (us since the epoch)."""
+    """The value of a key in the store: microtokens, and when they were counted (us since the epoch)."""
 
     tokens: int
     last: int
 
 
 def refill(bucket: Bucket | None, limit: Limit, now_us: int) -> Bucket:
-    """The bucket as it stands at `now_us`; an unknown one is full. A clock before `last` refills nothing."""
+    """The bucket at `now_us`; an unknown one is full. A clock before `last` refills nothing."""
     if bucket is None:
         return Bucket(limit.capacity_micro, now_us)
     elapsed_us = max(0, now_us - bucket.last)
@@ -33,20 +33,20 @@ def refill(bucket: Bucket | None, limit: Limit, now_us: int) -> Bucket:
     return Bucket(min(limit.capacity_micro, bucket.tokens + credit), max(now_us, bucket.last))
 
 
-def take(
+def charge_buckets(
     buckets: Mapping[str, Bucket], request: TakeRequest, now_us: int
 ) -> tuple[Outcome, dict[str, Bucket]]:
-    """The outcome, and the buckets to write: none when the request is denied or takes nothing."""
+    """The outcome of a request, and the buckets to write: none when it is denied or takes nothing."""
     charge, keys, _ = request
     enforced = len(charge.limits)
-    outcome, spent = _take(buckets, keys[:enforced], charge.limits, request, now_us)
+    outcome, changed = _charge(buckets, keys[:enforced], charge.limits, request, now_us)
     if outcome.allowed and charge.shadow:
-        shadow, spent_in_shadow = _take(buckets, keys[enforced:], charge.shadow, request, now_us)
-        return outcome._replace(shadow=shadow), spent | spent_in_shadow
-    return outcome, spent
+        shadow, changed_in_shadow = _charge(buckets, keys[enforced:], charge.shadow, request, now_us)
+        return outcome._replace(shadow=shadow), changed | changed_in_shadow
+    return outcome, changed
 
 
-def _take(
+def _charge(
     buckets: Mapping[str, Bucket],
     keys: Sequence[str],
     limits: Sequence[Limit],
@@ -56,13 +56,18 @@ def _take(
     cost = request.charge.cost
     full = {key: refill(buckets.get(key), limit, now_us) for key, limit in zip(keys, limits, strict=True)}
     allowed = all(bucket.tokens >= cost for bucket in full.values())
-    taken = cost if allowed and not request.look else 0
+    taken = cost if allowed and not request.dry_run else 0
     left = {key: Bucket(bucket.tokens - taken, bucket.last) for key, bucket in full.items()}
     return Outcome(allowed, tuple(bucket.tokens for bucket in left.values())), left if taken else {}
 
 
 def wait_us(deficit: int, refill_rate: float) -> int:
-    """The shortest wait after which so many microtokens have come, by the arithmetic of `refill`."""
+    """The shortest wait, in microseconds, after which `refill` adds at least `deficit` microtokens.
+
+    Args:
+        deficit: microtokens that are missing; none when it is not positive.
+        refill_rate: microtokens per microsecond.
+    """
     if deficit <= 0:
         return 0
     wait = math.floor(deficit / refill_rate)
@@ -70,6 +75,9 @@ def wait_us(deficit: int, refill_rate: float) -> int:
 
 
 def expiry_ms(bucket: Bucket, limit: Limit, now_us: int) -> int:
-    """How long the store keeps a bucket after a write: until it is full again, plus the margin."""
+    """How long the store keeps a bucket after a write: until it is full again, plus the margin.
+
+    Only tests call it: it is the oracle of the script's PEXPIRE.
+    """
     full_in_us = bucket.last - now_us + (limit.capacity_micro - bucket.tokens) / limit.refill_rate
     return math.ceil((full_in_us + EXPIRY_MARGIN_US) / 1000)

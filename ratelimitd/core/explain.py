@@ -1,27 +1,31 @@
-"""What would be decided about a request, and why. It spends nothing: the oracle's word on real buckets."""
+"""Explain what would be decided about a request, and why, without taking tokens.
+
+The oracle decides on the buckets as the store holds them now.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ratelimitd.core.bucket import Bucket, refill, take, wait_us
-from ratelimitd.core.headers import denying_tier
-from ratelimitd.core.match import Terms, denying_shadow, match
-from ratelimitd.core.model import MICRO, Identity, Limit, Request, TierName
+from ratelimitd.core.bucket import Bucket, charge_buckets, refill, wait_us
+from ratelimitd.core.denial import denying_shadow, denying_tier
+from ratelimitd.core.match import MatchedRules, Matcher
+from ratelimitd.core.model import MICRO, Identity, Limit, Request
 from ratelimitd.core.policy import PolicySet
+from ratelimitd.core.tiers import TierName
 
 
 class TierState(NamedTuple):
-    """A tier of a request as it stands now.
+    """One tier of a request, as it is now.
 
     Args:
-        name: which.
+        name: the tier.
         key: its bucket in the store.
         limit: the limit that holds for this request.
         shadow: it cannot deny.
         tokens: microtokens in the bucket now.
         enough: it could pay.
         retry_after_us: until it can pay, if nobody spends meanwhile; 0 when it can.
-        reset_after_us: until it is full, likewise.
+        reset_after_us: until it is full, if nobody spends meanwhile.
     """
 
     name: TierName
@@ -35,20 +39,20 @@ class TierState(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """What a request would get.
+    """What a request would get, and why.
 
     Args:
-        identity: who would be charged.
-        route: the route that matches, by its name in the policy's text, or None.
-        override: the override that holds, likewise.
-        cost: in microtokens, from each tier.
+        identity: the user or address that would be charged.
+        route: the path in the policy's text of the route that matches, or None.
+        override: the path of the override that holds, or None.
+        cost: microtokens, from each tier.
         outcome: `allowed`, `denied`, `blocked` or `exempt`.
         reason: why, as a sentence.
-        denied_by: the tier that says no, or None.
-        shadow: what is in shadow and would have denied, by its name in the policy's text, or None.
-        tiers: those that can deny, then those in shadow.
+        denied_by: the tier that denies, or None.
+        shadow: the path of the part that would deny were it not in shadow, or None.
+        tiers: the tiers that can deny, then those in shadow.
         retry_after_us: until it would be allowed, if nobody spends meanwhile; None unless denied.
-        more: how many such requests at once would be allowed; None when no bucket bounds them.
+        more: how many such requests at once would be allowed; None when no bucket limits them.
     """
 
     identity: Identity
@@ -65,8 +69,8 @@ class Explanation(NamedTuple):
 
 
 def keys_of(policy: PolicySet, request: Request, identity: Identity, key_prefix: str) -> tuple[str, ...]:
-    """The buckets that `explain` wants to know."""
-    return match(policy, request, identity, key_prefix).spend(identity).keys
+    """The keys of the buckets that `explain` needs."""
+    return Matcher(policy, key_prefix).match(request, identity).take_request(identity).keys
 
 
 def explain(  # noqa: PLR0917 - what a decision depends on
@@ -77,27 +81,27 @@ def explain(  # noqa: PLR0917 - what a decision depends on
     buckets: Mapping[str, Bucket],
     now_us: int,
 ) -> Explanation:
-    """The explanation, from the buckets as the store holds them; one that is absent is full."""
-    terms = match(policy, request, identity, key_prefix)
-    spend, cost = terms.spend(identity), terms.charge.cost
-    outcome, _ = take(buckets, spend._replace(look=True), now_us)
-    named = [*((*one, False) for one in terms.limits), *((*one, True) for one in terms.shadow)]
+    """Explain a request, from the buckets as the store holds them; one that is absent is full."""
+    rules = Matcher(policy, key_prefix).match(request, identity)
+    take_request, cost = rules.take_request(identity), rules.charge.cost
+    outcome, _ = charge_buckets(buckets, take_request._replace(dry_run=True), now_us)
+    limits = [*((*one, False) for one in rules.limits), *((*one, True) for one in rules.shadow)]
     tiers = [
         _state(name, key, limit, cost, refill(buckets.get(key), limit, now_us).tokens, shadow=in_shadow)
-        for key, (name, limit, in_shadow) in zip(spend.keys, named, strict=True)
+        for key, (name, limit, in_shadow) in zip(take_request.keys, limits, strict=True)
     ]
     denied_by, retry_after_us = None, None
     if not outcome.allowed:
-        denied_by, retry_after_us = denying_tier(terms.limits, cost, outcome.tokens)
-    shadow = denying_shadow(policy, terms, outcome) if outcome.allowed else None
+        denied_by, retry_after_us = denying_tier(rules.limits, cost, outcome.tokens)
+    shadow = denying_shadow(policy, rules, outcome) if outcome.allowed else None
     left = [state.tokens for state in tiers if not state.shadow]
     return Explanation(
         identity=identity,
-        route=None if terms.route is None else terms.route.name,
-        override=None if terms.override is None else terms.override.name,
+        route=None if rules.route is None else rules.route.name,
+        override=None if rules.override is None else rules.override.name,
         cost=cost,
-        outcome=terms.unlimited if outcome.allowed else "denied",
-        reason=_reason(terms, tiers, denied_by, shadow),
+        outcome=rules.verdict_without_buckets.value if outcome.allowed else "denied",
+        reason=_reason(rules, tiers, denied_by, shadow),
         denied_by=denied_by,
         shadow=shadow,
         tiers=tuple(tiers),
@@ -119,17 +123,19 @@ def _state(name: TierName, key: str, limit: Limit, cost: int, tokens: int, *, sh
     )
 
 
-def _reason(terms: Terms, tiers: Sequence[TierState], denied_by: TierName | None, shadow: str | None) -> str:
-    if terms.blocked and terms.override is not None:
-        return f"{terms.override.name} blocks it"
-    if terms.exempt_by is not None:
-        return f"{terms.exempt_by} exempts it"
+def _reason(
+    rules: MatchedRules, tiers: Sequence[TierState], denied_by: TierName | None, shadow: str | None
+) -> str:
+    if rules.blocked and rules.override is not None:
+        return f"{rules.override.name} blocks it"
+    if rules.exempt_by is not None:
+        return f"{rules.exempt_by} exempts it"
     if not tiers:
         return "no tier is on"
-    cost = f"{terms.charge.cost / MICRO:g}"
+    cost = f"{rules.charge.cost / MICRO:g}"
     for state in tiers:
         if state.name == denied_by and not state.shadow:
-            held = state.tokens // 1000 / 1000  # rounded down, as nobody is denied who could pay
+            held = state.tokens // 1000 / 1000  # rounded down, so that it never reads like enough
             return f"{state.name} holds {held:.3f} tokens and the request costs {cost}"
     if shadow is not None:
         return f"every tier that can deny can pay {cost}; {shadow} is in shadow and would deny"

@@ -1,8 +1,9 @@
-"""Request -> Identity. No request can name a bucket that is not its own.
+"""Identify the user or address behind a request. No request can name the bucket of another.
 
 A key is either a plain one, in which every byte outside RFC 3986's unreserved set is percent-encoded, or it
 holds an `=`, which encoding never leaves in a plain one: `ip=...` for an address, `sha256=...` for a long
-value, `=anonymous` for nobody. So no two sources share a key, and no value can forge another's.
+value, `=anonymous` for requests without an identity. So no two sources
+share a key, and no value can forge another's.
 """
 
 import hashlib
@@ -14,13 +15,13 @@ from urllib.parse import quote
 from ratelimitd.core.model import Identity, Request
 
 Source = Callable[[Request], Identity | None]
-"""Names who is behind a request, or None: then the next source is asked."""
+"""Identifies a request, or returns None, so that the next source is tried."""
 
 MAX_PLAIN_KEY = 128
 """Longest plain key, in characters: a longer one is replaced by its hash, so memory stays bounded."""
 
 ANONYMOUS = Identity("anonymous", "=anonymous")
-"""All requests that no source can name share one bucket."""
+"""The identity of every request that no source can identify: they share one bucket."""
 
 HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 """RFC 9110 section 5.6.2, `token`, in lower case."""
@@ -28,7 +29,7 @@ HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 def plain_key(value: str) -> str:
     """The key of a name. Bytes that were not UTF-8 keep their identity: `%FF` is not `%FE`."""
-    # Most names are plain already, and two looks take less time than quote.
+    # Most names are plain already, and these two checks take less time than quote.
     key = value if value.isalnum() and value.isascii() else quote(value, safe="", errors="surrogateescape")
     if len(key) <= MAX_PLAIN_KEY:
         return key
@@ -36,7 +37,7 @@ def plain_key(value: str) -> str:
 
 
 def address_key(text: str) -> str | None:
-    """The key of an IP address, or None when `text` is none. IPv6 counts by its /64, one subnet."""
+    """The key of an IP address, or None when `text` is not one. An IPv6 address counts as its /64."""
     try:
         address = ipaddress.ip_address(text.strip())
     except ValueError:
@@ -50,7 +51,7 @@ def address_key(text: str) -> str | None:
 
 
 def header_source(name: str) -> Source:
-    """Identifies by a request header. A value with a comma may be two headers joined, so it names nobody."""
+    """Identifies by a request header. A value with a comma is ignored: it may be two headers joined."""
 
     def identify_by_header(request: Request) -> Identity | None:
         value = request.headers.get(name, "").strip(" \t")
@@ -62,11 +63,11 @@ def header_source(name: str) -> Source:
 
 
 def address_source(trusted_header: str | None) -> Source:
-    """Identifies by the client's address: a header that Envoy itself overwrites, else the peer's."""
+    """Identifies by the client's address: from a header that Envoy itself overwrites, else the peer's."""
 
     def identify_by_address(request: Request) -> Identity | None:
-        vouched = request.headers.get(trusted_header, "") if trusted_header else ""
-        key = address_key(vouched) or address_key(request.peer_address)
+        trusted = request.headers.get(trusted_header, "") if trusted_header else ""
+        key = address_key(trusted) or address_key(request.peer_address)
         return None if key is None else Identity("address", key)
 
     return identify_by_address
@@ -83,13 +84,13 @@ def parse_sources(text: str, trusted_header: str | None) -> tuple[Source, ...]:
             sources.append(address_source(trusted_header))
         else:
             raise ValueError(
-                f"{part.strip()!r} is no identity source; use header:NAME or address, separated by commas"
+                f"{part.strip()!r} is not an identity source; use header:NAME or address, separated by commas"
             )
     return tuple(sources)
 
 
 def identify(sources: Sequence[Source], request: Request) -> Identity:
-    """The first identity that a source can vouch for, else ANONYMOUS."""
+    """The first identity that a source finds, else ANONYMOUS."""
     for source in sources:
         identity = source(request)
         if identity is not None:

@@ -1,6 +1,6 @@
-"""The values of a decision. Each is immutable and valid once built.
+"""The values that a decision is made of. Each is immutable and valid once built.
 
-Those that every decision builds anew are tuples with names: a frozen dataclass takes three times as long.
+Values that every decision builds anew are named tuples: a frozen dataclass takes three times as long.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 MICRO = 1_000_000
-"""Microtokens in a token. Buckets count in whole microtokens: no rounding error can ever add up to a token.
+"""Microtokens in a token. Buckets count in whole microtokens, so rounding errors never add up to a token.
 
 It is also microseconds in a second, so a refill rate in tokens per second is the same number in microtokens
 per microsecond.
@@ -22,9 +22,15 @@ MAX_EXACT = 1 << 53
 class Request(NamedTuple):
     """An HTTP request as Envoy describes it.
 
-    `path` has no query; header names are lower-case; duplicates of a header are joined with a comma; bytes
-    that are not UTF-8 are surrogate escapes (PEP 383). `context` is what the operator attached to the route.
-    `traceparent` names the trace of the call (W3C Trace Context) and is empty when it has none.
+    Args:
+        method: upper-case, as sent.
+        path: without the query.
+        host: the authority that the client asked for.
+        headers: by lower-case name; duplicates of a header are joined with a comma, and bytes that are not
+            UTF-8 are surrogate escapes (PEP 383).
+        peer_address: the client's IP address as Envoy sees it, without a port.
+        context: what the operator attached to the route in Envoy (context_extensions).
+        traceparent: the trace that the call belongs to (W3C Trace Context), empty when it has none.
     """
 
     method: str
@@ -37,22 +43,19 @@ class Request(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Who is charged. `key` is safe inside a bucket's key; `kind` says which source it came from."""
+    """The user or address that is charged.
+
+    Args:
+        kind: the source that found it: `header`, `address` or `anonymous`.
+        key: its name, safe inside the key of a bucket.
+    """
 
     kind: str
     key: str
 
 
-class TierName(StrEnum):
-    """The three buckets that a request spends from, widest first."""
-
-    GLOBAL = "global"
-    USER = "user"
-    USER_API = "user_api"
-
-
 class Limit(NamedTuple):
-    """A bucket's size in tokens and its refill in tokens per second. Both are above 0 and finite."""
+    """The size of a bucket in tokens, and its refill in tokens per second. Both are above 0 and finite."""
 
     capacity: int
     refill_rate: float
@@ -65,12 +68,14 @@ class Limit(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Charge:
-    """What all requests of a kind take, whoever sends them. Equal to itself alone.
+    """A cost and the limits that it is checked against, shared by all requests with the same rules.
+
+    A charge equals only itself, so it can be a cheap key of a cache.
 
     Args:
-        cost: in microtokens, from each bucket.
-        limits: those of the buckets that can deny.
-        shadow: those of the buckets that cannot.
+        cost: microtokens that are taken from each bucket.
+        limits: of the buckets that can deny.
+        shadow: of the buckets in shadow, which cannot deny.
     """
 
     cost: int
@@ -79,24 +84,30 @@ class Charge:
 
 
 class TakeRequest(NamedTuple):
-    """Take the charge's cost from every bucket, or from none.
+    """Takes the charge's cost from every bucket that can deny, or from none of them.
 
-    `keys` are the buckets, one for each limit of the charge, those in shadow last; all differ. When those
-    that can deny could pay, the cost is taken from all in shadow, or from none of these. With `look` nothing
-    is taken: the outcome is the real one, with the tokens before it.
+    Once those can pay, the cost is also taken from every bucket in shadow, or from none of these.
+
+    Args:
+        charge: the cost and the limits.
+        keys: the buckets, one for each limit of the charge, those in shadow last; all differ.
+        dry_run: takes nothing. The outcome is the real one, with the tokens that are there now.
     """
 
     charge: Charge
     keys: tuple[str, ...]
-    look: bool = False
+    dry_run: bool = False
 
 
 class Outcome(NamedTuple):
-    """What a TakeRequest got. `tokens` are the microtokens left in the buckets that can deny, in their order.
+    """The result of a TakeRequest.
 
-    None is a bucket of which nothing is known. An allowed outcome knows all of them, a denied one at least
-    the one that said no. `shadow` is the outcome of the buckets in shadow; None when there are none, and when
-    the request was denied without them.
+    Args:
+        allowed: every bucket that can deny could pay.
+        tokens: microtokens left in these buckets, in their order. None stands for a bucket whose tokens are
+            not known: an allowed outcome knows all of them, a denied one at least the one that denied.
+        shadow: the outcome of the buckets in shadow; None when there are none, and when the request was
+            denied before they were looked at.
     """
 
     allowed: bool
@@ -105,50 +116,32 @@ class Outcome(NamedTuple):
 
 
 class OnStoreError(StrEnum):
-    """The answer when the store cannot decide: 503, go ahead, or let Envoy's failure_mode_allow choose."""
+    """The reply when the store cannot decide."""
 
     DENY = "deny"
+    """503."""
+
     ALLOW = "allow"
+    """The request goes on."""
+
     ENVOY = "envoy"
+    """503, unless Envoy's `failure_mode_allow` lets the request go on."""
 
 
-class Reply(StrEnum):
-    """Which of CheckResponse's three answers is given."""
+class Verdict(StrEnum):
+    """The five ways to decide a request."""
 
-    OK = "ok_response"
-    DENIED = "denied_response"
-    ERROR = "error_response"
+    ALLOWED = "allowed"
+    """Every tier could pay, or all tiers are off."""
 
+    DENIED = "denied"
+    """A tier could not pay."""
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Verdict:
-    """What many requests are told alike. Equal to itself alone, so its bytes can be remembered by it.
+    BLOCKED = "blocked"
+    """An override refuses the request."""
 
-    Args:
-        reply: which kind of answer.
-        http_status: for the client; unused with `Reply.OK`, as is `body`.
-        headers: names are lower-case, each at most once; values are printable ASCII. With `Reply.OK` they are
-            added to the upstream's answer.
-        body: for the client.
-        metadata: reaches Envoy's access log.
-    """
+    EXEMPT = "exempt"
+    """A route or an override lets the request go on without taking tokens."""
 
-    reply: Reply
-    http_status: int
-    headers: tuple[tuple[str, str], ...] = ()
-    body: str = ""
-    metadata: tuple[tuple[str, str], ...] = ()
-
-
-class Answer(NamedTuple):
-    """What Envoy is told.
-
-    Args:
-        verdict: what others are told too.
-        rate_limit: the header `ratelimit`; none when empty.
-        remaining: whole tokens in the bucket that decided, for the access log; None where none did.
-    """
-
-    verdict: Verdict
-    rate_limit: str = ""
-    remaining: int | None = None
+    UNDECIDED = "undecided"
+    """The store gave no answer."""

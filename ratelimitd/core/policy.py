@@ -1,20 +1,24 @@
-"""A policy as a decision uses it: compiled once, immutable, and read without a scan.
+"""A policy as decisions use it: compiled once, immutable, and looked up without a scan.
 
-Each part is equal to itself alone, so what was made of it can be remembered by it.
+Each part equals only itself, so it can be a cheap key of a cache.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ratelimitd.core.model import Identity, Limit, OnStoreError, Request, TierName
+from ratelimitd.core.model import Identity, Limit, OnStoreError, Request
 from ratelimitd.core.routes import RouteTable
+from ratelimitd.core.tiers import TierName
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TierRule:
     """A tier that is on.
 
-    `on_store_error` is its answer to a store that is away; None leaves it to the setting.
+    Args:
+        limit: its limit, unless a route or an override has another.
+        shadow: it counts what it would deny, and denies nothing.
+        on_store_error: its reply when the store cannot decide; None leaves it to the setting.
     """
 
     limit: Limit
@@ -24,18 +28,18 @@ class TierRule:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """What holds for the requests that a pattern matches.
+    """The rules for the requests that a pattern matches.
 
     Args:
-        name: where it stands in the policy's text, such as `routes[3]`.
-        pattern: the paths, as RouteTable knows them.
-        methods: upper-case; None is any.
+        name: its path in the policy's text, such as `routes[3]`.
+        pattern: the paths, as RouteTable reads them.
+        methods: upper-case; None matches every method.
         api: the name of the bucket that these requests share per user.
-        cost: in tokens; 0 takes none, and is never denied.
-        user_api: its own limit of that tier, in place of the policy's.
-        exempt: takes nothing and is always allowed.
+        cost: in tokens; a request that costs 0 takes none and is never denied.
+        limits: limits of its own, by tier, in place of the tiers'.
+        exempt: its requests take nothing and are always allowed.
         shadow: none of its tiers can deny.
-        on_store_error: as in TierRule; it wins over those of tiers.
+        on_store_error: the reply when the store cannot decide, in place of those of the tiers.
     """
 
     name: str
@@ -43,7 +47,7 @@ class Route:
     methods: frozenset[str] | None
     api: str
     cost: int = 1
-    user_api: Limit | None = None
+    limits: Mapping[TierName, Limit] = field(default_factory=dict)
     exempt: bool = False
     shadow: bool = False
     on_store_error: OnStoreError | None = None
@@ -51,15 +55,18 @@ class Route:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Override:
-    """What holds for somebody in place of the policy's limits and a route's.
+    """The rules for one user, address, header value or context value, in place of tiers and routes.
 
-    `name` is where it stands in the policy's text, such as `overrides.users.alice`. A blocked request is
-    refused whatever its route says. `shadow`: none of its tiers can deny, and it is not refused.
+    Args:
+        name: its path in the policy's text, such as `overrides.users.alice`.
+        limits: limits of its own, by tier, in place of those of tiers and routes.
+        exempt: its requests take nothing and are always allowed.
+        blocked: its requests are refused, whatever their route says.
+        shadow: none of its tiers can deny, and its requests are not refused.
     """
 
     name: str
-    user: Limit | None = None
-    user_api: Limit | None = None
+    limits: Mapping[TierName, Limit] = field(default_factory=dict)
     exempt: bool = False
     blocked: bool = False
     shadow: bool = False
@@ -70,13 +77,14 @@ class PolicySet:
     """The policy in force.
 
     Args:
-        digest: identifies its text: the first 12 hex digits of the SHA-256.
+        digest: the first 12 hex digits of the SHA-256 of its text: the same on every replica.
         tiers: the tiers that are on.
-        routes: the first that matches holds.
+        routes: the first that matches a request holds.
         by_identity: overrides by Identity.key. They come before those by header, which come before those by
-            context; within one of these the first name that has an override for the request's value holds.
-        by_header: by the name of a trusted header, lower-case, then by its value.
-        by_context: by the key that the operator attached to the route, then by its value.
+            context. Among headers, and among context keys, the first that has an override for the request's
+            value holds.
+        by_header: overrides by the lower-case name of a header that Envoy sets, then by its value.
+        by_context: overrides by the key of a route's context, then by its value.
         shadow: no tier can deny.
     """
 
@@ -89,11 +97,11 @@ class PolicySet:
     shadow: bool = False
 
     def route(self, request: Request) -> Route | None:
-        """The route of a request."""
+        """The first route that matches a request."""
         return None if self.routes is None else self.routes.find(request.method, request.path)
 
     def override(self, request: Request, identity: Identity) -> Override | None:
-        """The override for a request of this identity."""
+        """The override that holds for a request of this identity."""
         found = self.by_identity.get(identity.key)
         if found is None and self.by_header:
             found = _first(self.by_header.items(), request.headers)

@@ -1,23 +1,47 @@
-"""What the core asks of the world: two ports, each small enough to fake in a test."""
+"""The ports of the core: its needs, which the rest of the program meets. Each is easy to fake in a test."""
 
-from collections.abc import Awaitable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.core.policy import PolicySet
 
+if TYPE_CHECKING:  # a decision is made over these ports
+    from ratelimitd.core.decide import Decision
+
 
 class Limiter(Protocol):
-    """Takes tokens. Wrappers have the same one method, so they stack."""
+    """Takes tokens. A wrapper has the same one method, so limiters stack."""
 
     def take(self, request: TakeRequest) -> Awaitable[Outcome]:
-        """The outcome. Raises StoreError: nothing is known about it."""
+        """The outcome. Raises StoreError when there is none; tokens may have been taken all the same."""
+        ...
+
+
+BatchCallback = Callable[[Sequence[Outcome] | Exception], None]
+"""Called exactly once: with one outcome per request, in order, or with a StoreError, after which the state of
+every request is unknown. Any other error is a defect."""
+
+
+class BatchLimiter(Protocol):
+    """Takes tokens for many requests in one call."""
+
+    def submit(self, requests: Sequence[TakeRequest], callback: BatchCallback) -> None:
+        """Starts one call. `callback` is called when it ends, and not before `submit` has returned."""
         ...
 
 
 class Policies(Protocol):
-    """Hands out the policy in force."""
+    """Gives the policy in force."""
 
     def current(self) -> PolicySet:
         """The policy in force. Raises StoreError while none could be read yet."""
+        ...
+
+
+class Observer(Protocol):
+    """Sees every decision: for metrics, usage counts or traces. It cannot change one, not even by failing."""
+
+    def decided(self, decision: "Decision") -> None:
+        """Called after each decision, on the event loop: it must return at once."""
         ...

@@ -1,7 +1,7 @@
 """Path patterns. The first pattern that matches wins, found in the depth of the path and not by a scan.
 
-A path is the list of its segments: what stands between slashes. Empty ones do not count, so neither a slash
-at the end nor a doubled one gets a request out of its route. Case counts, as it does in Envoy's routes.
+A path is the list of its segments, the parts between slashes. Empty segments do not count, so neither a
+trailing slash nor a doubled one takes a request out of its route. Case counts, as it does in Envoy's routes.
 
     /api/search         that path
     /api/users/*/orders `*` is exactly one segment
@@ -19,16 +19,16 @@ _LITERAL = re.compile(r"[^*?#\s\x00-\x1f\x7f]+")
 
 
 class Matchable(Protocol):
-    """What a table can hold."""
+    """A rule that a table can hold."""
 
     @property
     def pattern(self) -> str:
-        """The paths it is for, as `pattern_segments` reads them."""
+        """The pattern of the paths that it matches, as `pattern_segments` reads it."""
         ...
 
     @property
     def methods(self) -> frozenset[str] | None:
-        """The methods it is for, upper-case; None is any."""
+        """The methods that it matches, upper-case; None matches every method."""
         ...
 
 
@@ -69,7 +69,7 @@ def covers(wide: Sequence[str], narrow: Sequence[str]) -> bool:
 
 
 class _Entry(NamedTuple, Generic[R]):
-    """A rule, and its place among all."""
+    """A rule and its position among all."""
 
     at: int
     methods: frozenset[str] | None
@@ -77,7 +77,7 @@ class _Entry(NamedTuple, Generic[R]):
 
 
 class _Node(Generic[R]):
-    """One step of the tree: what may follow it, what ends here, and what takes any rest."""
+    """A node of the tree: its children, the rules that end here, and those that take any rest."""
 
     __slots__ = ("any_segment", "ends", "literal", "rest")
 
@@ -89,7 +89,7 @@ class _Node(Generic[R]):
 
 
 class RouteTable(Generic[R]):
-    """Rules by path and method. Raises ValueError for a pattern that is none."""
+    """Rules by path and method. Raises ValueError for an invalid pattern."""
 
     def __init__(self, rules: Iterable[R] = ()) -> None:
         self.rules = tuple(rules)

@@ -1,1 +1,1 @@
-"""Limiters, each around the next. The upper ones take one request (core.ports.Limiter), the lowest many."""
+"""Limiters, each around the next: `DenyCache(Batcher(RedisLimiter))`. The ports are in `core/ports.py`."""

@@ -1,18 +1,19 @@
-"""Decisions that arrive while calls are in flight travel together in the next one. There is no timer.
+"""Collect decisions that arrive while calls are in flight, and send them together in the next call.
 
-The callers of one event-loop turn go into the same call while it has room; a single caller goes in the next
-turn. A caller that gives up before its call begins is not part of it, so it costs nobody a token.
+No timer delays a call. The callers of one event-loop turn go into the same call while it has room; a single
+caller goes in the next turn. A caller that gives up before its call starts is not part of it, so it costs no
+token.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from ratelimitd.core.model import Outcome, TakeRequest
-from ratelimitd.core.ports import Limiter
+from ratelimitd.core.ports import BatchLimiter, Limiter
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.settings import MAX_BATCH, MAX_IN_FLIGHT
@@ -21,34 +22,22 @@ MAX_WAITING = 4096
 """Callers that may wait; beyond that none could be answered in time anyway."""
 
 GRACE_TURNS = 2
-"""Turns of the event loop that a deadline waits once it is due.
+"""Turns of the event loop by which an expired deadline is delayed.
 
-After a stall of the loop its timers may come before what has arrived meanwhile. That is read before the
-second turn is over, and reaches its callers in the turn that reads it.
+After a stall of the loop its timers may run before the data that has arrived meanwhile. That data is read
+before the second turn is over, and reaches its callers in the turn that reads it.
 """
 
-Done = Callable[[Sequence[Outcome] | Exception], None]
-"""Is told once: an outcome for each request, in order, or a StoreError, and nothing is known about any."""
-
-
-class BatchLimiter(Protocol):
-    """Takes tokens, for many decisions at once."""
-
-    def submit(self, requests: Sequence[TakeRequest], done: Done) -> None:
-        """One call. `done` is told what became of it, and not before this has returned."""
-        ...
-
-
 _Caller = tuple[TakeRequest, asyncio.Future[Outcome], float]
-"""What it wants, what will hold its outcome, and when it is due, in seconds of the event loop."""
+"""A caller's request, the future of its outcome, and its deadline in seconds of the event loop's clock."""
 
 
 class Batcher:
-    """A limiter that makes few and full calls of another. Use it as an async context manager.
+    """Turns single requests into few, full calls of a batch limiter. Use it as an async context manager.
 
     Args:
-        limiter: gets the calls.
-        timeout_s: how long a caller waits, in its queue and for its call together.
+        limiter: makes the calls.
+        timeout_s: how long a caller waits, for its call to start and to end.
         max_batch: requests in one call, at most.
         max_in_flight: calls at once, at most.
     """
@@ -80,7 +69,7 @@ class Batcher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits for the calls that are left."""
+        """Waits for the calls in flight."""
         while self._in_flight or self._about_to_call:
             self._ended.clear()
             await self._ended.wait()
@@ -88,9 +77,9 @@ class Batcher:
             self._timer.cancel()
 
     def take(self, request: TakeRequest) -> Awaitable[Outcome]:
-        """The outcome. Raises StoreError when it is late, at once when too many wait."""
+        """The outcome. Raises StoreError after the timeout, and at once when too many callers wait."""
         if len(self._waiting) >= MAX_WAITING:
-            error = StoreError(f"{MAX_WAITING} decisions are waiting for the store already")
+            error = StoreError(f"{MAX_WAITING} decisions already wait for the store")
             self._outages.failed(error)
             raise error
         outcome = self._loop.create_future()
@@ -104,7 +93,7 @@ class Batcher:
         return outcome
 
     def _expire(self, turns: int) -> None:
-        """Fails who has waited too long. All may wait equally long, so they stand in order for one timer."""
+        """Fails callers past their deadline. All have the same timeout, so one timer serves them in order."""
         if turns:
             self._loop.call_soon(self._expire, turns - 1)
             return
@@ -127,12 +116,12 @@ class Batcher:
             requests = [request for request, _, _ in callers]
             try:
                 self._limiter.submit(requests, partial(self._answered, callers))
-            except Exception as error:  # noqa: BLE001 - it is the callers' to handle, whatever it is
+            except Exception as error:  # noqa: BLE001 - every caller gets it
                 self._answered(callers, error)
         self._go_on()
 
     def _go_on(self) -> None:
-        """Another call, or the end, if it is time."""
+        """Schedules the next call if there is room, or wakes up `__aexit__` when nothing is left."""
         if self._waiting:
             if self._in_flight < self._max_in_flight and not self._about_to_call:
                 self._about_to_call = True
@@ -144,7 +133,7 @@ class Batcher:
         callers: list[_Caller] = []
         while self._waiting and len(callers) < self._max_batch:
             caller = self._waiting.popleft()
-            if not caller[1].done():  # it gave up
+            if not caller[1].done():  # the caller gave up
                 callers.append(caller)
         return callers
 
@@ -157,7 +146,7 @@ class Batcher:
             for (_, outcome, _), known in zip(callers, answer, strict=True):
                 if not outcome.done():
                     outcome.set_result(known)
-                    self._outages.over()
+                    self._outages.succeeded()
         while self._unanswered and self._unanswered[0][1].done():
             self._unanswered.popleft()
         self._go_on()

@@ -1,12 +1,12 @@
-"""A denial tells when its bucket can pay again. Until then more requests on it are denied here.
+"""Deny locally while a bucket is known to hold too little: a denial says when its bucket can pay again.
 
-Whom this denies at an instant, the store would have denied at that instant: a denial spends nothing, and what
-others spend only lowers a bucket, so it holds at most the tokens that the store counted and the refill since
-the call was sent. While that is less than a cost, the answer to it is known.
+Invariant: a request denied here would also have been denied by the store at the same instant. A denial spends
+nothing, and other requests only lower a bucket, so a bucket holds at most the tokens that the store counted
+plus the refill since the call was sent. While that is less than a cost, the store's answer is known.
 
-The wait is told from the tokens counted and the refill since the answer came. If nobody spent meanwhile the
-bucket holds at least that, so the wait is never too short, to the microtoken. It is too long by no more than
-the call took.
+The wait is computed from the tokens counted plus the refill since the answer was received. If nobody spent
+meanwhile, the bucket holds at least that, so the wait is never too short, to the microtoken. It is too long
+by at most the duration of the call.
 
 Both need limits that stay equal, and a local clock that runs as fast as the store's.
 """
@@ -21,29 +21,32 @@ from ratelimitd.core.model import Charge, Limit, Outcome, TakeRequest
 from ratelimitd.core.ports import Limiter
 
 TRUST_US = 1_000_000
-"""How long after its call was sent a denial is used. The store is then asked again: one call per second and
-bucket costs nothing.
+"""How long after its call was sent a denial is used. Then the store is asked again: one call per second and
+bucket is cheap.
 
-It bounds what a replica cannot see: a bucket deleted by hand or by a reset, a store that failed over empty, a
-step of the store's clock, limits that another replica changed earlier, a machine that slept.
+This bounds the effect of what a replica cannot see: a bucket deleted by hand or by a reset, a store that
+failed over empty, a step of the store's clock, limits that another replica changed earlier, a suspended
+machine.
 """
 
 ROUNDING = 2
 """Microtokens by which the refill after a count may be more than computed here.
 
-The store computes one refill from `last` until now; here it is in two parts, each rounded down, which may
-lose one. The other is for a double product that the store's arithmetic rounds up to a whole number.
+The store computes one refill from `last` until now; here it has two parts, each rounded down, which may lose
+one microtoken. The other covers a double product that the store rounds up to a whole number.
 """
 
+MAX_ENTRIES = 100_000
+"""Buckets whose denials are kept: about 40 MB."""
 
 RECOUNT_US = 10_000
-"""How long a denial that was made here is given again as it is, if it holds so long: a wait is told longer by
-no more than that. Counting anew is most of the work of denying somebody who asks again and again.
+"""How long a computed denial is reused unchanged, if it holds that long; `retry-after` is too long by at most
+this. Computing it is most of the work of a repeat denial.
 """
 
 
-class _Given(NamedTuple):
-    """A denial that was made here: what it was for, and until when it is given again."""
+class _Reusable(NamedTuple):
+    """A computed denial: the request it was for, and until when (us) it is reused."""
 
     charge: Charge
     keys: tuple[str, ...]
@@ -52,7 +55,7 @@ class _Given(NamedTuple):
 
 
 class _Denial(NamedTuple):
-    """The microtokens of one bucket, counted by the store between two local instants (us)."""
+    """The microtokens of one bucket, which the store counted between two local instants (us)."""
 
     limit: Limit
     tokens: int
@@ -60,43 +63,44 @@ class _Denial(NamedTuple):
     received_us: int
 
     def at_most(self, now_us: int) -> int:
-        """What the bucket cannot hold more than."""
+        """Microtokens that the bucket cannot exceed."""
         refilled = floor((now_us - self.sent_us) * self.limit.refill_rate)
         return min(self.limit.capacity_micro, self.tokens + refilled + ROUNDING)
 
 
 def monotonic_us() -> int:
-    """Microseconds on this machine's monotonic clock, from an unknown beginning."""
+    """Microseconds of this machine's monotonic clock, since an unknown instant."""
     return time.monotonic_ns() // 1000
 
 
 class DenyCache:
-    """Denies what is known to be denied and asks the limiter that it wraps about the rest.
+    """Denies requests that the store would deny, and passes the rest to the limiter that it wraps.
 
     Args:
-        limiter: is asked about everything else.
-        now_us: a clock in microseconds that never steps; where it begins does not matter.
-        max_entries: buckets that are remembered; beyond that the least recently used is forgotten.
+        limiter: takes the tokens of all other requests.
+        now_us: a clock in microseconds that never steps, since any instant.
+        max_entries: buckets whose denials are kept; the least recently used are dropped first. An entry takes
+            about 0.4 kB.
     """
 
     def __init__(
-        self, limiter: Limiter, *, now_us: Callable[[], int] = monotonic_us, max_entries: int = 100_000
+        self, limiter: Limiter, *, now_us: Callable[[], int] = monotonic_us, max_entries: int = MAX_ENTRIES
     ) -> None:
         self._limiter = limiter
         self._now_us = now_us
         self._max_entries = max_entries
         self._denials: OrderedDict[str, _Denial] = OrderedDict()
-        self._given: dict[str, _Given] = {}  # by the last key that can deny
+        self._reusable: dict[str, _Reusable] = {}  # by the last key that can deny
 
     def clear(self) -> None:
-        """Forgets every denial, also one that is on its way: for new limits, and after a bucket's reset."""
-        self._given.clear()
-        self._denials = OrderedDict()  # a call that was sent before writes to the one that nobody reads now
+        """Drops every denial, also one that is in flight: for new limits, and after a bucket's reset."""
+        self._reusable.clear()
+        self._denials = OrderedDict()  # a call in flight writes to the dictionary that is dropped here
 
     async def take(self, request: TakeRequest) -> Outcome:
-        """The outcome. One made here has None for a tier of which nothing is known.
+        """The outcome. A local denial has None for a tier whose tokens are not known.
 
-        Raises the wrapped limiter's StoreError when it was needed.
+        Raises the StoreError of the wrapped limiter.
         """
         sent_us = self._now_us()
         outcome = self._denied(request, sent_us)
@@ -116,16 +120,16 @@ class DenyCache:
                 break
         else:
             return None
-        given = self._given.get(keys[len(charge.limits) - 1])
-        if given and now_us < given.until_us and given.charge is charge and given.keys == keys:
-            return given.outcome
-        return self._counted(charge, keys, now_us)
+        reusable = self._reusable.get(keys[len(charge.limits) - 1])
+        if reusable and now_us < reusable.until_us and reusable.charge is charge and reusable.keys == keys:
+            return reusable.outcome
+        return self._computed(charge, keys, now_us)
 
-    def _counted(self, charge: Charge, keys: tuple[str, ...], now_us: int) -> Outcome | None:
-        """The same from the tokens as they are now. A denial that will hold is noted, to be given again."""
+    def _computed(self, charge: Charge, keys: tuple[str, ...], now_us: int) -> Outcome | None:
+        """The denial from the tokens now, or None. One that holds long enough is kept for reuse."""
         denying: _Denial | None = None
         tokens: list[int | None] = []
-        for key, limit in zip(keys, charge.limits, strict=False):  # those in shadow, at the end, deny nobody
+        for key, limit in zip(keys, charge.limits, strict=False):  # those in shadow, at the end, cannot deny
             denial = self._denials.get(key)
             if denial is None or denial.limit != limit or now_us - denial.sent_us > TRUST_US:
                 tokens.append(None)
@@ -137,20 +141,20 @@ class DenyCache:
             tokens.append(min(limit.capacity_micro, at_least))
         if denying is None:
             return None
-        outcome = Outcome(False, tuple(tokens))  # noqa: FBT003 - a field of it
+        outcome = Outcome(False, tuple(tokens))  # noqa: FBT003 - the field `allowed`
         until_us = now_us + RECOUNT_US
         if until_us - denying.sent_us <= TRUST_US and denying.at_most(until_us) < charge.cost:
-            if len(self._given) >= self._max_entries:
-                self._given.clear()
-            self._given[keys[len(charge.limits) - 1]] = _Given(charge, keys, until_us, outcome)
+            if len(self._reusable) >= self._max_entries:
+                self._reusable.clear()
+            self._reusable[keys[len(charge.limits) - 1]] = _Reusable(charge, keys, until_us, outcome)
         return outcome
 
     def _remember(
         self, denials: OrderedDict[str, _Denial], request: TakeRequest, outcome: Outcome, sent_us: int
     ) -> None:
-        """Notes what a denial tells, in the `denials` of the instant at which its request was sent."""
+        """Keeps the tokens that a denial reports, in the `denials` of when its request was sent."""
         received_us = self._now_us()
-        self._given.clear()  # it may have been counted from older numbers
+        self._reusable.clear()  # they may have been computed from older tokens
         for key, limit, tokens in zip(request.keys, request.charge.limits, outcome.tokens, strict=False):
             if tokens is not None:
                 denials[key] = _Denial(limit, tokens, sent_us, received_us)

@@ -1,4 +1,4 @@
-"""Takes tokens in Redis, one script call per batch."""
+"""Take tokens in Redis, with one script call per batch."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from functools import partial
 from redis.exceptions import NoScriptError
 
 from ratelimitd.core.model import TakeRequest
+from ratelimitd.core.ports import BatchCallback, BatchLimiter
 from ratelimitd.errors import StoreError
-from ratelimitd.limiter.batcher import BatchLimiter, Done
 from ratelimitd.limiter.take_script import decode, encode
 from ratelimitd.resources import resource
 from ratelimitd.store.link import Link
@@ -22,31 +22,31 @@ class RedisLimiter:
         self._script = resource("lua/take.lua").read_text()
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
-    def submit(self, requests: Sequence[TakeRequest], done: Done) -> None:
-        """One call of the script. With a StoreError tokens may have been taken all the same."""
+    def submit(self, requests: Sequence[TakeRequest], callback: BatchCallback) -> None:
+        """Starts one call of the script. After a StoreError tokens may have been taken all the same."""
         keys, arguments = encode(requests)
         call = (len(keys), *keys, *arguments)
 
         def answered(reply: object) -> None:
             if isinstance(reply, NoScriptError):
-                # A restart or SCRIPT FLUSH lost it. EVAL runs it and caches it again in the same round trip.
-                self._link.call(("EVAL", self._script, *call), partial(_tell, done, requests))
+                # A restart or SCRIPT FLUSH lost the script. EVAL runs it and caches it in one round trip.
+                self._link.call(("EVAL", self._script, *call), partial(_finish, callback, requests))
             else:
-                _tell(done, requests, reply)
+                _finish(callback, requests, reply)
 
         self._link.call(("EVALSHA", self._sha, *call), answered)
 
 
-def _tell(done: Done, requests: Sequence[TakeRequest], reply: object) -> None:
+def _finish(callback: BatchCallback, requests: Sequence[TakeRequest], reply: object) -> None:
     if isinstance(reply, Exception):
-        done(StoreError(f"the store failed: {reply}"))
+        callback(StoreError(f"the store failed: {reply}"))
         return
     try:
         outcomes = decode(reply, requests)
     except StoreError as error:
-        done(error)
+        callback(error)
     else:
-        done(outcomes)
+        callback(outcomes)
 
 
 _port: type[BatchLimiter] = RedisLimiter

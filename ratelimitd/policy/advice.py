@@ -3,8 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 
-from ratelimitd.core.model import TierName
 from ratelimitd.core.routes import ANY_REST, ANY_SEGMENT, covers, pattern_segments
+from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import Problem
 from ratelimitd.policy.document import FlatPolicy, OverrideEntry, PolicyDocument, RouteEntry, TierEntry
 

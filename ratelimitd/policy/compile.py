@@ -6,6 +6,7 @@ from ratelimitd.core.identity import plain_key
 from ratelimitd.core.model import Limit, OnStoreError
 from ratelimitd.core.policy import Override, PolicySet, Route, TierRule
 from ratelimitd.core.routes import RouteTable
+from ratelimitd.core.tiers import TIERS, TierName
 from ratelimitd.policy.document import (
     FlatPolicy,
     LimitEntry,
@@ -55,8 +56,9 @@ def _limit(entry: LimitEntry) -> Limit:
     return Limit(entry.capacity, entry.tokens_per_s)
 
 
-def _maybe_limit(entry: LimitEntry | None) -> Limit | None:
-    return None if entry is None else _limit(entry)
+def _limits(entry: RouteEntry | OverrideEntry) -> dict[TierName, Limit]:
+    own = {name: getattr(entry, name, None) for name in TIERS}
+    return {name: _limit(limit) for name, limit in own.items() if limit is not None}
 
 
 def _answer(text: str | None) -> OnStoreError | None:
@@ -74,7 +76,7 @@ def _route(at: int, entry: RouteEntry) -> Route:
         methods=None if entry.methods is None else frozenset(entry.methods),
         api=entry.path if entry.api is None else entry.api,
         cost=entry.cost,
-        user_api=_maybe_limit(entry.user_api),
+        limits=_limits(entry),
         exempt=entry.exempt,
         shadow=entry.shadow,
         on_store_error=_answer(entry.on_store_error),
@@ -84,8 +86,7 @@ def _route(at: int, entry: RouteEntry) -> Route:
 def _override(name: str, entry: OverrideEntry) -> Override:
     return Override(
         name=name,
-        user=_maybe_limit(entry.user),
-        user_api=_maybe_limit(entry.user_api),
+        limits=_limits(entry),
         exempt=entry.exempt,
         blocked=entry.blocked,
         shadow=entry.shadow,

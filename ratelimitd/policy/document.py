@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ratelimitd.core.identity import plain_key
-from ratelimitd.core.model import TierName
+from ratelimitd.core.tiers import TierName
 from ratelimitd.policy.field_types import (
     Address,
     Api,

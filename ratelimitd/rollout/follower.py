@@ -22,6 +22,7 @@ from ratelimitd.rollout.presence import Presence
 from ratelimitd.rollout.replicas import Replica
 from ratelimitd.rollout.revision import PolicySnapshot
 from ratelimitd.rollout.revisions import RESET, Revisions
+from ratelimitd.rollout.shadow_counts import ShadowCounts
 from ratelimitd.store.client import store_errors
 
 POLL_INTERVAL_S = 1.0
@@ -79,9 +80,10 @@ class PolicyFollower:
             raise StoreError("no policy could be read from the store yet")
         return self._current
 
-    def shadow_denied(self, name: str) -> None:
-        """Counts a request that what is in shadow would have denied. The next poll publishes the counts."""
-        self._presence.shadow_denied(name)
+    @property
+    def shadow_counts(self) -> ShadowCounts:
+        """Counts what shadow would have denied. Each poll publishes the counts."""
+        return self._presence.shadow
 
     async def poll(self) -> None:
         """Looks once, puts a good policy in force and tells what this replica runs; logs changes only."""

@@ -5,6 +5,7 @@ from collections import Counter
 from redis.asyncio import Redis
 
 from ratelimitd.rollout.replicas import Replica, Replicas
+from ratelimitd.rollout.shadow_counts import ShadowCounts
 
 
 class Presence:
@@ -19,22 +20,18 @@ class Presence:
     def __init__(self, client: Redis, key: str, replica: Replica) -> None:
         self.replica = replica
         self._replicas = Replicas(client, key)
-        self._shadow: Counter[str] = Counter()
+        self.shadow = ShadowCounts()
         self._before: tuple[int, Counter[str]] = (0, Counter())
 
     def runs(self, digest: str, number: int) -> None:
         """This policy is in force here, under this number; what was counted belongs to the one before."""
-        if digest != self.replica.digest and self._shadow:
-            self._before, self._shadow = (self.replica.number, self._shadow), Counter()
+        if digest != self.replica.digest and self.shadow.counts:
+            self._before, self.shadow.counts = (self.replica.number, self.shadow.counts), Counter()
         self.replica = self.replica.model_copy(update={"digest": digest, "number": number})
 
     def refuses(self, reason: str | None) -> None:
         """The text in the store is not in force for this reason; None: it is."""
         self.replica = self.replica.model_copy(update={"refused": reason})
-
-    def shadow_denied(self, name: str) -> None:
-        """Counts a request that what is in shadow, by its name in the policy's text, would have denied."""
-        self._shadow[name] += 1
 
     async def publish(self, now_us: int) -> None:
         """Writes the entry, and what was counted since. Raises StoreError: counts are kept then.
@@ -46,10 +43,10 @@ class Presence:
         await self._replicas.publish(self.replica)
         await self._replicas.add_shadow(*self._before)
         self._before = (0, Counter())
-        counts = Counter(self._shadow)
+        counts = Counter(self.shadow.counts)
         await self._replicas.add_shadow(self.replica.number, counts)
-        self._shadow.subtract(counts)
-        self._shadow = +self._shadow  # without those that are 0 now
+        self.shadow.counts.subtract(counts)
+        self.shadow.counts = +self.shadow.counts  # without those that are 0 now
 
     async def leave(self) -> None:
         """Removes the entry. Raises StoreError."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from ratelimitd.core.bucket import Bucket
+from ratelimitd.core.keys import identity_globs
 from ratelimitd.core.model import MAX_EXACT, MICRO
 from ratelimitd.store.client import store_errors
 
@@ -46,13 +47,12 @@ class Buckets:
         """Returns the keys of this identity's buckets, shadow buckets included. It scans the whole store."""
         found: list[str] = []
         with store_errors():
-            for prefix in (self._key_prefix, f"{self._key_prefix}:shadow"):
-                user = f"{prefix}:user:{identity_key}"
-                if await self._client.exists(user):
-                    found.append(user)
-                # Neither an identity's key nor a prefix can contain a wildcard of a glob pattern.
-                keys = self._client.scan_iter(match=f"{user}:api:*", count=SCAN_COUNT)
-                found += [key.decode(errors="replace") async for key in keys]
+            for pattern in identity_globs(identity_key, self._key_prefix):
+                if "*" in pattern:
+                    keys = self._client.scan_iter(match=pattern, count=SCAN_COUNT)
+                    found += [key.decode(errors="replace") async for key in keys]
+                elif await self._client.exists(pattern):
+                    found.append(pattern)
         return sorted(set(found))
 
     async def delete(self, keys: Sequence[str]) -> None:

@@ -7,8 +7,9 @@ it. To add an RPC, add a row, and a module that decodes and encodes its messages
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ratelimitd.core.decide import Decision
 from ratelimitd.core.grpc_code import GrpcCode
-from ratelimitd.core.model import Answer, Request
+from ratelimitd.core.model import Request
 from ratelimitd.errors import MalformedRequestError
 from ratelimitd.transport import ext_authz
 from ratelimitd.transport.call_error import CallError
@@ -40,9 +41,9 @@ class Unary(NamedTuple):
         return self.call(request)
 
 
-def unary_methods(check: Callable[[Request], Awaitable[Answer]]) -> Mapping[str, Unary]:
+def unary_methods(decide: Callable[[Request], Awaitable[Decision]]) -> Mapping[str, Unary]:
     """The methods by path, `/package.Service/Method`."""
-    return {CHECK: Unary(ext_authz.decode, check, ext_authz.encode)}
+    return {CHECK: Unary(ext_authz.decode, decide, ext_authz.Encoder())}
 
 
 def service_names(paths: Iterable[str]) -> tuple[str, ...]:

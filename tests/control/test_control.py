@@ -7,7 +7,8 @@ from redis.asyncio import Redis
 
 from ratelimitd.control.control import Control
 from ratelimitd.control.request_spec import RequestSpec, Subject
-from ratelimitd.core.model import MICRO, Limit, TierName
+from ratelimitd.core.model import MICRO, Limit
+from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import ConflictError, PolicyError, RequestSpecError, UnknownRevisionError, WaitError
 from ratelimitd.limiter.deny_cache import DenyCache
 from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
@@ -254,14 +255,14 @@ async def test_a_reset_is_known_to_every_replica_at_once(control: Control, store
     async with PolicyFollower(store, KEY, replica(), on_reset=cache.clear).watched() as policies:
         check = check_over(cache, policy=policies.current())
         request = RequestSpec(path="/", user="al").request(SETTINGS)
-        answers = [(await check(request)).verdict.http_status for _ in range(5)]
+        answers = [(await check(request)).template.http_status for _ in range(5)]
         assert answers == [200, 200, 200, 429, 429]
 
         async def listens() -> bool:
             return bool((await store.pubsub_numsub(Revisions(store, KEY).channel))[0][1])
 
         async def allowed() -> bool:
-            return (await check(request)).verdict.http_status == 200
+            return (await check(request)).template.http_status == 200
 
         await eventually(listens, "a subscription")
         assert await control.reset(Subject(user="al")) == ["rate:user:al", "rate:user:al:api:*"]

@@ -1,15 +1,15 @@
-"""What an answer tells, as dictionaries."""
+"""Parts of a response as dictionaries."""
 
-from ratelimitd.core.model import Answer
-
-
-def headers_of(answer: Answer) -> dict[str, str]:
-    """Its headers, that of RateLimit among them."""
-    own = {"ratelimit": answer.rate_limit} if answer.rate_limit else {}
-    return dict(answer.verdict.headers) | own
+from ratelimitd.core.response import Response
 
 
-def metadata_of(answer: Answer) -> dict[str, str | int]:
-    """What reaches the access log."""
-    own = {} if answer.remaining is None else {"remaining": answer.remaining}
-    return dict(answer.verdict.metadata) | own
+def headers_of(response: Response) -> dict[str, str]:
+    """The header fields, RateLimit among them."""
+    own = {"ratelimit": response.rate_limit} if response.rate_limit else {}
+    return dict(response.template.headers) | own
+
+
+def metadata_of(response: Response) -> dict[str, str | int]:
+    """The dynamic metadata."""
+    own = {} if response.remaining is None else {"remaining": response.remaining}
+    return dict(response.template.metadata) | own

@@ -1,17 +1,19 @@
 """Ports in memory, short enough to trust by reading."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from ratelimitd.core.bucket import Bucket, take
-from ratelimitd.core.check import Check
+from ratelimitd.core.decide import Decider
 from ratelimitd.core.identity import parse_sources
-from ratelimitd.core.model import Limit, OnStoreError, Outcome, TakeRequest, TierName
+from ratelimitd.core.model import Limit, OnStoreError, Outcome, Request, TakeRequest
 from ratelimitd.core.policy import PolicySet, TierRule
-from ratelimitd.core.ports import Limiter
+from ratelimitd.core.ports import Limiter, Observer
+from ratelimitd.core.response import Renderer, Response
+from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import StoreError
+from ratelimitd.limiter.memory_limiter import MemoryLimiter
 
-SEED_POLICY = PolicySet(
-    "seed",
+FLAT_POLICY = PolicySet(
+    "flat",
     {
         TierName.GLOBAL: TierRule(Limit(10, 1.0)),
         TierName.USER: TierRule(Limit(5, 1.0)),
@@ -21,28 +23,21 @@ SEED_POLICY = PolicySet(
 
 
 class FixedPolicies:
-    """One policy for ever."""
+    """One policy that never changes."""
 
-    def __init__(self, policy: PolicySet = SEED_POLICY) -> None:
+    def __init__(self, policy: PolicySet = FLAT_POLICY) -> None:
         self._policy = policy
 
     def current(self) -> PolicySet:
-        """That policy."""
         return self._policy
 
 
-class OracleLimiter:
-    """The oracle over a dictionary, at an instant that the test sets."""
+class OracleLimiter(MemoryLimiter):
+    """The oracle at an instant that the test sets."""
 
     def __init__(self) -> None:
-        self.buckets: dict[str, Bucket] = {}
+        super().__init__(lambda: self.now_us)
         self.now_us = 1_800_000_000_000_000
-
-    async def take(self, request: TakeRequest) -> Outcome:
-        """The oracle's outcome."""
-        outcome, changed = take(self.buckets, request, self.now_us)
-        self.buckets |= changed
-        return outcome
 
 
 class FixedLimiter:
@@ -52,30 +47,45 @@ class FixedLimiter:
         self._outcome = outcome
 
     async def take(self, _request: TakeRequest) -> Outcome:
-        """That outcome."""
         return self._outcome
 
 
 class BrokenLimiter:
-    """A store that is away."""
+    """A store that does not answer."""
 
     async def take(self, _request: TakeRequest) -> Outcome:
-        """Always raises."""
         raise StoreError("away")
 
 
-def check_over(
+def decider_over(
     limiter: Limiter,
     on_store_error: OnStoreError = OnStoreError.DENY,
-    policy: PolicySet = SEED_POLICY,
-    on_shadow_denial: Callable[[str], None] = lambda _name: None,
-) -> Check:
-    """A Check with the seed's limits over this limiter."""
-    return Check(
+    policy: PolicySet = FLAT_POLICY,
+    observers: Sequence[Observer] = (),
+    on_observer_error: Callable[[Observer, Exception], None] = lambda _observer, _error: None,
+) -> Decider:
+    """Decides over this limiter, with small limits."""
+    return Decider(
         policies=FixedPolicies(policy),
         limiter=limiter,
         sources=parse_sources("header:x-user-id,address", None),
         key_prefix="rate",
         on_store_error=on_store_error,
-        on_shadow_denial=on_shadow_denial,
+        observers=observers,
+        on_observer_error=on_observer_error,
     )
+
+
+def check_over(
+    limiter: Limiter,
+    on_store_error: OnStoreError = OnStoreError.DENY,
+    policy: PolicySet = FLAT_POLICY,
+    observers: Sequence[Observer] = (),
+) -> Callable[[Request], Awaitable[Response]]:
+    """Decides and renders over this limiter, with small limits."""
+    decide, render = decider_over(limiter, on_store_error, policy, observers), Renderer()
+
+    async def check(request: Request) -> Response:
+        return render(await decide(request))
+
+    return check

@@ -6,7 +6,7 @@ from itertools import accumulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimitd.core.bucket import EXPIRY_MARGIN_US, Bucket, expiry_ms, refill, take, wait_us
+from ratelimitd.core.bucket import EXPIRY_MARGIN_US, Bucket, charge_buckets, expiry_ms, refill, wait_us
 from ratelimitd.core.model import MICRO, Limit, TakeRequest
 from tests.core.takes import taking
 
@@ -45,8 +45,8 @@ def test_all_tiers_pay_or_none() -> None:
     """One empty tier denies, and the full ones keep what they had."""
     rich, poor = Limit(5, 1.0), Limit(1, 1.0)
     request = taking({"rich": rich, "poor": poor})
-    first, buckets = take({}, request, NOW)
-    second, untouched = take(buckets, request, NOW)
+    first, buckets = charge_buckets({}, request, NOW)
+    second, untouched = charge_buckets(buckets, request, NOW)
     assert (first.allowed, first.tokens) == (True, (4 * MICRO, 0))
     assert (second.allowed, second.tokens, untouched) == (False, (4 * MICRO, 0), {})
 
@@ -63,7 +63,7 @@ def test_no_window_admits_more_than_capacity_plus_refill(
     for gap, cost in steps:
         now += gap
         latest = max(latest, now)
-        outcome, changed = take(buckets, one_tier(limit, cost), now)
+        outcome, changed = charge_buckets(buckets, one_tier(limit, cost), now)
         buckets |= changed
         (tokens,) = outcome.tokens
         assert tokens is not None

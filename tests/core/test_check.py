@@ -1,9 +1,11 @@
 """The decision as a whole, from request to answer, over the ports in memory."""
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 
-from ratelimitd.core.check import Check
-from ratelimitd.core.model import MICRO, Answer, OnStoreError, Outcome, Reply, Request
+from ratelimitd.core.model import MICRO, OnStoreError, Outcome, Request
+from ratelimitd.core.response import Response, ResponseKind
 from tests.core.answers import headers_of, metadata_of
 from tests.core.fakes import BrokenLimiter, FixedLimiter, OracleLimiter, check_over
 
@@ -15,14 +17,14 @@ def request(user: str = "user1", api: str | None = "/api/*", content_type: str =
     return Request("GET", "/api/ping", "host", headers, "203.0.113.9", context)
 
 
-async def ask(check: Check, user: str, times: int) -> list[Answer]:
+async def ask(check: Callable[[Request], Awaitable[Response]], user: str, times: int) -> list[Response]:
     """So many requests of a user, one after the other."""
     return [await check(request(user)) for _ in range(times)]
 
 
-def allowed(answers: list[Answer]) -> int:
+def allowed(answers: list[Response]) -> int:
     """How many went through."""
-    return sum(answer.verdict.reply is Reply.OK for answer in answers)
+    return sum(answer.template.kind is ResponseKind.OK for answer in answers)
 
 
 async def test_ten_requests_with_the_seed_limits() -> None:
@@ -53,7 +55,11 @@ async def test_the_global_bucket_bounds_all_users_and_the_denied_keep_their_toke
 async def test_an_allowed_answer_tells_where_the_client_stands() -> None:
     """Both RateLimit fields, one item per tier, and what the access log needs."""
     answer = await check_over(OracleLimiter())(request())
-    assert (answer.verdict.reply, answer.verdict.http_status, answer.verdict.body) == (Reply.OK, 200, "")
+    assert (answer.template.kind, answer.template.http_status, answer.template.body) == (
+        ResponseKind.OK,
+        200,
+        "",
+    )
     assert headers_of(answer) == {
         "ratelimit-policy": '"global";q=10;w=10, "user";q=5;w=5, "user_api";q=3;w=3',
         "ratelimit": '"global";r=9;t=1, "user";r=4;t=1, "user_api";r=2;t=1',
@@ -63,7 +69,7 @@ async def test_an_allowed_answer_tells_where_the_client_stands() -> None:
         "tier": "user_api",
         "remaining": 2,
         "identity": "header",
-        "policy": "seed",
+        "policy": "flat",
     }
 
 
@@ -74,8 +80,8 @@ async def test_a_denied_answer_says_who_said_no_and_when_to_come_back() -> None:
     await ask(check, "user1", 3)
     limiter.now_us += 250_000
     answer = await check(request())
-    assert (answer.verdict.reply, answer.verdict.http_status) == (Reply.DENIED, 429)
-    assert answer.verdict.body == '{"error":"rate limit exceeded"}'
+    assert (answer.template.kind, answer.template.http_status) == (ResponseKind.DENIED, 429)
+    assert answer.template.body == '{"error":"rate limit exceeded"}'
     assert headers_of(answer) == {
         "ratelimit-policy": '"global";q=10;w=10, "user";q=5;w=5, "user_api";q=3;w=3',
         "ratelimit": '"global";r=7;t=3, "user";r=2;t=3, "user_api";r=0;t=3',
@@ -95,7 +101,7 @@ async def test_a_tier_of_which_nothing_is_known_is_left_out_of_what_is_left() ->
     assert headers["ratelimit-policy"] == '"global";q=10;w=10, "user";q=5;w=5, "user_api";q=3;w=3'
     assert headers["ratelimit"] == '"user";r=0;t=5, "user_api";r=0;t=3'
     assert (headers["x-ratelimit-tier"], headers["retry-after"]) == ("user_api", "1")
-    assert (answer.verdict.http_status, metadata_of(answer)["tier"]) == (429, "user_api")
+    assert (answer.template.http_status, metadata_of(answer)["tier"]) == (429, "user_api")
 
 
 async def test_one_known_tier_is_enough_for_a_denial() -> None:
@@ -127,16 +133,18 @@ async def test_a_route_without_a_pattern_shares_one_bucket(api: str | None) -> N
 @pytest.mark.parametrize(
     ("setting", "reply", "status"),
     [
-        (OnStoreError.DENY, Reply.DENIED, 503),
-        (OnStoreError.ENVOY, Reply.ERROR, 503),
-        (OnStoreError.ALLOW, Reply.OK, 200),
+        (OnStoreError.DENY, ResponseKind.DENIED, 503),
+        (OnStoreError.ENVOY, ResponseKind.ERROR, 503),
+        (OnStoreError.ALLOW, ResponseKind.OK, 200),
     ],
 )
 async def test_a_store_that_is_away_is_answered_as_set(
-    setting: OnStoreError, reply: Reply, status: int
+    setting: OnStoreError, reply: ResponseKind, status: int
 ) -> None:
     """Never a 429, whatever the setting."""
     answer = await check_over(BrokenLimiter(), setting)(request())
-    assert (answer.verdict.reply, answer.verdict.http_status) == (reply, status)
+    assert (answer.template.kind, answer.template.http_status) == (reply, status)
     assert metadata_of(answer) == {"outcome": "undecided", "identity": "header"}
-    assert answer.verdict.body == ("" if reply is Reply.OK else '{"error":"rate limiter unavailable"}')
+    assert answer.template.body == (
+        "" if reply is ResponseKind.OK else '{"error":"rate limiter unavailable"}'
+    )

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from ratelimitd.core.bucket import Bucket
 from ratelimitd.core.explain import Explanation, explain, keys_of
-from ratelimitd.core.match import match
-from ratelimitd.core.model import MICRO, Identity, Limit, Request, TierName
+from ratelimitd.core.match import Matcher
+from ratelimitd.core.model import MICRO, Identity, Limit, Request
 from ratelimitd.core.policy import Override, PolicySet, Route
 from ratelimitd.core.routes import RouteTable
-from tests.core.fakes import SEED_POLICY, OracleLimiter
+from ratelimitd.core.tiers import TierName
+from tests.core.fakes import FLAT_POLICY, OracleLimiter
 
 NOW = 1_800_000_000_000_000
 WHO = Identity("header", "user1")
@@ -19,7 +20,7 @@ REQUEST = Request("GET", "/api/search", "", {}, "", {"api": "/api/*"})
 SEARCH = Route("routes[0]", "/api/search", None, "search", cost=2)
 
 
-def explained(policy: PolicySet = SEED_POLICY, **tokens: float) -> Explanation:
+def explained(policy: PolicySet = FLAT_POLICY, **tokens: float) -> Explanation:
     """What a request gets when each tier that is named holds so many tokens, and the others are full."""
     keys = {
         "global": "rate:global",
@@ -58,8 +59,8 @@ def test_a_denied_request_is_told_by_whom_and_when_that_changes() -> None:
 
 def test_the_rules_that_hold_are_named() -> None:
     """Route and override, by their place in the policy's text."""
-    override = Override("overrides.users.user1", user=Limit(100, 1.0))
-    policy = replace(SEED_POLICY, routes=RouteTable([SEARCH]), by_identity={"user1": override})
+    override = Override("overrides.users.user1", limits={TierName.USER: Limit(100, 1.0)})
+    policy = replace(FLAT_POLICY, routes=RouteTable([SEARCH]), by_identity={"user1": override})
     got = explained(policy)
     assert (got.route, got.override, got.cost) == ("routes[0]", "overrides.users.user1", 2 * MICRO)
     assert (got.tiers[1].limit, got.tiers[2].key) == (Limit(100, 1.0), "rate:user:user1:api:search")
@@ -67,9 +68,9 @@ def test_the_rules_that_hold_are_named() -> None:
 
 def test_blocked_exempt_and_nothing_at_all_have_their_reasons() -> None:
     """None of them knows a bucket."""
-    blocked = replace(SEED_POLICY, by_identity={"user1": Override("overrides.users.user1", blocked=True)})
-    exempt = replace(SEED_POLICY, routes=RouteTable([replace(SEARCH, exempt=True)]))
-    nothing = replace(SEED_POLICY, tiers={})
+    blocked = replace(FLAT_POLICY, by_identity={"user1": Override("overrides.users.user1", blocked=True)})
+    exempt = replace(FLAT_POLICY, routes=RouteTable([replace(SEARCH, exempt=True)]))
+    nothing = replace(FLAT_POLICY, tiers={})
     assert [(got.outcome, got.reason, got.tiers) for got in map(explained, (blocked, exempt, nothing))] == [
         ("blocked", "overrides.users.user1 blocks it", ()),
         ("exempt", "routes[0] exempts it", ()),
@@ -80,8 +81,8 @@ def test_blocked_exempt_and_nothing_at_all_have_their_reasons() -> None:
 def test_what_would_be_denied_in_shadow_is_named() -> None:
     """The request itself is allowed."""
     policy = replace(
-        SEED_POLICY,
-        tiers={**SEED_POLICY.tiers, TierName.USER: replace(SEED_POLICY.tiers[TierName.USER], shadow=True)},
+        FLAT_POLICY,
+        tiers={**FLAT_POLICY.tiers, TierName.USER: replace(FLAT_POLICY.tiers[TierName.USER], shadow=True)},
     )
     buckets = {"rate:shadow:user:user1": Bucket(0, NOW)}
     got = explain(policy, REQUEST, WHO, "rate", buckets, NOW)
@@ -93,9 +94,9 @@ def test_what_would_be_denied_in_shadow_is_named() -> None:
 @given(st.lists(st.integers(0, 3 * MICRO), min_size=1, max_size=12), st.booleans())
 async def test_the_explanation_and_the_decision_say_the_same(gaps_us: list[int], in_shadow: bool) -> None:  # noqa: FBT001 - hypothesis draws it
     """At any instant, after any history; and `more` is exactly how many go through at once."""
-    policy = replace(SEED_POLICY, shadow=in_shadow)
+    policy = replace(FLAT_POLICY, shadow=in_shadow)
     limiter = OracleLimiter()
-    spend = match(policy, REQUEST, WHO, "rate").spend(WHO)
+    spend = Matcher(policy, "rate").match(REQUEST, WHO).take_request(WHO)
     for gap_us in gaps_us:
         limiter.now_us += gap_us
         told = explain(policy, REQUEST, WHO, "rate", limiter.buckets, limiter.now_us)

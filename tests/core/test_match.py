@@ -1,20 +1,22 @@
 """What holds for a request, under policies as people write them; checked against a matcher that is plain."""
 
-import gc
 import json
+import weakref
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimitd.core.decide import Decider
 from ratelimitd.core.identity import identify, parse_sources
-from ratelimitd.core.match import Terms, match
-from ratelimitd.core.model import MICRO, OnStoreError, Reply, Request
+from ratelimitd.core.match import MatchedRules, Matcher
+from ratelimitd.core.model import MICRO, OnStoreError, Request
 from ratelimitd.core.policy import PolicySet
+from ratelimitd.core.response import ResponseKind
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.text import parse
-from tests.core.fakes import BrokenLimiter, OracleLimiter, check_over
+from tests.core.fakes import BrokenLimiter, FixedPolicies, OracleLimiter, check_over
 from tests.core.test_routes import naive, split
 from tests.policy.documents import TIERS, VALID_DOCUMENTS, document
 
@@ -35,24 +37,36 @@ def request(path: str = "/a", method: str = "GET", user: str | None = "alice", *
     )
 
 
-def matched(data: dict[str, Any], asked: Request) -> Terms:
+def matched(data: dict[str, Any], asked: Request) -> MatchedRules:
     """What holds for a request."""
-    return match(compiled(data), asked, identify(SOURCES, asked), "rate")
+    return Matcher(compiled(data), "rate").match(asked, identify(SOURCES, asked))
 
 
-def capacities(found: Terms) -> dict[str, int]:
+def capacities(found: MatchedRules) -> dict[str, int]:
     """The capacity of each tier that takes part."""
     return {name.value: limit.capacity for name, limit in (*found.limits, *found.shadow)}
 
 
-def test_a_policy_that_is_replaced_is_forgotten() -> None:
-    """What is remembered of matches holds two policies at most, however many there were."""
-    for _ in range(4):
-        policy = policy_set(parse(json.dumps(document())), "replaced")
-        match(policy, request(), identify(SOURCES, request()), "rate")
-    gc.collect()
-    kept = [one for one in gc.get_objects() if isinstance(one, PolicySet) and one.digest == "replaced"]
-    assert len(kept) == 2
+class ChangingPolicies(FixedPolicies):
+    """A policy that the test replaces."""
+
+    policy = property(None, lambda self, policy: setattr(self, "_policy", policy))
+
+
+async def test_a_replaced_policy_is_freed_at_the_next_decision() -> None:
+    policies = ChangingPolicies(compiled(document(routes=[{"path": "/a"}])))
+    decider = Decider(
+        policies=policies,
+        limiter=OracleLimiter(),
+        sources=SOURCES,
+        key_prefix="rate",
+        on_store_error=OnStoreError.DENY,
+    )
+    await decider(request())
+    replaced = weakref.ref(policies.current().routes)
+    policies.policy = compiled(document())
+    await decider(request())
+    assert replaced() is None
 
 
 def test_an_override_wins_over_a_route_and_a_route_over_the_tier() -> None:
@@ -78,7 +92,7 @@ def test_overrides_by_identity_come_before_those_by_header_and_those_before_cont
     policy = compiled(document(overrides=overrides))
 
     def name(asked: Request) -> str | None:
-        found = match(policy, asked, identify(SOURCES, asked), "rate").override
+        found = Matcher(policy, "rate").match(asked, identify(SOURCES, asked)).override
         return None if found is None else found.name
 
     everything: dict[str, Any] = {
@@ -112,7 +126,7 @@ def test_overrides_by_identity_come_before_those_by_header_and_those_before_cont
 def test_what_is_in_shadow_has_buckets_of_its_own(parts: dict[str, Any], name: str) -> None:
     """At rate:shadow: it takes nothing that real requests need."""
     found = matched(document(**parts), request())
-    keys = found.spend(identify(SOURCES, request())).keys
+    keys = found.take_request(identify(SOURCES, request())).keys
     enforced = len(found.limits)
     assert [tier.value for tier, _ in found.shadow] == name.split()
     assert all(key.startswith("rate:shadow:") for key in keys[enforced:])
@@ -127,8 +141,8 @@ async def test_a_blocked_user_is_refused_and_charged_nothing() -> None:
     )
     limiter = OracleLimiter()
     answer = await check_over(limiter, policy=compiled(policy))(request())
-    assert (answer.verdict.reply, answer.verdict.http_status, answer.verdict.body) == (
-        Reply.DENIED,
+    assert (answer.template.kind, answer.template.http_status, answer.template.body) == (
+        ResponseKind.DENIED,
         403,
         '{"error":"blocked"}',
     )
@@ -139,30 +153,30 @@ async def test_a_policy_with_every_tier_off_asks_no_store() -> None:
     """Not even one that is away."""
     policy = compiled(document(tiers={"global": "off", "user": False, "user_api": "off"}))
     answer = await check_over(BrokenLimiter(), policy=policy)(request())
-    assert answer.verdict.reply is Reply.OK
+    assert answer.template.kind is ResponseKind.OK
 
 
 @pytest.mark.parametrize(
     ("user", "route", "reply"),
     [
-        ({}, {}, Reply.DENIED),
-        ({}, {"on_store_error": "allow"}, Reply.OK),
-        ({"on_store_error": "envoy"}, {}, Reply.ERROR),
-        ({"on_store_error": "deny"}, {"on_store_error": "envoy"}, Reply.ERROR),
-        ({"on_store_error": "envoy"}, {"on_store_error": "deny"}, Reply.DENIED),
-        ({"on_store_error": "envoy", "shadow": True}, {}, Reply.OK),
-        ({"on_store_error": "envoy"}, {"shadow": True}, Reply.OK),
-        ({"on_store_error": "envoy"}, {"shadow": True, "on_store_error": "deny"}, Reply.OK),
+        ({}, {}, ResponseKind.DENIED),
+        ({}, {"on_store_error": "allow"}, ResponseKind.OK),
+        ({"on_store_error": "envoy"}, {}, ResponseKind.ERROR),
+        ({"on_store_error": "deny"}, {"on_store_error": "envoy"}, ResponseKind.ERROR),
+        ({"on_store_error": "envoy"}, {"on_store_error": "deny"}, ResponseKind.DENIED),
+        ({"on_store_error": "envoy", "shadow": True}, {}, ResponseKind.OK),
+        ({"on_store_error": "envoy"}, {"shadow": True}, ResponseKind.OK),
+        ({"on_store_error": "envoy"}, {"shadow": True, "on_store_error": "deny"}, ResponseKind.OK),
     ],
 )
 async def test_a_store_that_is_away_is_answered_by_the_route_else_by_the_tiers_that_can_deny(
-    user: dict[str, Any], route: dict[str, Any], reply: Reply
+    user: dict[str, Any], route: dict[str, Any], reply: ResponseKind
 ) -> None:
     """The setting here is `deny` where `user` says nothing, else `allow`."""
     tiers = {"global": "off", "user": LIMIT | user, "user_api": "off"}
     policy = compiled(document(tiers=tiers, routes=[{"path": "/a"} | route]))
     setting = OnStoreError.ALLOW if user else OnStoreError.DENY
-    assert (await check_over(BrokenLimiter(), setting, policy)(request())).verdict.reply is reply
+    assert (await check_over(BrokenLimiter(), setting, policy)(request())).template.kind is reply
 
 
 def expected(data: dict[str, Any], asked: Request, key: str, kind_names: list[str]) -> dict[str, Any]:
@@ -221,22 +235,22 @@ def _override(
     return None, {}
 
 
-def told(terms: Terms, asked: Request) -> dict[str, Any]:
+def told(rules: MatchedRules, asked: Request) -> dict[str, Any]:
     """A match in the words of `expected`."""
-    charge, keys, _ = terms.spend(identify(SOURCES, asked))
+    charge, keys, _ = rules.take_request(identify(SOURCES, asked))
     said: dict[str, Any] = {
-        "route": None if terms.route is None else int(terms.route.name[7:-1]),
-        "override": terms.override and terms.override.name,
+        "route": None if rules.route is None else int(rules.route.name[7:-1]),
+        "override": rules.override and rules.override.name,
     }
-    if terms.blocked:
+    if rules.blocked:
         return said | {"blocked": True}
-    if terms.exempt_by:
+    if rules.exempt_by:
         return said | {"exempt": True}
     return (
         said
-        | {"cost": charge.cost, "blocked_in_shadow": terms.blocked_in_shadow}
+        | {"cost": charge.cost, "blocked_in_shadow": rules.blocked_in_shadow}
         | dict(zip(keys, [tuple(limit) for limit in charge.limits + charge.shadow], strict=True))
-        | {"answers": {answer and answer.value for answer in terms.on_store_error}}
+        | {"answers": {answer and answer.value for answer in rules.on_store_error}}
     )
 
 
@@ -297,4 +311,4 @@ async def test_no_policy_and_no_request_break_a_decision(
     """Whatever both are, and with a store or without."""
     check = check_over(store(), policy=compiled(data))
     for _ in range(3):
-        assert (await check(asked)).verdict.http_status in {200, 403, 429, 503}
+        assert (await check(asked)).template.http_status in {200, 403, 429, 503}

@@ -10,9 +10,10 @@ import uvloop
 from structlog.testing import capture_logs
 
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
+from ratelimitd.core.ports import BatchCallback
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter import batcher as module
-from ratelimitd.limiter.batcher import Batcher, Done
+from ratelimitd.limiter.batcher import Batcher
 from tests.core.takes import taking
 
 
@@ -26,24 +27,24 @@ class HeldLimiter:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self._held: list[tuple[list[int], Done]] = []
+        self._held: list[tuple[list[int], BatchCallback]] = []
 
-    def submit(self, requests: Sequence[TakeRequest], done: Done) -> None:
+    def submit(self, requests: Sequence[TakeRequest], callback: BatchCallback) -> None:
         """Notes what the call holds."""
         numbers = [int(one.keys[0]) for one in requests]
         self.batches.append(numbers)
-        self._held.append((numbers, done))
+        self._held.append((numbers, callback))
 
     def answer_all(self) -> None:
         """Answers every call with each key as the tokens left."""
         while self._held:
-            numbers, done = self._held.pop(0)
-            done([Outcome(allowed=True, tokens=(number * MICRO,)) for number in numbers])
+            numbers, callback = self._held.pop(0)
+            callback([Outcome(allowed=True, tokens=(number * MICRO,)) for number in numbers])
 
     def fail_first(self, error: Exception) -> None:
         """Fails the call that has been held longest."""
-        _, done = self._held.pop(0)
-        done(error)
+        _, callback = self._held.pop(0)
+        callback(error)
 
 
 async def settle() -> None:
@@ -186,7 +187,7 @@ async def test_too_many_waiting_is_an_error_at_once(monkeypatch: pytest.MonkeyPa
             await settle()
         callers += ask(batcher, [2, 3])
         await settle()
-        with pytest.raises(StoreError, match="2 decisions are waiting"):
+        with pytest.raises(StoreError, match="2 decisions already wait"):
             await batcher.take(request(4))
         limiter.answer_all()
         await settle()
@@ -267,14 +268,14 @@ async def test_who_waits_too_long_is_told_so_and_the_others_wait_on() -> None:
 class Wired(asyncio.Protocol):
     """A limiter that hears an answer over a socket. It stalls its loop when it hears anything else."""
 
-    def submit(self, _requests: Sequence[TakeRequest], done: Done) -> None:
+    def submit(self, _requests: Sequence[TakeRequest], callback: BatchCallback) -> None:
         """Nothing is asked: the test answers."""
-        self.done = done
+        self.callback = callback
 
     def data_received(self, data: bytes) -> None:
         """An answer, or a stall, during which the test's answer comes."""
         if data == b"answer":
-            self.done([Outcome(allowed=True, tokens=(MICRO,))])
+            self.callback([Outcome(allowed=True, tokens=(MICRO,))])
         else:
             self.stall()
 

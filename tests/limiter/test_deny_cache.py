@@ -17,8 +17,9 @@ from redis.asyncio import Redis
 
 from ratelimitd.core import bucket
 from ratelimitd.core.bucket import Bucket, refill, wait_us
-from ratelimitd.core.headers import denying_tier
-from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest, TierName
+from ratelimitd.core.denial import denying_tier
+from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
+from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.deny_cache import RECOUNT_US, TRUST_US, DenyCache, monotonic_us
 from ratelimitd.store.client import open_client
@@ -433,7 +434,7 @@ class World:
 
     def check(self, request: TakeRequest, outcome: Outcome, moment: Moment) -> None:
         """The law, for a denial made here at that moment."""
-        truth, _ = bucket.take(moment.buckets, request, moment.now_us)
+        truth, _ = bucket.charge_buckets(moment.buckets, request, moment.now_us)
         assert not truth.allowed
         assert not outcome.allowed
         cost = request.charge.cost

@@ -149,7 +149,7 @@ def test_an_outage_is_two_log_lines() -> None:
         for _ in range(3):
             log.failed(StoreError("away"))
         for _ in range(3):
-            log.over()
+            log.succeeded()
     assert [line["event"] for line in lines] == ["store_away", "store_back"]
     assert lines[0]["reason"] == "away"
     assert lines[1]["failed_calls"] == 3

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis import Redis as SyncRedis
 
-from ratelimitd.core.bucket import Bucket, expiry_ms, take
+from ratelimitd.core.bucket import Bucket, charge_buckets, expiry_ms
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
 from ratelimitd.limiter.take_script import decode, encode
 from ratelimitd.resources import resource
@@ -46,8 +46,11 @@ def limits_of(keys: list[str], limits: list[Limit]) -> dict[str, Limit]:
 
 
 REQUESTS = st.builds(
-    lambda keys, limits, cost, in_shadow, look: taking(
-        limits_of(keys[in_shadow:], limits[in_shadow:]), cost, limits_of(keys[:in_shadow], limits), look=look
+    lambda keys, limits, cost, in_shadow, dry_run: taking(
+        limits_of(keys[in_shadow:], limits[in_shadow:]),
+        cost,
+        limits_of(keys[:in_shadow], limits),
+        dry_run=dry_run,
     ),
     st.lists(st.sampled_from(KEYS), min_size=1, max_size=4, unique=True),
     st.lists(LIMITS, min_size=4, max_size=4),
@@ -82,7 +85,7 @@ class Model:
 
     def take(self, request: TakeRequest, now_us: int) -> Outcome:
         """The oracle's outcome."""
-        outcome, changed = take(self.buckets, request, now_us)
+        outcome, changed = charge_buckets(self.buckets, request, now_us)
         self.buckets |= changed
         limits = request.charge.limits + request.charge.shadow
         for key, limit in zip(request.keys, limits, strict=True):
@@ -221,16 +224,17 @@ def test_a_denied_request_takes_nothing_from_a_shadow(server: Any) -> None:
     assert "b" not in stored(server)
 
 
-def test_a_look_takes_nothing_and_a_cost_of_0_neither(server: Any) -> None:
-    """A look is denied where the request would be; what costs nothing is never denied. No byte is written."""
+def test_a_dry_run_takes_nothing_and_a_cost_of_0_neither(server: Any) -> None:
+    """A dry run is denied where the request would be. A cost of 0 is never denied. No byte is written."""
     server.flushall()
-    look = taking(USER, 2 * MICRO, shadow=TRIED, look=True)
-    assert run(server, [look] * 2, NOW) == [Outcome(True, (3 * MICRO,), Outcome(False, (MICRO,)))] * 2  # noqa: FBT003 - the field is the name
+    dry_run = taking(USER, 2 * MICRO, shadow=TRIED, dry_run=True)
+    unchanged = Outcome(True, (3 * MICRO,), Outcome(False, (MICRO,)))  # noqa: FBT003 - the field `allowed`
+    assert run(server, [dry_run] * 2, NOW) == [unchanged] * 2
     assert stored(server) == {}
     run(server, [taking(USER, 2 * MICRO)], NOW)
     before = stored(server)
     free = taking(USER, 0, shadow=TRIED)
-    assert [outcome.allowed for outcome in run(server, [look, free], NOW)] == [False, True]
+    assert [outcome.allowed for outcome in run(server, [dry_run, free], NOW)] == [False, True]
     assert stored(server) == before
 
 
@@ -240,8 +244,8 @@ def test_a_changed_limit_refills_nothing(server: Any) -> None:
     run(server, [taking(USER, 2 * MICRO)], NOW)
 
     def left(key: str, limit: Limit) -> int | None:
-        look = taking({key: limit}, look=True)
-        return run(server, [look], NOW)[0].tokens[0]
+        dry_run = taking({key: limit}, dry_run=True)
+        return run(server, [dry_run], NOW)[0].tokens[0]
 
     assert left("a", Limit(100, 0.001)) == MICRO
     assert left("a", Limit(1, 0.001)) == MICRO

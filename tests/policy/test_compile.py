@@ -6,8 +6,9 @@ from dataclasses import asdict
 import pytest
 
 from ratelimitd.core.identity import address_key, plain_key
-from ratelimitd.core.model import Limit, OnStoreError, TierName
+from ratelimitd.core.model import Limit, OnStoreError
 from ratelimitd.core.policy import Override, Route, TierRule
+from ratelimitd.core.tiers import TierName
 from ratelimitd.policy.compile import flat_form, policy_set
 from ratelimitd.policy.document import FlatPolicy
 from ratelimitd.policy.text import DEFAULT_TEXT, parse
@@ -43,7 +44,7 @@ def test_a_route_says_all_that_was_written_and_is_named_by_its_place() -> None:
                 methods=frozenset({"GET"}),
                 api="bees",
                 cost=3,
-                user_api=Limit(7, 0.5),
+                limits={TierName.USER_API: Limit(7, 0.5)},
                 exempt=True,
                 shadow=True,
                 on_store_error=OnStoreError.ENVOY,
@@ -67,9 +68,11 @@ def test_an_override_is_found_by_the_key_of_its_identity_and_named_by_its_path()
         "",
     )
     assert {key: asdict(one) for key, one in made.by_identity.items()} == {
-        plain_key("a b"): asdict(Override("overrides.users.a b", user=Limit(7, 0.5), blocked=True)),
+        plain_key("a b"): asdict(
+            Override("overrides.users.a b", limits={TierName.USER: Limit(7, 0.5)}, blocked=True)
+        ),
         address_key("2001:db8::1"): asdict(
-            Override("overrides.addresses.2001:db8::/64", user_api=Limit(7, 0.5))
+            Override("overrides.addresses.2001:db8::/64", limits={TierName.USER_API: Limit(7, 0.5)})
         ),
     }
     gold = made.by_header["x-plan"]["gold"]

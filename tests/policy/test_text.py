@@ -12,7 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimitd.core.model import Limit, TierName
+from ratelimitd.core.model import Limit
+from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import PolicyError
 from ratelimitd.policy import yaml_reader
 from ratelimitd.policy.advice import advice

@@ -7,7 +7,8 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from ratelimitd.core.model import Limit, TierName
+from ratelimitd.core.model import Limit
+from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import StoreError
 from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
 from ratelimitd.rollout.follower import PolicyFollower
@@ -297,8 +298,8 @@ async def test_what_would_have_been_denied_in_shadow_is_published_once(store: Re
     replicas = [policies_of(store, name) for name in ("r1", "r2")]
     for one in replicas:
         await one.poll()
-        one.shadow_denied("tiers.user")
-        one.shadow_denied("tiers.user")
+        one.shadow_counts.counts["tiers.user"] += 1
+        one.shadow_counts.counts["tiers.user"] += 1
     for one in (*replicas, *replicas):
         await one.poll()
     assert await Replicas(store, KEY).shadow(1) == {"tiers.user": 4}
@@ -309,10 +310,10 @@ async def test_what_shadow_counted_before_a_change_stands_under_the_revision_of_
     await commit(store, GOOD)
     policies = policies_of(store)
     await policies.poll()
-    policies.shadow_denied("tiers.user")
+    policies.shadow_counts.counts["tiers.user"] += 1
     await commit(store, BETTER)
     await policies.poll()
-    policies.shadow_denied("routes[0]")
+    policies.shadow_counts.counts["routes[0]"] += 1
     await policies.poll()
     replicas = Replicas(store, KEY)
     assert [await replicas.shadow(number) for number in (1, 2)] == [{"tiers.user": 1}, {"routes[0]": 1}]

@@ -26,9 +26,10 @@ from bench.table import Table, load_table, markdown, plain, with_spread
 from bench.targets import GRPCIO, OTHER_CHECKOUT, Target
 from bench.workloads import HOT_USER, STREAMS, Case, Concurrency, Entry, Workload, cases
 from ratelimitd.address import TcpAddress
-from ratelimitd.core.model import Answer, Reply, Verdict
+from ratelimitd.core.response import Response, ResponseKind, ResponseTemplate
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
-from ratelimitd.transport.ext_authz import decode, encode
+from ratelimitd.transport.check_response import ResponseEncoder
+from ratelimitd.transport.ext_authz import decode
 from tests.programs import PATH, need
 from tests.tools.conftest import ROOT
 
@@ -173,9 +174,14 @@ def test_the_alternating_workload_sends_every_second_request_as_the_hot_user(tmp
 @pytest.mark.parametrize(
     ("response", "outcome"),
     [
-        (encode(Answer(Verdict(Reply.OK, 200), "x", 1)), "allowed"),
-        (encode(Answer(Verdict(Reply.DENIED, 429, (("retry-after", "1"),), "{}"), "x", 0)), "denied"),
-        (encode(Answer(Verdict(Reply.DENIED, 503, (), "{}"))), "failed"),
+        (ResponseEncoder()(Response(ResponseTemplate(ResponseKind.OK, 200), "x", 1)), "allowed"),
+        (
+            ResponseEncoder()(
+                Response(ResponseTemplate(ResponseKind.DENIED, 429, (("retry-after", "1"),), "{}"), "x", 0)
+            ),
+            "denied",
+        ),
+        (ResponseEncoder()(Response(ResponseTemplate(ResponseKind.DENIED, 503, (), "{}"))), "failed"),
         (CheckResponse().SerializeToString(), "allowed"),
     ],
 )

@@ -39,7 +39,7 @@ async def test_an_allowed_request_is_told_with_its_headers_and_metadata(service:
     assert asked.metadata == {
         "identity": "header",
         "outcome": "allowed",
-        "policy": "seed",
+        "policy": "flat",
         "remaining": 2,
         "tier": "user_api",
     }

@@ -119,7 +119,7 @@ async def test_bytes_that_are_no_request_are_invalid(service: Service, payload: 
     """The caller learns what was expected, not how we failed."""
     assert await refusal_of(service.address, payload) == (
         grpc.StatusCode.INVALID_ARGUMENT,
-        "the message is no envoy.service.auth.v3.CheckRequest",
+        "the message is not an envoy.service.auth.v3.CheckRequest",
     )
 
 

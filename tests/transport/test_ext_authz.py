@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimitd.core.model import Answer, Reply, Request, Verdict
+from ratelimitd.core.model import Request
+from ratelimitd.core.response import Response, ResponseKind, ResponseTemplate
 from ratelimitd.errors import MalformedRequestError
 from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
-from ratelimitd.transport.ext_authz import decode, encode
+from ratelimitd.transport.check_response import ResponseEncoder
+from ratelimitd.transport.ext_authz import decode
 
 
 def check_request() -> CheckRequest:
@@ -52,7 +54,7 @@ def test_a_header_that_is_not_utf8_is_malformed() -> None:
     """A proto3 string must be UTF-8: protobuf itself refuses it."""
     message = check_request()
     message.attributes.request.http.headers["x-user-id"] = "user1"
-    with pytest.raises(MalformedRequestError, match=r"no envoy\.service\.auth\.v3\.CheckRequest"):
+    with pytest.raises(MalformedRequestError, match=r"not an envoy\.service\.auth\.v3\.CheckRequest"):
         decode(message.SerializeToString().replace(b"user1", b"use\xff1"))
 
 
@@ -65,16 +67,21 @@ def test_any_bytes_are_read_or_refused(payload: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("reply", "status", "code"),
-    [(Reply.OK, 200, 0), (Reply.DENIED, 429, 8), (Reply.DENIED, 503, 14), (Reply.ERROR, 503, 14)],
+    [
+        (ResponseKind.OK, 200, 0),
+        (ResponseKind.DENIED, 429, 8),
+        (ResponseKind.DENIED, 503, 14),
+        (ResponseKind.ERROR, 503, 14),
+    ],
 )
-def test_an_answer_sets_code_kind_headers_and_metadata(reply: Reply, status: int, code: int) -> None:
+def test_an_answer_sets_code_kind_headers_and_metadata(reply: ResponseKind, status: int, code: int) -> None:
     """Only the code decides for Envoy, so a refusal always has one; each header overwrites."""
-    verdict = Verdict(reply, status, (("retry-after", "1"),), "body", (("tier", "user"),))
-    answer = Answer(verdict, rate_limit='"user";r=2;t=3', remaining=2)
-    response = CheckResponse.FromString(encode(answer))
+    verdict = ResponseTemplate(reply, status, (("retry-after", "1"),), "body", (("tier", "user"),))
+    response_in = Response(verdict, rate_limit='"user";r=2;t=3', remaining=2)
+    response = CheckResponse.FromString(ResponseEncoder()(response_in))
     assert response.status.code == code
     assert response.WhichOneof("http_response") == reply.value
-    if reply is Reply.OK:
+    if reply is ResponseKind.OK:
         options = response.ok_response.response_headers_to_add
     else:
         refusal = getattr(response, reply.value)
@@ -91,14 +98,14 @@ LONG = st.integers(0, 40_000).map("x".__mul__)
 
 
 @given(
-    st.sampled_from(Reply),
+    st.sampled_from(ResponseKind),
     st.lists(st.tuples(st.sampled_from(["a", "b"]), LONG), max_size=3),
     LONG,
     st.dictionaries(st.sampled_from(["x", "y"]), st.text(max_size=300)),
     st.none() | st.integers(0, 2**53),
 )
 def test_an_answer_is_the_message_that_the_library_would_build(
-    reply: Reply,
+    reply: ResponseKind,
     headers: list[tuple[str, str]],
     rate_limit: str,
     metadata: dict[str, str],
@@ -106,12 +113,12 @@ def test_an_answer_is_the_message_that_the_library_would_build(
 ) -> None:
     """It is put together from parts, and no length of them makes it another message."""
     expected = CheckResponse()
-    expected.status.code = 0 if reply is Reply.OK else 8
+    expected.status.code = 0 if reply is ResponseKind.OK else 8
     kind = getattr(expected, reply.value)
     kind.SetInParent()
-    if reply is not Reply.OK:
+    if reply is not ResponseKind.OK:
         kind.status.code, kind.body = 429, "body"
-    options = kind.response_headers_to_add if reply is Reply.OK else kind.headers
+    options = kind.response_headers_to_add if reply is ResponseKind.OK else kind.headers
     own = [("ratelimit", rate_limit)] if rate_limit else []
     for key, value in headers + own:
         options.add(header=HeaderValue(key=key, value=value), append_action=2)
@@ -119,6 +126,6 @@ def test_an_answer_is_the_message_that_the_library_would_build(
     expected.dynamic_metadata.update(metadata)
     if remaining is not None:
         expected.dynamic_metadata["remaining"] = remaining
-    status = 200 if reply is Reply.OK else 429
-    verdict = Verdict(reply, status, tuple(headers), "body", tuple(metadata.items()))
-    assert CheckResponse.FromString(encode(Answer(verdict, rate_limit, remaining))) == expected
+    status = 200 if reply is ResponseKind.OK else 429
+    verdict = ResponseTemplate(reply, status, tuple(headers), "body", tuple(metadata.items()))
+    assert CheckResponse.FromString(ResponseEncoder()(Response(verdict, rate_limit, remaining))) == expected

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from ratelimitd.core.model import TierName
+from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import PolicyError, Problem
 from ratelimitd.policy.document import TierEntry, full_form
 from ratelimitd.policy.field_types import per_second

@@ -1,0 +1,122 @@
+"""Decide a request: identify, match, take. A decision is a value; `core/response.py` renders it.
+
+A store that cannot decide gives an undecided request, never a denied one. An observer that fails changes no
+decision.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+from ratelimitd.core.denial import denying_shadow
+from ratelimitd.core.identity import Source, identify
+from ratelimitd.core.match import DRY_RUN_CONTEXT, MatchedRules, Matcher
+from ratelimitd.core.model import Identity, OnStoreError, Outcome, Request, Verdict
+from ratelimitd.core.ports import Limiter, Observer, Policies
+from ratelimitd.errors import StoreError
+
+_STRICTEST_FIRST = (OnStoreError.DENY, OnStoreError.ENVOY, OnStoreError.ALLOW)
+
+
+class Decision(NamedTuple):
+    """What was decided about a request, and why.
+
+    Args:
+        verdict: the decision.
+        request: the request.
+        identity: the user or address that is charged.
+        policy_digest: the digest of the policy in force; empty when none could be read.
+        rules: the rules that matched; None when no policy could be read.
+        outcome: the limiter's outcome; None where no bucket takes part, and where the store
+            gave no answer.
+        shadow: the path of the part of the policy that would have denied were it not in shadow, or None.
+        on_store_error: the reply to an undecided request, None for any other.
+        dry_run: nothing was taken.
+    """
+
+    verdict: Verdict
+    request: Request
+    identity: Identity
+    policy_digest: str
+    rules: MatchedRules | None
+    outcome: Outcome | None = None
+    shadow: str | None = None
+    on_store_error: OnStoreError | None = None
+    dry_run: bool = False
+
+
+class Decider:
+    """Decides requests.
+
+    Args:
+        policies: the policy in force.
+        limiter: takes the tokens.
+        sources: sources of a request's identity, in order of preference.
+        key_prefix: what the key of every bucket begins with.
+        on_store_error: the reply when the store cannot decide and the policy names none.
+        observers: see every decision.
+        on_observer_error: called with the observer and its error when one fails.
+    """
+
+    def __init__(
+        self,
+        *,
+        policies: Policies,
+        limiter: Limiter,
+        sources: Sequence[Source],
+        key_prefix: str,
+        on_store_error: OnStoreError,
+        observers: Sequence[Observer] = (),
+        on_observer_error: Callable[[Observer, Exception], None] = lambda _observer, _error: None,
+    ) -> None:
+        self._policies = policies
+        self._limiter = limiter
+        self._sources = sources
+        self._key_prefix = key_prefix
+        self._on_store_error = on_store_error
+        self._observers = tuple(observers)
+        self._on_observer_error = on_observer_error
+        self._matcher: Matcher | None = None
+
+    async def __call__(self, request: Request) -> Decision:
+        """The decision about one request. A StoreError makes it undecided; any other error is a defect."""
+        decision = await self._decide(request)
+        for observer in self._observers:
+            try:
+                observer.decided(decision)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the decision stands
+                self._on_observer_error(observer, error)
+        return decision
+
+    async def _decide(self, request: Request) -> Decision:
+        identity = identify(self._sources, request)
+        try:
+            policy = self._policies.current()
+        except StoreError:
+            return Decision(
+                Verdict.UNDECIDED, request, identity, "", None, on_store_error=self._on_store_error
+            )
+        matcher = self._matcher
+        if matcher is None or matcher.policy is not policy:
+            matcher = self._matcher = Matcher(policy, self._key_prefix)
+        rules = matcher.match(request, identity)
+        if not rules.keys:
+            return Decision(rules.verdict_without_buckets, request, identity, policy.digest, rules)
+        take_request = rules.take_request(identity)
+        dry_run = request.context.get(DRY_RUN_CONTEXT) == "true"
+        if dry_run:
+            take_request = take_request._replace(dry_run=True)
+        try:
+            outcome = await self._limiter.take(take_request)
+        except StoreError:
+            reply = self._strictest(rules.on_store_error)
+            return Decision(
+                Verdict.UNDECIDED, request, identity, policy.digest, rules, None, None, reply, dry_run
+            )
+        verdict = Verdict.ALLOWED if outcome.allowed else Verdict.DENIED
+        shadow = denying_shadow(policy, rules, outcome) if outcome.allowed else None
+        return Decision(verdict, request, identity, policy.digest, rules, outcome, shadow, None, dry_run)
+
+    def _strictest(self, replies: Collection[OnStoreError | None]) -> OnStoreError:
+        """The strictest of these replies; the request goes on when none of its tiers can deny."""
+        named = {reply or self._on_store_error for reply in replies}
+        return next((reply for reply in _STRICTEST_FIRST if reply in named), OnStoreError.ALLOW)

@@ -1,0 +1,38 @@
+"""Which tier denied a request, and how long until it could pay."""
+
+from collections.abc import Sequence
+
+from ratelimitd.core.bucket import wait_us
+from ratelimitd.core.match import MatchedRules, TierLimit, shadow_of_all
+from ratelimitd.core.model import Outcome
+from ratelimitd.core.policy import PolicySet
+from ratelimitd.core.tiers import TierName
+
+
+def denying_tier(
+    limits: Sequence[TierLimit], cost: int, tokens: Sequence[int | None]
+) -> tuple[TierName, int]:
+    """The tier that denied, and the wait in microseconds until it can pay.
+
+    All tiers must pay, so the one with the longest wait counts. Tiers whose tokens are not known are skipped.
+
+    Args:
+        limits: the tiers that the request was charged to.
+        cost: microtokens.
+        tokens: microtokens left in each, None where not known.
+    """
+    longest_us, denying = -1, TierName.GLOBAL
+    for (name, limit), left in zip(limits, tokens, strict=True):
+        if left is not None and (us := wait_us(cost - left, limit.refill_rate)) > longest_us:
+            longest_us, denying = us, name
+    return denying, longest_us
+
+
+def denying_shadow(policy: PolicySet, rules: MatchedRules, outcome: Outcome) -> str | None:
+    """The path of the part of the policy that would have denied, were it not in shadow, or None."""
+    if rules.blocked_in_shadow and rules.override is not None:
+        return rules.override.name
+    if outcome.shadow is None or outcome.shadow.allowed:
+        return None
+    tier, _ = denying_tier(rules.shadow, rules.charge.cost, outcome.shadow.tokens)
+    return shadow_of_all(policy, rules.route, rules.override) or f"tiers.{tier}"
