@@ -370,7 +370,7 @@ def _rules(policy: FlatPolicy | PolicyDocument) -> object:
         made.shadow,
         [(name, repr(rule)) for name, rule in made.tiers.items()],
         [asdict(route) for route in (made.routes.rules if made.routes else ())],
-        sorted((key, repr(one).split("user=", 1)[1]) for key, one in made.by_identity.items()),
+        sorted((key, repr(one).split("limits=", 1)[1]) for key, one in made.by_identity.items()),
         [(name, sorted(map(repr, values.values()))) for name, values in made.by_header.items() if values],
         [(name, sorted(map(repr, values.values()))) for name, values in made.by_context.items() if values],
     )
