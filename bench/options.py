@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str]) -> Options:
     if given.rounds < 1 or given.seconds <= 0:
         raise BenchError("--rounds and --seconds must be above 0")
     return Options(
-        pace=Pace(1, 0.05, 50) if given.quick else Pace(given.rounds, given.seconds, 500),
+        pace=Pace(1, 0.05, 50, warm_up_only=True) if given.quick else Pace(given.rounds, given.seconds, 500),
         users=2_000 if given.quick else 100_000,
         markdown=given.markdown,
         targets=names,

@@ -15,11 +15,19 @@ _MAX_CALLS = 200_000
 
 @dataclass(frozen=True)
 class Pace:
-    """Number of rounds, approximate seconds of each load, and calls of the loads that warm up."""
+    """How often and how long to measure.
+
+    Args:
+        rounds: number of rounds.
+        seconds: approximate duration of each load.
+        warm_up_calls: calls of the loads that warm up.
+        warm_up_only: whether the warm-up is the only round, as in a smoke test.
+    """
 
     rounds: int
     seconds: float
     warm_up_calls: int
+    warm_up_only: bool = False
 
 
 async def measure_rounds(
@@ -36,11 +44,14 @@ async def measure_rounds(
     Every second round runs backwards, so that no target always follows the same other one.
     """
     await store.reset()
-    calls = {}
+    calls, warm_up = {}, {}
     for case in cases:
         first = max(pace.warm_up_calls, 2 * case.concurrency.in_flight)
-        rate = (await measure(targets[case.target], case, first, folder)).rate
-        calls[case] = min(_MAX_CALLS, max(first, int(rate * pace.seconds)))
+        sample = await measure(targets[case.target], case, first, folder)
+        calls[case] = min(_MAX_CALLS, max(first, int(sample.rate * pace.seconds)))
+        warm_up[case] = [sample]
+    if pace.warm_up_only:
+        return warm_up
     progress(f"warmed up; measuring {pace.rounds} rounds of {len(cases)} loads")
     results: dict[Case, list[Sample]] = {case: [] for case in cases}
     for number in range(pace.rounds):
