@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from ratelimitd.cli import main
-from ratelimitd.cli.exits import Exit
+from ratelimitd.cli.exits import MEANINGS, Exit
 from ratelimitd.settings import Settings, env_name
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ _SECTION = re.compile(
 def with_commands(text: str) -> str:
     """Return docs/cli.md with the current options of the commands, and the meanings of the exit statuses."""
     commands = dict(_commands())
-    text = _table_replaced(text, "| status | meaning |", [f"| {one:d} | {one.meaning} |" for one in Exit])
+    text = _table_replaced(text, "| status | meaning |", [f"| {one:d} | {MEANINGS[one]} |" for one in Exit])
     return _SECTION.sub(lambda found: found["heading"] + _table(commands[found["name"]]) + found["end"], text)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ratelimitd.address import parse_address
+from ratelimitd.address import DEFAULT_LISTEN, parse_address
 from ratelimitd.core.identity import HEADER_NAME, Source, parse_sources
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.errors import SettingsError
@@ -44,7 +44,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     listen: str = Field(
-        "127.0.0.1:50051", description="Address of the gRPC server: HOST:PORT, [IPV6]:PORT or unix:/path."
+        DEFAULT_LISTEN, description="Address of the gRPC server: HOST:PORT, [IPV6]:PORT or unix:/path."
     )
     transport: Literal["grpcio", "fast"] = Field(
         "grpcio",
@@ -122,11 +122,11 @@ class Settings(BaseModel):
         description="API key with write access, or two keys separated by a space, for rotation. Without any "
         "key only /healthz, /readyz and /metrics answer.",
     )
-    admin_key_file: str = Field("", description="File with such keys, one per line.")
+    admin_key_file: str = Field("", description="File with API keys for write access, one per line.")
     admin_read_key: str = Field("", repr=False, description="API key with read access, or two keys.")
-    admin_read_key_file: str = Field("", description="File with such keys, one per line.")
+    admin_read_key_file: str = Field("", description="File with API keys for read access, one per line.")
     admin_check_target: str = Field(
-        "127.0.0.1:50051", description="Service that the admin service sends test requests to: HOST:PORT."
+        DEFAULT_LISTEN, description="Service that the admin service sends test requests to: HOST:PORT."
     )
 
     @field_validator("listen", "admin_listen", "admin_check_target")

@@ -1,1 +1,1 @@
-"""The `ratelimitd` command: thin, each file one subcommand."""
+"""The `ratelimitd` command. Each subcommand is a thin module over `ratelimitd.control` or the service."""

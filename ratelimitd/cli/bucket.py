@@ -1,15 +1,14 @@
-"""`ratelimitd bucket`: what somebody has left, and how to give it all back."""
+"""`ratelimitd bucket`: shows and resets the buckets of a user or an address."""
 
-import asyncio
 import sys
 from typing import Annotated
 
 import typer
 
-from ratelimitd.cli import tables
-from ratelimitd.cli.exits import told
-from ratelimitd.cli.explain import Address, Json
-from ratelimitd.cli.store import RedisUrl, control_over
+from ratelimitd.cli import output
+from ratelimitd.cli.exits import exit_status_help
+from ratelimitd.cli.options import Address, Json, RedisUrl
+from ratelimitd.cli.store import with_control
 from ratelimitd.control.answers import BucketList, BucketState, ResetBuckets
 from ratelimitd.control.request_spec import Subject
 from ratelimitd.display import tokens
@@ -17,77 +16,65 @@ from ratelimitd.instants import iso_instant
 
 app = typer.Typer(
     name="bucket",
-    help="Look at the buckets of a user or an address, or make them full.",
+    help="Show or reset the buckets of a user or an address.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 User = Annotated[
-    str | None,
-    typer.Argument(help="The value of the header that identifies.", metavar="USER", show_default=False),
+    str | None, typer.Argument(help="Value of the identity header.", metavar="USER", show_default=False)
 ]
 
 
-def _name(who: Subject) -> str:
-    return who.user if who.user is not None else who.address or ""
-
-
-@app.command(epilog=told())
+@app.command(epilog=exit_status_help())
 def show(
     user: User = None, address: Address = None, redis_url: RedisUrl = None, *, as_json: Json = False
 ) -> None:
-    """Show the buckets of a user, or of an --address, as they are now. One that is not shown is full."""
-    who = Subject(user, address)
-    states = asyncio.run(_shown(redis_url, who))
+    """Show the current buckets of a user or an address. A bucket that is not listed is full."""
+    subject = Subject(user, address)
+    states = with_control(redis_url, lambda control: control.buckets(subject))
     if as_json:
-        tables.print_json(BucketList(buckets=states))
+        output.print_json(BucketList(buckets=states))
     elif states:
-        tables.print_table(("bucket", ">tokens now", ">capacity", ">refill", "counted at"), map(_row, states))
+        names = ("bucket", ">tokens now", ">capacity", ">refill", "counted at")
+        output.print_table(names, map(_row, states))
     else:
-        tables.say(f"{_name(who)} has no bucket in the store: every one is full")
+        output.print_line(f"{_name(subject)} has no bucket in the store, so all of them are full")
 
 
-async def _shown(redis_url: str | None, who: Subject) -> list[BucketState]:
-    async with control_over(redis_url) as control:
-        return await control.buckets(who)
+def _name(subject: Subject) -> str:
+    return subject.user if subject.user is not None else subject.address or ""
 
 
 def _row(state: BucketState) -> tuple[object, ...]:
-    capacity, refill = (
-        ("off", "off")
-        if state.limit is None
-        else (
-            str(state.limit.capacity),
-            f"{state.limit.refill_rate:.10g}/s",
-        )
+    return (
+        state.key,
+        tokens(state.tokens),
+        "off" if state.limit is None else state.limit.capacity,
+        "off" if state.limit is None else output.rate(state.limit),
+        iso_instant(state.last_us),
     )
-    return (state.key, tokens(state.tokens), capacity, refill, iso_instant(state.last_us))
 
 
-@app.command(epilog=told())
+@app.command(epilog=exit_status_help())
 def reset(
     user: User = None,
     address: Address = None,
     redis_url: RedisUrl = None,
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make every bucket of a user, or of an --address, full. On a terminal it asks first."""
-    who = Subject(user, address)
-    who.identity()  # what is wrong with it is said before anything is asked
+    """Make all buckets of a user or an address full. On a terminal, ask for confirmation first."""
+    subject = Subject(user, address)
+    subject.identity()  # reports a bad user or address before it asks for confirmation
     if not yes and sys.stdin.isatty():
-        typer.confirm(f"Make every bucket of {tables.printable(_name(who))} full?", abort=True, err=True)
-    keys = asyncio.run(_reset(redis_url, who))
+        typer.confirm(f"Make all buckets of {output.printable(_name(subject))} full?", abort=True, err=True)
+    keys = with_control(redis_url, lambda control: control.reset(subject))
     if as_json:
-        tables.print_json(ResetBuckets(deleted=keys))
+        output.print_json(ResetBuckets(deleted=keys))
         return
     for key in keys:
-        tables.say(f"{key} is full")
+        output.print_line(f"{key} is full")
     if not keys:
-        tables.say(f"{_name(who)} has no bucket in the store: every one is full already")
-
-
-async def _reset(redis_url: str | None, who: Subject) -> list[str]:
-    async with control_over(redis_url) as control:
-        return await control.reset(who)
+        output.print_line(f"{_name(subject)} has no bucket in the store, so all of them are full already")

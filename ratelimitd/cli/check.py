@@ -1,21 +1,22 @@
-"""`ratelimitd check`: one real Check, as Envoy asks it, of a running service."""
+"""`ratelimitd check`: sends one Check to a running service, as Envoy does."""
 
 import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ratelimitd.address import parse_address
-from ratelimitd.cli import tables
+from ratelimitd.address import CLIENT_TIMEOUT_S, parse_address
+from ratelimitd.cli import output
 from ratelimitd.cli.exits import Exit
-from ratelimitd.cli.explain import Address, Context, Headers, Json, Method, Path, User, question_of
-from ratelimitd.cli.store import chosen
+from ratelimitd.cli.options import Address, Json
+from ratelimitd.cli.request_options import Context, Headers, Method, Path, User, request_spec
+from ratelimitd.cli.store import load_settings
 
-if TYPE_CHECKING:  # gRPC, which no other command here needs
+if TYPE_CHECKING:  # importing gRPC takes longer than the other commands need
     from ratelimitd.transport.client import CheckReply
 
 
-def _target(text: str | None) -> str | None:
+def _checked_target(text: str | None) -> str | None:
     if text is not None:
         try:
             parse_address(text)
@@ -24,56 +25,58 @@ def _target(text: str | None) -> str | None:
     return text
 
 
-def check(  # noqa: PLR0917 - typer makes them flags
+Target = Annotated[
+    str | None,
+    typer.Option(
+        callback=_checked_target,
+        help="Address of the service: HOST:PORT, [IPV6]:PORT or unix:/path. [default: the setting listen]",
+        metavar="TARGET",
+        show_default=False,
+    ),
+]
+
+
+def check(
+    *,
     path: Path,
     user: User = None,
     method: Method = "GET",
     header: Headers = None,
     context: Context = None,
     address: Address = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            callback=_target,
-            help="The service: HOST:PORT, [IPV6]:PORT or unix:/path. [default: the setting listen]",
-            metavar="TARGET",
-            show_default=False,
-        ),
-    ] = None,
+    target: Target = None,
     timeout_s: Annotated[
-        float, typer.Option(help="How long to wait for the answer, in seconds.", metavar="SECONDS", min=0)
-    ] = 2.0,
-    *,
+        float, typer.Option(help="Time limit for the answer, in seconds.", metavar="SECONDS", min=0)
+    ] = CLIENT_TIMEOUT_S,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Spend nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask a running service about a request, as Envoy does. It spends what the request costs."""
-    from ratelimitd.transport.client import ask  # noqa: PLC0415 - gRPC, which no other command here needs
+    """Send one Check to a running service, as Envoy does. It spends what the request costs."""
+    from ratelimitd.transport.client import ask  # noqa: PLC0415 - see above
 
-    settings = chosen(None)
-    question = question_of(path, method, user, address, header, context).request(settings)
-    asked = asyncio.run(ask(target or settings.listen, question, dry_run=dry_run, timeout_s=timeout_s))
+    settings = load_settings()
+    spec = request_spec(path=path, method=method, user=user, address=address, headers=header, context=context)
+    request = spec.request(settings)
+    reply = asyncio.run(ask(target or settings.listen, request, dry_run=dry_run, timeout_s=timeout_s))
     if as_json:
-        tables.print_json(asked)
+        output.print_json(reply)
     else:
-        _print(asked)
-    # A refusal because the store is away says nothing about limits.
-    undecided = asked.metadata.get("outcome") == "undecided"
-    if asked.outcome == "error" or (asked.outcome == "denied" and undecided):
+        _print(reply)
+    # An undecided request is refused because of the store, not because of limits.
+    undecided = reply.metadata.get("outcome") == "undecided"
+    if reply.outcome == "error" or (reply.outcome == "denied" and undecided):
         raise typer.Exit(Exit.FAILED)
-    if asked.outcome == "denied":
+    if reply.outcome == "denied":
         raise typer.Exit(Exit.DENIED)
 
 
-def _print(asked: "CheckReply") -> None:
-    allowed = asked.outcome == "allowed"
-    status = "" if allowed else f", HTTP {asked.http_status}"
-    tables.say(f"{asked.outcome}{status} ({asked.grpc_code})", style="bold green" if allowed else "bold red")
-    if asked.body:
-        tables.say(asked.body)
-    if asked.headers:
-        tables.say("")
-        tables.print_table(("header", "value"), asked.headers.items())
-    if asked.metadata:
-        tables.say("")
-        tables.print_table(("metadata", "value"), asked.metadata.items())
+def _print(reply: "CheckReply") -> None:
+    allowed = reply.outcome == "allowed"
+    status = "" if allowed else f", HTTP {reply.http_status}"
+    output.print_line(f"{reply.outcome}{status} ({reply.grpc_code})", style=output.outcome_style(allowed))
+    if reply.body:
+        output.print_line(reply.body)
+    for name, pairs in (("header", reply.headers), ("metadata", reply.metadata)):
+        if pairs:
+            output.print_line("")
+            output.print_table((name, "value"), pairs.items())

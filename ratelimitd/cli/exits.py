@@ -1,32 +1,34 @@
-"""What an exit status means, the same for every command. `cli/main.py` says which error ends with which."""
+"""Exit statuses, the same for all commands. `cli/main.py` says which error leads to which status."""
 
 from enum import IntEnum
-from typing import Self
 
 
 class Exit(IntEnum):
-    """An exit status and what it tells a script."""
+    """How a command ended."""
 
-    meaning: str
-
-    def __new__(cls, status: int, meaning: str) -> Self:
-        """A status with its meaning."""
-        exit_status = int.__new__(cls, status)
-        exit_status._value_ = status
-        exit_status.meaning = meaning
-        return exit_status
-
-    DONE = 0, "done; `explain` and `check`: allowed; `health`: it serves"
-    FAILED = 1, "failed: the store is away, a setting is bad, nobody answers"
-    USAGE = 2, "the command line is wrong"
-    INVALID = 3, "the policy is not valid"
-    CONFLICT = 4, "somebody else changed the policy first, and nothing was written"
-    BEHIND = 5, "it is in force, but not every replica has it yet"
-    DENIED = 6, "`explain` and `check`: denied"
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    INVALID = 3
+    CONFLICT = 4
+    BEHIND = 5
+    DENIED = 6
 
 
-def told(*exits: Exit) -> str:
-    """For the end of a command's help: how it may end, beside done, failed and usage."""
-    every = sorted({Exit.DONE, Exit.FAILED, Exit.USAGE, *exits})
-    # \b keeps the lines as they are.
-    return "\b\n" + "\n".join(["Exit status:", *(f"  {status:d}  {status.meaning}" for status in every)])
+MEANINGS = {
+    Exit.DONE: "done; `explain` and `check`: allowed; `health`: serving",
+    Exit.FAILED: "failed: for example, the store is unreachable or a setting is wrong",
+    Exit.USAGE: "the command line is wrong",
+    Exit.INVALID: "the policy is not valid",
+    Exit.CONFLICT: "another change of the policy came first, and nothing was written",
+    Exit.BEHIND: "the policy is in force, but not every replica runs it yet",
+    Exit.DENIED: "`explain` and `check`: denied",
+}
+"""The meaning of each status, in the help of the commands and in docs/cli.md."""
+
+
+def exit_status_help(*exits: Exit) -> str:
+    """Returns the end of a command's help: DONE, FAILED, USAGE and `exits` with their meanings."""
+    possible = sorted({Exit.DONE, Exit.FAILED, Exit.USAGE, *exits})
+    # \b stops click from joining the lines.
+    return "\b\n" + "\n".join(["Exit status:", *(f"  {status:d}  {MEANINGS[status]}" for status in possible)])

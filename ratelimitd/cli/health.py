@@ -1,6 +1,6 @@
-"""`ratelimitd health`: for a container's health check, which has no gRPC client of its own.
+"""`ratelimitd health`: the health check of a container, which has no other gRPC client.
 
-`python -m ratelimitd.cli.health` is the same at a third of the CPU: it imports nothing of the service.
+`python -m ratelimitd.cli.health` does the same with a third of the CPU: it imports little of the service.
 """
 
 from typing import Annotated
@@ -9,16 +9,27 @@ import grpc
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from ratelimitd.address import CLIENT_TIMEOUT_S, DEFAULT_LISTEN, parse_address
+
 
 def health(
     target: Annotated[
-        str, typer.Argument(envvar="RATELIMITD_LISTEN", help="HOST:PORT or unix:/path of the service.")
-    ] = "127.0.0.1:50051",
-    timeout_s: Annotated[float, typer.Option(help="How long to wait for the answer, in seconds.")] = 2.0,
+        str,
+        typer.Argument(
+            envvar="RATELIMITD_LISTEN", help="Address of the service: HOST:PORT, [IPV6]:PORT or unix:/path."
+        ),
+    ] = DEFAULT_LISTEN,
+    timeout_s: Annotated[
+        float, typer.Option(help="Time limit for the answer, in seconds.")
+    ] = CLIENT_TIMEOUT_S,
 ) -> None:
-    """Ask a running service how it is: exit status 0 when it serves, 1 when not."""
-    reachable = target.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
-    # A proxy of this machine's environment is not for this.
+    """Ask a running service for its health: exit status 0 if it is serving, 1 if not."""
+    try:
+        reachable = str(parse_address(target).reachable)
+    except ValueError as error:
+        typer.echo(f"ratelimitd: {target}: {error}", err=True)
+        raise typer.Exit(1) from error
+    # The proxy settings of the environment are meant for other programs.
     with grpc.insecure_channel(reachable, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(

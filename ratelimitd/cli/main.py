@@ -1,4 +1,4 @@
-"""The command line: parses, calls, and turns every error of ours into a sentence and an exit status."""
+"""The `ratelimitd` command: its subcommands, and the exit status of each error."""
 
 import errno
 import sys
@@ -12,12 +12,13 @@ from ratelimitd.cli.admin import admin
 from ratelimitd.cli.check import check
 from ratelimitd.cli.demo import demo
 from ratelimitd.cli.envoy import envoy
-from ratelimitd.cli.exits import Exit, told
+from ratelimitd.cli.exits import Exit, exit_status_help
 from ratelimitd.cli.explain import explain
 from ratelimitd.cli.health import health
+from ratelimitd.cli.output import printable
 from ratelimitd.cli.serve import serve
-from ratelimitd.cli.tables import printable
 from ratelimitd.errors import ConflictError, PolicyError, RatelimitdError, RequestSpecError, WaitError
+from ratelimitd.settings import CONFIG_KEY
 
 EXITS: dict[type[RatelimitdError], Exit] = {
     RequestSpecError: Exit.USAGE,
@@ -25,7 +26,7 @@ EXITS: dict[type[RatelimitdError], Exit] = {
     ConflictError: Exit.CONFLICT,
     WaitError: Exit.BEHIND,
 }
-"""How a command ends that met such an error. After every other one of ours it has failed."""
+"""The exit status after such an error. Every other RatelimitdError leads to FAILED."""
 
 app = typer.Typer(
     name="ratelimitd",
@@ -36,52 +37,50 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback shape
+_HELP = f"""Exact token-bucket rate limits for Envoy, kept in Redis.
+
+\b
+Try it:             ratelimitd demo
+Run it:             ratelimitd serve --redis-url redis://127.0.0.1:6379/0
+Without a Redis:    ratelimitd serve --redis-url embedded
+Inside your Envoy:  ratelimitd envoy --config envoy.yaml
+Change the limits:  ratelimitd policy apply limits.yaml --wait
+Explain a decision: ratelimitd explain --user USER --path /api/ping
+Use a browser:      ratelimitd admin
+
+The limits are a JSON or YAML document in the Redis key {CONFIG_KEY}. Changing it needs no restart.
+"""
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with one positional argument
     if wanted:
         typer.echo(f"ratelimitd {__version__}")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=_HELP)
 def _root(
     *,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Exact token-bucket rate limits for Envoy, kept in Redis.
-
-    Try it:          ratelimitd demo
-
-    Run it:          ratelimitd serve --redis-url redis://127.0.0.1:6379/0
-
-    Run it alone:    ratelimitd serve --redis-url embedded
-
-    In your Envoy:   ratelimitd envoy --config envoy.yaml
-
-    Change limits:   ratelimitd policy apply limits.yaml --wait
-
-    Ask why:         ratelimitd explain --user USER --path /api/ping
-
-    In a browser:    ratelimitd admin
-
-    Limits are a text in Redis at rate_limit:config and change without a restart: see the README.
-    """
+    """Has only the options that need no subcommand."""
 
 
-app.command(epilog=told())(serve)
-app.command(epilog=told())(envoy)
-app.command(epilog=told())(admin)
-app.command(epilog=told())(health)
-app.command(epilog=told())(demo)
+app.command(epilog=exit_status_help())(serve)
+app.command(epilog=exit_status_help())(envoy)
+app.command(epilog=exit_status_help())(admin)
+app.command(epilog=exit_status_help())(health)
+app.command(epilog=exit_status_help())(demo)
 app.add_typer(policy.app)
-app.command(epilog=told(Exit.DENIED))(explain)
+app.command(epilog=exit_status_help(Exit.DENIED))(explain)
 app.add_typer(bucket.app)
-app.command(epilog=told(Exit.DENIED))(check)
+app.command(epilog=exit_status_help(Exit.DENIED))(check)
 
 
 def main() -> None:
-    """Entry point of the `ratelimitd` script."""
+    """Runs the command line. Errors become one line each on standard error, and an exit status."""
     try:
         app()
     except RatelimitdError as error:
@@ -90,7 +89,7 @@ def main() -> None:
             typer.echo(f"ratelimitd: {printable(str(problem))}", err=True)
         sys.exit(EXITS.get(type(error), Exit.FAILED))
     except OSError as error:
-        if error.errno != errno.ENOSPC:  # anything else is nobody's disk but a defect
+        if error.errno != errno.ENOSPC:  # any other OSError here is a defect
             raise
         typer.echo(f"ratelimitd: {error}", err=True)
         sys.exit(Exit.FAILED)

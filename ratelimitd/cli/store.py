@@ -1,11 +1,9 @@
-"""How the commands for operators reach the store: with the settings of the service, from the environment."""
+"""How the operators' commands reach the store: with the service's settings, from the environment."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Annotated
-
-import typer
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from ratelimitd import settings
 from ratelimitd.control.control import Control
@@ -13,34 +11,28 @@ from ratelimitd.errors import SettingsError
 from ratelimitd.settings import EMBEDDED, Settings, env_name
 from ratelimitd.store.client import open_client
 
-RedisUrl = Annotated[
-    str | None,
-    typer.Option(
-        help=f"The store of the service, as the setting names it. [env: {env_name('redis_url')}]",
-        metavar="URL",
-        show_default=False,
-    ),
-]
-"""The one setting that is a flag of every such command."""
+T = TypeVar("T")
 
 
-def chosen(redis_url: str | None) -> Settings:
-    """The settings, with this flag. Raises SettingsError."""
+def load_settings(redis_url: str | None = None) -> Settings:
+    """Returns the settings; `redis_url` wins over the environment unless it is None. Raises SettingsError."""
     return settings.load(os.environ, flags={"redis_url": redis_url})
 
 
-@asynccontextmanager
-async def control_over(redis_url: str | None) -> AsyncIterator[Control]:
-    """The control of the limits in the store of the settings.
+def with_control(redis_url: str | None, operation: Callable[[Control], Awaitable[T]]) -> T:
+    """Returns the result of an operation on the service's store.
 
-    It connects when first used, and waits at most 5 s for each answer, the driver's own bound. Raises
-    SettingsError.
+    The driver waits at most 5 s for each reply, unless the URL says otherwise. Raises SettingsError.
     """
-    loaded = chosen(redis_url)
+    loaded = load_settings(redis_url)
     if loaded.redis_url == EMBEDDED:
         raise SettingsError(
             f"{env_name('redis_url')}: an `embedded` store belongs to the service that started it; "
-            "name its URL, which that service logs"
+            "use the URL that this service logs"
         )
-    async with open_client(loaded.redis_url) as client:
-        yield Control(client, loaded)
+
+    async def run() -> T:
+        async with open_client(loaded.redis_url) as client:
+            return await operation(Control(client, loaded))
+
+    return asyncio.run(run())

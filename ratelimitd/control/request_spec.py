@@ -1,6 +1,6 @@
 """A request that a person asks about, put as Envoy would put it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ratelimitd.core.identity import HEADER_NAME, address_key, identify, plain_key
@@ -77,6 +77,14 @@ class RequestSpec:
             peer_address=self.address or "",
             context=self.context,
         )
+
+
+def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Returns headers by name. The values of a repeated header are joined with a comma, as Envoy does."""
+    joined: dict[str, str] = {}
+    for name, value in pairs:
+        joined[name] = f"{joined[name]},{value}" if name in joined else value
+    return joined
 
 
 def identity_of(request: Request, settings: Settings) -> Identity:

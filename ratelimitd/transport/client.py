@@ -10,7 +10,7 @@ from typing import Literal
 import grpc
 from google.protobuf.json_format import MessageToDict
 
-from ratelimitd.address import Address, TcpAddress, parse_address
+from ratelimitd.address import CLIENT_TIMEOUT_S, parse_address
 from ratelimitd.core.match import DRY_RUN_CONTEXT
 from ratelimitd.core.model import Request
 from ratelimitd.errors import CheckCallError
@@ -51,7 +51,9 @@ class CheckReply:
     grpc_code: str
 
 
-async def ask(target: str, question: Request, *, dry_run: bool = False, timeout_s: float = 2.0) -> CheckReply:
+async def ask(
+    target: str, question: Request, *, dry_run: bool = False, timeout_s: float = CLIENT_TIMEOUT_S
+) -> CheckReply:
     """What the service at `target` answers to this request.
 
     Args:
@@ -63,7 +65,7 @@ async def ask(target: str, question: Request, *, dry_run: bool = False, timeout_
     Raises CheckCallError when there is no answer, or no such target can be.
     """
     try:
-        reachable = _reachable(parse_address(target))
+        reachable = str(parse_address(target).reachable)
     except ValueError as error:
         raise CheckCallError(f"{target!r} cannot be asked: {error}") from error
     async with grpc.aio.insecure_channel(reachable, options=_OPTIONS) as channel:
@@ -77,12 +79,6 @@ async def ask(target: str, question: Request, *, dry_run: bool = False, timeout_
         except grpc.aio.AioRpcError as error:
             raise CheckCallError(_no_answer(target, error)) from error
     return _asked(response)
-
-
-def _reachable(address: Address) -> str:
-    if isinstance(address, TcpAddress):
-        return str(TcpAddress(address.reachable_host, address.port))
-    return str(address)
 
 
 def _no_answer(target: str, error: grpc.aio.AioRpcError) -> str:

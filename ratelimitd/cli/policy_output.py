@@ -1,10 +1,10 @@
-"""How policies look to people. A text in the store that was refused is never passed over in silence."""
+"""Prints policies, revisions and replicas. A refused text in the store is always mentioned."""
 
 from collections.abc import Iterable, Sequence
 
 import typer
 
-from ratelimitd.cli import tables
+from ratelimitd.cli import output
 from ratelimitd.control.answers import CurrentPolicy, ReplicaStatus, Status
 from ratelimitd.display import age
 from ratelimitd.errors import Problem
@@ -16,55 +16,55 @@ _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 
 def print_current(current: CurrentPolicy, config_key: str) -> None:
-    """A revision and, in normal form, what it says."""
+    """Prints a revision and its policy in normal form."""
     _print_refused(current.refused, config_key)
     _print_revision(current.revision)
-    tables.say("")
+    output.print_line("")
     typer.echo(normal_text(parse(current.revision.text)), nl=False)
 
 
 def print_status(status: Status, config_key: str) -> None:
-    """What runs where."""
+    """Prints the policy in force, the replicas, and the shadow counts."""
     _print_refused(status.refused, config_key)
     _print_revision(status.revision, status.now_us)
-    tables.say("")
+    output.print_line("")
     if status.replicas:
         rows = [_replica(replica, status) for replica in status.replicas]
-        tables.print_table((">runs", "state", ">seen", ">up", "version", "replica"), rows)
+        output.print_table((">runs", "state", ">seen", ">up", "version", "replica"), rows)
     else:
-        tables.say("no replica runs", style="bold yellow")
+        output.print_line("no replica is running", style="bold yellow")
     if status.shadow:
-        tables.say("")
-        tables.print_table(("in shadow", ">would have denied"), sorted(status.shadow.items()))
+        output.print_line("")
+        output.print_table(("in shadow", ">would have denied"), sorted(status.shadow.items()))
 
 
 def print_history(revisions: Sequence[Revision]) -> None:
-    """One row for each."""
+    """Prints a table of revisions."""
     if revisions:
         rows = [(one.number, iso_instant(one.at_us), one.author, one.digest, one.note) for one in revisions]
-        tables.print_table((">revision", "accepted", "author", "content", "note"), rows)
+        output.print_table((">revision", "accepted", "author", "digest", "note"), rows)
     else:
-        tables.say("no policy was ever accepted: the defaults are in force")
+        output.print_line("no policy has been accepted yet: the defaults are in force")
 
 
 def print_diff(diff: str) -> None:
-    """A unified diff."""
+    """Prints a unified diff, with colours on a terminal."""
     for line in diff.splitlines():
-        tables.say(line, style=_DIFF_STYLES.get(line[:1]))
+        output.print_line(line, style=_DIFF_STYLES.get(line[:1]))
 
 
 def warn_of_refused(problems: Iterable[Problem], config_key: str) -> None:
-    """Where standard output belongs to something else: what `_print_refused` tells."""
+    """Warns of a refused text on standard error, where standard output must hold nothing else."""
     for problem in problems:
-        tables.warn(f"REFUSED, and not in force, is the text at {config_key}: {problem}")
+        output.print_warning(f"REFUSED: the text at {config_key} is not in force: {problem}")
 
 
 def _print_refused(problems: Sequence[Problem], config_key: str) -> None:
     if problems:
-        tables.say(f"REFUSED: the text at {config_key} is not in force", style="bold red")
+        output.print_line(f"REFUSED: the text at {config_key} is not in force", style="bold red")
         for problem in problems:
-            tables.say(f"  {problem}", style="red")
-        tables.say("")
+            output.print_line(f"  {problem}", style="red")
+        output.print_line("")
 
 
 def _print_revision(revision: Revision, now_us: int | None = None) -> None:
@@ -73,9 +73,9 @@ def _print_revision(revision: Revision, now_us: int | None = None) -> None:
         accepted = iso_instant(revision.at_us)
         if now_us is not None:
             accepted += f" ({age(now_us - revision.at_us)} ago)"
-    tables.print_fields(
+    output.print_fields(
         ("revision", revision.number),
-        ("content", revision.digest),
+        ("digest", revision.digest),
         ("accepted", accepted),
         ("author", revision.author or None),
         ("note", revision.note or None),
