@@ -261,16 +261,6 @@ def test_without_its_library_a_sentence_says_what_to_install(arguments: str) -> 
     assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 
-@pytest.mark.parametrize("file", ["json.py", "redis/__init__.py"])
-async def test_a_file_that_the_host_would_load_as_a_library_is_named(tmp_path: Path, file: str) -> None:
-    """Its Python looks into the working directory first, and would end in a traceback."""
-    (tmp_path / file).parent.mkdir(exist_ok=True)
-    (tmp_path / file).touch()
-    status, output = await run("serve", "--transport", "fast", "--listen", "127.0.0.1:0", cwd=tmp_path)
-    sentence = f"ratelimitd: {tmp_path / file} would be loaded in place of the module"
-    assert (status, output.startswith(sentence), output.count("\n")) == (1, True, 1)
-
-
 @BOTH
 async def test_other_files_in_the_working_directory_do_no_harm(tmp_path: Path, transport: str) -> None:
     """Those that no module is called like, what `python .` runs, and folders that hold no Python."""

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,36 +19,29 @@ except ImportError as missing:
 Config = dict[str, Any]
 """A piece of Envoy's configuration, as in JSON."""
 
+_INSTALLED_IN = Path(__file__).resolve().parents[3]
+_HOST_SITE = Path(__file__).parent / "host_site"
 PRELOAD = "LD_PRELOAD"
 
 
 def environment() -> dict[str, str]:
-    """What the process needs to find this Python. Raises ChildError when this Python cannot be hosted."""
+    """The variables with which an Envoy finds this Python. Raises ChildError when no Envoy can host it."""
     found: dict[str, str] = get_envoy_environ()
     if sys.platform == "linux" and PRELOAD not in found:
         raise ChildError(
             f"{sys.executable} has no shared libpython, so no Envoy can host it: use a Python that is built "
             "with --enable-shared, as the official images have, or the transport grpcio"
         )
-    _ensure_nothing_shadowed()
-    return found
+    return found | {"PYTHONPATH": os.pathsep.join(_module_path())}
 
 
-def _ensure_nothing_shadowed() -> None:
-    """Raises ChildError for a file that the host's Python would load instead of a module that it needs.
+def _module_path() -> list[str]:
+    """sys.path without the working directory, and with the folder that ratelimitd is installed in at the end.
 
-    pyvoy lets that Python look into the working directory before all else.
+    The two are the same in a checkout. As the last entry, that folder cannot shadow a library.
     """
-    for name, module in list(sys.modules.items()):
-        needed = getattr(module, "__file__", None)
-        if needed is None or "." in name or name == "__main__":  # the last is never looked for
-            continue
-        there = PathFinder.find_spec(name, [""])
-        if there and there.origin and Path(there.origin).resolve() != Path(needed).resolve():
-            raise ChildError(
-                f"{there.origin} would be loaded in place of the module {name} that is needed here: "
-                "start in another folder, or give it another name"
-            )
+    elsewhere = [entry for entry in sys.path if Path(entry).resolve() not in {Path.cwd(), _INSTALLED_IN}]
+    return [str(_HOST_SITE), *elsewhere, str(_INSTALLED_IN)]
 
 
 def command(config: Config) -> tuple[list[str], int]:
