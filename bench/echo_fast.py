@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from bench.echo import ANSWER, APPLICATION
+from bench.echo import APPLICATION, RESPONSE
 from bench.echo_store import StoreCall, open_store_call
 from ratelimitd.address import parse_address
 from ratelimitd.core.grpc_code import GrpcCode
@@ -19,7 +19,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _CONTENT_TYPE = (b"content-type", b"application/grpc")
 _START = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE], "trailers": True}
-_BODY = {"type": "http.response.body", "body": frame(ANSWER)}
+_BODY = {"type": "http.response.body", "body": frame(RESPONSE)}
 _END = {"type": "http.response.trailers", "headers": status_fields(GrpcCode.OK)}
 
 

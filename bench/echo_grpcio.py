@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 
-from bench.echo import ANSWER, METHOD, SERVICE
+from bench.echo import METHOD, RESPONSE, SERVICE
 from bench.echo_store import StoreCall, open_store_call
 
 
@@ -17,7 +17,7 @@ def _echo(
     async def echo(_payload: bytes, _context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         if call_store is not None:
             await call_store()
-        return ANSWER
+        return RESPONSE
 
     return echo
 

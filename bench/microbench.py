@@ -83,8 +83,8 @@ def _steps() -> list[tuple[str, Callable[[], object], int]]:
             lambda: take_script.decode(reply, requests),
             _BATCH,
         ),
-        ("encode the response, allowed", lambda: encode(allowed), 1),
-        ("encode the response, denied", lambda: encode(denied), 1),
+        ("render and encode the response, allowed", lambda: encode(allowed), 1),
+        ("render and encode the response, denied", lambda: encode(denied), 1),
         ("decode, decide, encode; allowed", lambda: encode(_finished(allowing(decode(payload)))), 1),
         ("decode, decide, encode; denied", lambda: encode(_finished(denying(decode(payload)))), 1),
     ]

@@ -225,7 +225,7 @@ async def service_of(handler: Handler) -> AsyncIterator[Target]:
 
 
 async def _allow(_payload: bytes, _context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-    return echo.ANSWER
+    return echo.RESPONSE
 
 
 async def _break(_payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
