@@ -1,4 +1,4 @@
-"""Runs what people are told to type."""
+"""Runs documented commands."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ WAIT_S = 300
 
 
 def shell(command: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs a line as a person would paste it, from the top of the repository."""
+    """Runs a shell command in the root folder of the repository, as a user would paste it."""
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The lines that the demo prints work as printed."""
+"""Runs the commands that the demo prints."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ EXPECTED = {"curl": "HTTP/1.1 ", "grpcurl": '"status"', "redis-cli": ""}
 
 @pytest.fixture(scope="module")
 def printed() -> Iterator[list[str]]:
-    """The lines below "Try it:" of a demo that is up."""
+    """The commands below "Try it:" in the output of a running demo."""
     need("curl", "grpcurl", "redis-cli")
     command = [sys.executable, "-m", "ratelimitd", "demo", "--port", str(free_port())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
@@ -31,8 +31,7 @@ def printed() -> Iterator[list[str]]:
         demo.send_signal(signal.SIGINT)
 
 
-def test_each_printed_line_works(printed: list[str]) -> None:
-    """Curl, grpcurl, redis-cli to look and to change, and the admin service."""
+def test_each_printed_command_works(printed: list[str]) -> None:
     assert [line.split()[0] for line in printed] == ["curl", "grpcurl", "redis-cli", "redis-cli", "curl"]
     outputs = []
     for line in printed:

@@ -1,4 +1,4 @@
-"""Every command of the README, in its order, as it stands there."""
+"""Runs all commands of the README in order."""
 
 import json
 import re
@@ -17,7 +17,7 @@ COMMANDS = [
 ]
 
 BY_CI = {"make test", "make lint"}
-"""Run by `.ci/run` itself."""
+"""Commands that `.ci/run` runs itself."""
 
 SIDECAR = "-f docker-compose.yml -f docker-compose.sidecar.yml"
 
@@ -29,12 +29,12 @@ IN_THE_BACKGROUND = {
     ),
     f"docker compose {SIDECAR} up --build": f"docker compose {SIDECAR} up --build --detach --wait",
 }
-"""Commands that stay in a terminal until Ctrl-C, and how a test ends them."""
+"""Commands that run until Ctrl-C, with the variant that a test can run."""
 
 
 @pytest.fixture
 def project() -> Iterator[dict[str, str]]:
-    """An environment in which compose uses a project of the test's own, removed at the end."""
+    """Environment variables that give compose a project of its own, which is removed after the test."""
     need("docker", "curl", "grpcurl", "make")
     env = {"COMPOSE_PROJECT_NAME": f"readme-{uuid.uuid4().hex[:8]}"}
     yield env
@@ -42,8 +42,7 @@ def project() -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.timeout(600)  # it builds images, an environment and a wheel, and installs them
-def test_every_command_works(project: dict[str, str]) -> None:
-    """With exit status 0, and the output that the README promises."""
+def test_every_command_prints_what_the_readme_promises(project: dict[str, str]) -> None:
     outputs = {}
     for command in COMMANDS:
         if command in BY_CI:
@@ -64,8 +63,7 @@ def test_every_command_works(project: dict[str, str]) -> None:
     assert json.loads(output_of("Health/Check")) == {"status": "SERVING"}
 
 
-def test_what_the_readme_leaves_to_ci_is_run_there() -> None:
-    """The gate calls these two as they stand."""
+def test_ci_runs_the_commands_that_this_file_skips() -> None:
     gate = (ROOT / ".ci" / "run").read_text().splitlines()
     assert [command for command in BY_CI if command not in gate] == []
     assert set(COMMANDS) >= BY_CI
