@@ -1,4 +1,4 @@
-"""`ratelimitd demo`: see it work, without Docker, in a minute."""
+"""`ratelimitd demo`: runs the whole system for a minute, without Docker."""
 
 import asyncio
 from typing import Annotated
@@ -12,13 +12,15 @@ from ratelimitd.store_url import check_store_url
 
 def demo(
     *,
-    port: Annotated[int, typer.Option(help="Where Envoy listens on loopback.", min=1, max=65535)] = 8081,
+    port: Annotated[
+        int, typer.Option(help="Port of loopback where Envoy listens.", metavar="PORT", min=1, max=65535)
+    ] = 8081,
     redis_url: Annotated[
-        str | None, typer.Option(help="A store of yours, instead of the bundled Valkey.", metavar="URL")
+        str | None, typer.Option(help="Your store, instead of the bundled Valkey.", metavar="URL")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="End after the show.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="End after the output.")] = False,
 ) -> None:
-    """Start a real store, two replicas, a backend and a real Envoy, and send requests through them."""
+    """Start a store, two replicas, a backend and Envoy, send requests through them, and show the results."""
     try:
         from ratelimitd.demo.run import run_demo  # noqa: PLC0415 - its libraries are the `demo` extra
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""`ratelimitd envoy`: the service inside the Envoy that asks it. This process becomes that Envoy."""
+"""`ratelimitd envoy`: runs the user's Envoy with the service inside. This process becomes that Envoy."""
 
 import os
 from pathlib import Path
@@ -17,37 +17,34 @@ def envoy(
         Path, typer.Option(help="Your Envoy configuration, YAML or JSON.", metavar="FILE", show_default=False)
     ],
     *,
-    cluster: Annotated[str, typer.Option(help="The cluster that your ext_authz asks.")] = "ratelimitd",
+    cluster: Annotated[str, typer.Option(help="Cluster that your ext_authz filter calls.")] = "ratelimitd",
     show: Annotated[
-        bool, typer.Option("--print", help="Print the changed configuration instead of running it.")
+        bool, typer.Option("--print", help="Print the changed configuration instead of running Envoy.")
     ] = False,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            help="For Envoy itself, after `--`: for example `-- --concurrency 2`.", metavar="[-- ARGS]"
+            help="Options for Envoy, after `--`: for example `-- --concurrency 2`.", metavar="[-- ARGS]"
         ),
     ] = None,
 ) -> None:
-    """Run your Envoy with the service inside it. Settings come from the environment, as for `serve`."""
+    """Run your Envoy with the service inside. The settings of the service come from the environment."""
     try:
         import yaml  # noqa: PLC0415 - of the extra `fast`
 
-        from ratelimitd.transport.fast import bootstrap  # noqa: PLC0415 - the same
-        from ratelimitd.transport.fast.embed import with_service  # noqa: PLC0415
+        from ratelimitd.transport.fast import bootstrap  # noqa: PLC0415 - of the extra `fast`
+        from ratelimitd.transport.fast.embed import with_service  # noqa: PLC0415 - of the extra `fast`
     except ImportError as error:
         raise MissingExtraError(f"this needs {error.name}: pip install 'ratelimitd[fast]'") from error
     chosen = settings.load(os.environ, flags={})
     if chosen.redis_url == EMBEDDED:
         raise SettingsError(
-            f"{env_name('redis_url')}: `embedded` needs a process beside the service, and here it has none"
+            f"{env_name('redis_url')}: `embedded` works only with `serve`; use the URL of a store"
         )
     try:
         parsed: Any = yaml.safe_load(config.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FrontConfigError(f"--config {config}: {error}") from error
-    try:
         changed = with_service(parsed, app=HOSTED, cluster=cluster)
-    except FrontConfigError as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, FrontConfigError) as error:
         raise FrontConfigError(f"--config {config}: {error}") from error
     if show:
         typer.echo(yaml.safe_dump(changed, sort_keys=False), nl=False)

@@ -1,1 +1,1 @@
-"""The whole system on one machine without Docker: real store, real Envoy, replicas, backend."""
+"""The whole system on one machine without Docker: store, Envoy, replicas, backend, admin service."""

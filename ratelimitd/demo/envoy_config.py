@@ -1,4 +1,4 @@
-"""The shipped envoy.yaml with other addresses, and nothing else changed."""
+"""Changes the addresses in the shipped envoy.yaml, and nothing else."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from ratelimitd.resources import resource
 def envoy_config(
     *, listener: TcpAddress, admin: TcpAddress, clusters: Mapping[str, Sequence[TcpAddress]]
 ) -> str:
-    """envoy/envoy.yaml for this machine: where to listen, and the endpoints of each cluster by name."""
+    """Returns envoy/envoy.yaml with these addresses to listen on and these endpoints for each cluster."""
     config: Any = yaml.safe_load(resource("envoy/envoy.yaml").read_text())
     config["admin"]["address"] = _address(admin)
     (front,) = config["static_resources"]["listeners"]

@@ -1,7 +1,7 @@
-"""The demo from start to Ctrl-C. Nothing is left running, and nothing on disk.
+"""Runs the demo from start to Ctrl-C. It leaves no process and no file behind.
 
-In a store of yours it charges the buckets of user1, user2 and everybody, and leaves them to expire. Its
-limits become a revision there, if you have none.
+In a store of the user it charges the buckets of user1, user2 and the global one, which then expire. Without a
+policy in that store, the example limits become a revision there and are deleted at the end.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from redis.asyncio import Redis
 from rich.console import Console
 
-from ratelimitd.demo.show import EXAMPLE_LIMITS, how_to_go_on, show
+from ratelimitd.demo.show import EXAMPLE_LIMITS, next_steps, show
 from ratelimitd.demo.stack import first_to_end, running_stack
 from ratelimitd.errors import ChildError
 from ratelimitd.settings import CONFIG_KEY
@@ -21,20 +21,23 @@ from ratelimitd.store.client import open_client, store_errors
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.telemetry.logs import configure_logs
 
+TABLE_COLUMNS = 110
+"""Enough for the widest table, whatever the width of the terminal: rich would cut columns to fit it."""
+
 
 async def run_demo(*, port: int, redis_url: str | None, once: bool) -> None:
-    """Starts everything, shows it, and stays up until a signal, or ends at once with `once`."""
+    """Starts everything and shows it, then ends with `once`, or else waits for a signal."""
     configure_logs("warning")
-    console = Console(width=110, soft_wrap=True)
+    console = Console(width=TABLE_COLUMNS, soft_wrap=True)
     loop = asyncio.get_running_loop()
-    me = asyncio.current_task()
+    demo = asyncio.current_task()
     stopped = False
 
     def stop() -> None:
         nonlocal stopped
         stopped = True
-        if me is not None:
-            me.cancel()
+        if demo is not None:
+            demo.cancel()
 
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(signum, stop)
@@ -43,7 +46,7 @@ async def run_demo(*, port: int, redis_url: str | None, once: bool) -> None:
     except asyncio.CancelledError:
         if not stopped:
             raise
-        console.print("\nStopped; nothing is left running.")
+        console.print("\nStopped. No process is left running.")
 
 
 async def _demo(console: Console, *, port: int, redis_url: str | None, once: bool) -> None:
@@ -57,24 +60,24 @@ async def _demo(console: Console, *, port: int, redis_url: str | None, once: boo
         with store_errors():
             await show(system, store, console)
         if not once:
-            console.print(how_to_go_on(system, url, key), markup=False, highlight=False)
+            console.print(next_steps(system, url, key), markup=False, highlight=False)
             console.print("\nCtrl-C stops everything.")
             raise ChildError(f"{await first_to_end(system)} ended by itself")
 
 
 @asynccontextmanager
 async def _example_limits(store: Redis) -> AsyncIterator[None]:
-    """Sets the example's limits where none are set, and takes them back unless you changed them meanwhile."""
+    """Sets the example limits if the store has no policy, and deletes them unless they were changed."""
     with store_errors():
-        ours = await store.set(CONFIG_KEY, EXAMPLE_LIMITS, nx=True)
+        was_set = await store.set(CONFIG_KEY, EXAMPLE_LIMITS, nx=True)
     try:
         yield
     finally:
-        if ours:
-            await _take_back(store)
+        if was_set:
+            await _delete_example_limits(store)
 
 
-async def _take_back(store: Redis) -> None:
+async def _delete_example_limits(store: Redis) -> None:
     with store_errors():
         if await store.get(CONFIG_KEY) in {EXAMPLE_LIMITS, EXAMPLE_LIMITS.encode()}:
             await store.delete(CONFIG_KEY)

@@ -1,4 +1,4 @@
-"""What the demo tells: ten requests as one user, the buckets they left, a second user, and how to go on."""
+"""The output of the demo: requests of two users, the buckets that they leave, and what to try next."""
 
 import asyncio
 import shlex
@@ -16,6 +16,7 @@ EXAMPLE_LIMITS = (
     '"user_api_capacity":3,"user_api_rate":1}'
 )
 API = "/api/*"
+"""The route pattern that envoy.yaml attaches to requests of the backend's API."""
 _CHECK_REQUEST = (
     '{"attributes":{"request":{"http":{"method":"GET","path":"/api/ping","headers":{"x-user-id":"user1"}}},'
     '"context_extensions":{"api":"/api/*"}}}'
@@ -23,19 +24,19 @@ _CHECK_REQUEST = (
 
 
 async def show(stack: Stack, store: Redis, console: Console) -> None:
-    """Runs the demonstration against a stack that is up."""
+    """Sends requests through a running stack and prints the results."""
     limits = await store.get(CONFIG_KEY)
     console.print(f"Limits at {CONFIG_KEY}: {_text(limits)}\n", markup=False)
     async with httpx.AsyncClient(base_url=f"http://{stack.front}", trust_env=False) as client:
-        await _ask(client, console, "user1", 10)
+        await _send(client, console, "user1", 10)
         await _print_buckets(store, console, "user1")
-        await _ask(client, console, "user2", 2)
+        await _send(client, console, "user2", 2)
         await _print_buckets(store, console, "user2")
 
 
-async def _ask(client: httpx.AsyncClient, console: Console, user: str, count: int) -> None:
-    asked = [client.get("/api/ping", headers={"X-User-Id": user}) for _ in range(count)]
-    replies = [await reply for reply in asyncio.as_completed(asked)]
+async def _send(client: httpx.AsyncClient, console: Console, user: str, count: int) -> None:
+    requests = [client.get("/api/ping", headers={"X-User-Id": user}) for _ in range(count)]
+    replies = [await reply for reply in asyncio.as_completed(requests)]
     table = Table(title=f"{count} requests at once to /api/ping as {user}", title_justify="left")
     for column in ("answer", "tier", "retry-after", "ratelimit (r: tokens left, t: s until full)"):
         table.add_column(column, no_wrap=True)
@@ -62,8 +63,8 @@ def _text(value: bytes | str | None) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def how_to_go_on(stack: Stack, store_url: str, admin_key: str) -> str:
-    """Lines to paste into another terminal, and where to look with a browser."""
+def next_steps(stack: Stack, store_url: str, admin_key: str) -> str:
+    """Returns commands to paste into another terminal, and the URL of the panel."""
     unix = store_url.partition("unix://")[2].partition("?")[0]
     redis_cli = shlex.join(["redis-cli", "-s", unix] if unix else ["redis-cli", "-u", store_url])
     check = "envoy.service.auth.v3.Authorization/Check"
@@ -76,6 +77,6 @@ def how_to_go_on(stack: Stack, store_url: str, admin_key: str) -> str:
             f"  {redis_cli} SET {CONFIG_KEY} '{EXAMPLE_LIMITS}'",
             f"  curl -H 'X-Admin-Key: {admin_key}' http://{stack.panel}/admin/api/v1/status",
             "",
-            f"See and change limits: http://{stack.panel}/admin (key: {admin_key})",
+            f"Show and change the limits: http://{stack.panel}/admin (key: {admin_key})",
         )
     )

@@ -145,6 +145,4 @@ async def test_an_embedded_store_is_refused() -> None:
     """There is no process left that could start and stop it."""
     status, output = await run("envoy", "--config", str(CONFIG), env={"RATELIMITD_REDIS_URL": "embedded"})
     assert status == 1
-    assert output.startswith(
-        "ratelimitd: RATELIMITD_REDIS_URL: `embedded` needs a process beside the service"
-    )
+    assert output.startswith("ratelimitd: RATELIMITD_REDIS_URL: `embedded` works only with `serve`")

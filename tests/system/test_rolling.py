@@ -13,7 +13,7 @@ import pytest
 
 from ratelimitd.address import TcpAddress
 from ratelimitd.demo.envoy_config import envoy_config
-from ratelimitd.demo.stack import envoy_command
+from ratelimitd.demo.parts import envoy_command
 from ratelimitd.process.child import Child, child
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.store.client import open_client
