@@ -13,8 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from bench import echo, grpc_methods, h2load
-from bench.compare import ratio_table
+from bench import compare, echo, grpc_methods, h2load
 from bench.errors import BenchError
 from bench.figures import ratios
 from bench.goals import Goal, load_goals
@@ -108,6 +107,15 @@ def test_a_quick_run_prints_every_table_row() -> None:
     assert [title for title in titles if title not in done.stdout] == []
     goals = done.stdout.partition("Goals\n")[2].splitlines()[3:]
     assert [line for line in goals if line and not line.endswith(("yes", "no"))] == []
+
+
+async def test_a_comparison_measures_both_checkouts_in_each_case(capsys: pytest.CaptureFixture[str]) -> None:
+    await compare.run(parse(["--quick"]), ROOT)
+    loads, _, ratios_printed = capsys.readouterr().out.partition("This checkout / other checkout")
+    for workload in Workload:
+        for concurrency in ("1", "4 x 32"):
+            assert len(re.findall(rf"^{workload} +{concurrency} +fast", loads, re.MULTILINE)) == 2
+            assert re.search(rf"^{workload} +{concurrency} +\d", ratios_printed, re.MULTILINE)
 
 
 def test_a_missing_h2load_is_reported_with_an_installation_hint() -> None:
@@ -310,7 +318,7 @@ def test_two_checkouts_are_compared_round_by_round() -> None:
         Case(Entry.DIRECT, Workload.HOT, STREAMS, "fast"): [_sample(9000, 30), _sample(4500, 63)],
         Case(Entry.DIRECT, Workload.HOT, STREAMS, OTHER_CHECKOUT): [_sample(9000, 30), _sample(4500, 60)],
     }
-    (row,) = ratio_table(results).rows
+    (row,) = compare.ratio_table(results).rows
     assert row == ["one hot user, denied", "4 x 32", "1.025 (1.000..1.050)", "1.000", "1.000", "1.000"]
 
 
