@@ -7,15 +7,19 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from ratelimitd.address import TcpAddress
 from ratelimitd.demo.envoy_config import envoy_config
 from ratelimitd.demo.parts import envoy_command
 from ratelimitd.process.child import Child, child
 from ratelimitd.process.loopback import LOOPBACK, free_port
+from ratelimitd.resources import resource
+from ratelimitd.settings import load
 from ratelimitd.store.client import open_client
 from tests.limits import KEY, limits_json, statuses
 from tests.waiting import eventually
@@ -23,6 +27,18 @@ from tests.waiting import eventually
 MANY = 1_000_000
 REPLICAS = 3
 CALLERS = 6
+PAUSE_S = 0.005
+"""Between two requests of a caller, so that the callers leave the cores to what they call."""
+QUICK_S, LEAVE_S = 0.25, 1.0
+"""Envoy's health check interval here and the window in which it merges updates of hosts, both 1 s as shipped;
+and a leave time that is longer than both together, as the default is."""
+
+
+def cluster_of_replicas(config: Any) -> dict[str, Any]:
+    """The cluster of the replicas in an Envoy configuration."""
+    (cluster,) = [one for one in config["static_resources"]["clusters"] if one["name"] == "ratelimitd"]
+    found: dict[str, Any] = cluster
+    return found
 
 
 class Front:
@@ -37,6 +53,7 @@ class Front:
             "RATELIMITD_TRANSPORT": transport,
             # What is tested is a restart; with everything on a few busy cores 50 ms would be tested too.
             "RATELIMITD_STORE_TIMEOUT_MS": "200",
+            "RATELIMITD_LEAVE_S": str(LEAVE_S),
         }
 
     @asynccontextmanager
@@ -50,11 +67,15 @@ class Front:
     @asynccontextmanager
     async def envoy(self) -> AsyncIterator[Child]:
         """An Envoy, until the end of the block. Its backend is its own admin interface."""
-        config = self._folder / "envoy.yaml"
+        path = self._folder / "envoy.yaml"
         clusters = {"ratelimitd": self.replicas, "backend": [self.admin]}
-        config.write_text(envoy_config(listener=self.listener, admin=self.admin, clusters=clusters))
+        config = yaml.safe_load(envoy_config(listener=self.listener, admin=self.admin, clusters=clusters))
+        cluster = cluster_of_replicas(config)
+        cluster["health_checks"][0] |= {"interval": f"{QUICK_S}s", "no_traffic_interval": f"{QUICK_S}s"}
+        cluster["common_lb_config"]["update_merge_window"] = f"{QUICK_S}s"
+        path.write_text(yaml.safe_dump(config))
         log = self._folder / "envoy.log"
-        async with child("envoy", envoy_command(config), log, os.environ) as process:
+        async with child("envoy", envoy_command(path), log, os.environ) as process:
             yield process
 
     async def healthy(self, client: httpx.AsyncClient, wanted: Sequence[TcpAddress]) -> bool:
@@ -73,7 +94,16 @@ async def ask_until(ended: asyncio.Event, client: httpx.AsyncClient, url: str) -
     replies = []
     while not ended.is_set():
         replies.append(await client.get(url, headers={"X-User-Id": "user1"}))
+        await asyncio.sleep(PAUSE_S)
     return replies
+
+
+def test_a_replica_leaves_for_longer_than_the_shipped_envoy_takes_to_notice() -> None:
+    cluster = cluster_of_replicas(yaml.safe_load(resource("envoy/envoy.yaml").read_text()))
+    (check,) = cluster["health_checks"]
+    assert check["interval"] == check["no_traffic_interval"] == "1s"
+    assert "update_merge_window" not in cluster["common_lb_config"]  # Envoy's default is 1 s
+    assert load({}, {}).leave_s > 1 + 1
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "fast"])
