@@ -19,7 +19,7 @@ _TEMPLATE = ResponseTemplate(
     (("ratelimit-policy", policy_field(_LIMITS)),),
     metadata=tuple(_METADATA.items()),
 )
-RESPONSE = ResponseEncoder()(
+RESPONSE = ResponseEncoder().encode(
     Response(_TEMPLATE, limit_field(limit_items(_LIMITS), [99 * MICRO] * len(_LIMITS)), 99)
 )
 """The encoded message, without gRPC's prefix."""

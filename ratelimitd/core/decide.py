@@ -79,28 +79,19 @@ class Decider:
 
     async def __call__(self, request: Request) -> Decision:
         """The decision about one request. A StoreError makes it undecided; any other error is a defect."""
-        decision = await self._decide(request)
-        for observer in self._observers:
-            try:
-                observer.decided(decision)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the decision stands
-                self._on_observer_error(observer, error)
-        return decision
-
-    async def _decide(self, request: Request) -> Decision:
         identity = identify(self._sources, request)
         try:
             policy = self._policies.current()
         except StoreError:
-            return Decision(
-                Verdict.UNDECIDED, request, identity, "", None, on_store_error=self._on_store_error
-            )
+            reply = self._on_store_error
+            return self._observed(Decision(Verdict.UNDECIDED, request, identity, "", None, None, None, reply))
         matcher = self._matcher
         if matcher is None or matcher.policy is not policy:
             matcher = self._matcher = Matcher(policy, self._key_prefix)
         rules = matcher.match(request, identity)
+        digest = policy.digest
         if not rules.keys:
-            return Decision(rules.verdict_without_buckets, request, identity, policy.digest, rules)
+            return self._observed(Decision(rules.verdict_without_buckets, request, identity, digest, rules))
         take_request = rules.take_request(identity)
         dry_run = request.context.get(DRY_RUN_CONTEXT) == "true"
         if dry_run:
@@ -109,12 +100,28 @@ class Decider:
             outcome = await self._limiter.take(take_request)
         except StoreError:
             reply = self._strictest(rules.on_store_error)
-            return Decision(
-                Verdict.UNDECIDED, request, identity, policy.digest, rules, None, None, reply, dry_run
+            return self._observed(
+                Decision(Verdict.UNDECIDED, request, identity, digest, rules, None, None, reply, dry_run)
             )
-        verdict = Verdict.ALLOWED if outcome.allowed else Verdict.DENIED
-        shadow = denying_shadow(policy, rules, outcome) if outcome.allowed else None
-        return Decision(verdict, request, identity, policy.digest, rules, outcome, shadow, None, dry_run)
+        if outcome.allowed:
+            shadow = denying_shadow(policy, rules, outcome)
+            decision = Decision(
+                Verdict.ALLOWED, request, identity, digest, rules, outcome, shadow, None, dry_run
+            )
+        else:
+            decision = Decision(
+                Verdict.DENIED, request, identity, digest, rules, outcome, None, None, dry_run
+            )
+        return self._observed(decision)
+
+    def _observed(self, decision: Decision) -> Decision:
+        """Shows a decision to every observer, and returns it."""
+        for observer in self._observers:
+            try:
+                observer.decided(decision)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the decision stands
+                self._on_observer_error(observer, error)
+        return decision
 
     def _strictest(self, replies: Collection[OnStoreError | None]) -> OnStoreError:
         """The strictest of these replies; the request goes on when none of its tiers can deny."""

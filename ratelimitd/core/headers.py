@@ -6,7 +6,6 @@ filter for x-envoy-ratelimited, which stops service meshes from retrying a limit
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ratelimitd.core.bucket import wait_us
 from ratelimitd.core.grpc_code import GrpcCode
@@ -30,19 +29,14 @@ def policy_field(limits: Sequence[TierLimit]) -> str:
     )
 
 
-class LimitItem(NamedTuple):
-    """One tier's item of RateLimit, all but its tokens. `start` is the text before the first number."""
-
-    start: str
-    capacity_micro: int
-    refill_rate: float
+LimitItem = tuple[str, int, float]
+"""One tier's item of RateLimit, all but its tokens: the text before the first number, the capacity in
+microtokens, and the refill rate. A plain tuple is unpacked faster than a named one."""
 
 
 def limit_items(limits: Sequence[TierLimit]) -> tuple[LimitItem, ...]:
     """The items for `limit_field`, built once for all requests with the same rules."""
-    return tuple(
-        [LimitItem(f'"{name}";r=', limit.capacity_micro, limit.refill_rate) for name, limit in limits]
-    )
+    return tuple([(f'"{name}";r=', limit.capacity_micro, limit.refill_rate) for name, limit in limits])
 
 
 def limit_field(items: Sequence[LimitItem], tokens: Sequence[int | None]) -> str:

@@ -24,11 +24,11 @@ _PATTERNS = {
 }
 
 
-class KeyTemplate(NamedTuple):
-    """A key in two pieces, between which an identity's key goes; `after` is None where none does."""
+KeyTemplate = tuple[str, str | None]
+"""A key in two pieces, between which an identity's key goes; the second is None where none does.
 
-    before: str
-    after: str | None
+A plain tuple, since each decision unpacks three: that takes half as long as unpacking named tuples.
+"""
 
 
 class BucketKey(NamedTuple):
@@ -44,7 +44,7 @@ def key_template(tier: TierName, api: str, key_prefix: str, *, shadow: bool) -> 
     """The key of a tier's bucket for requests to `api`, whoever sends them."""
     before, found, after = TIERS[tier].key.partition("{identity}")
     start = f"{key_prefix}:{_SHADOW if shadow else ''}{before}"
-    return KeyTemplate(start.replace("{api}", api), after.replace("{api}", api) if found else None)
+    return start.replace("{api}", api), after.replace("{api}", api) if found else None
 
 
 def parse_key(key: str, key_prefix: str) -> BucketKey | None:

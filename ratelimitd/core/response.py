@@ -84,16 +84,13 @@ class Renderer:
     Decisions that differ only in tokens get the identical template, so a transport encodes it once.
 
     Args:
-        max_entries: templates and denials that are kept, of each; the least recently used are dropped first.
+        max_entries: templates that are kept, of each kind; the least recently used are dropped first.
     """
 
     def __init__(self, max_entries: int = 4096) -> None:
         cached = lru_cache(max_entries)
         self._template = cached(ResponseTemplate)
         self._allowance = cached(self._render_allowance)
-        # Repeat denials are the hot path: the deny cache returns the identical outcome for 10 ms, and
-        # different outcomes within the same whole second render the same fields.
-        self._denial = cached(self._render_denial)
 
     def __call__(self, decision: Decision) -> Response:
         """The response to one decision."""
@@ -102,7 +99,7 @@ class Renderer:
             return Response(self._without_tokens(decision))
         if verdict is Verdict.DENIED:
             grpc_status = grpc_fields(request, GrpcCode.RESOURCE_EXHAUSTED)
-            return self._denial(rules, outcome, identity.kind, digest, grpc_status)
+            return self.denial(rules, outcome, identity.kind, digest, grpc_status)
         tokens = outcome.tokens
         if not tokens:
             return Response(self._allowance(rules, None, identity.kind, digest, shadow)[0])
@@ -124,9 +121,10 @@ class Renderer:
         template = self._template(ResponseKind.OK, 200, headers, "", tuple(metadata))
         return template, limit_items(rules.limits)
 
-    def _render_denial(
+    def denial(
         self, rules: MatchedRules, outcome: Outcome, identity_kind: str, digest: str, grpc_status: Headers
     ) -> Response:
+        """The response to every denial with these parts, so that a transport can cache it by them."""
         tier, retry_after_us = denying_tier(rules.limits, rules.charge.cost, outcome.tokens)
         headers = (
             ("ratelimit-policy", policy_field(rules.limits)),

@@ -52,37 +52,28 @@ class _EncodedTemplate(NamedTuple):
 
 
 class ResponseEncoder:
-    """Encodes responses, and keeps the bytes of recent templates and denials.
+    """Encodes responses, and keeps the bytes of recent templates.
 
     Args:
-        max_entries: templates and denials that are kept, of each; the least recently used are dropped first.
+        max_entries: templates that are kept; the least recently used are dropped first.
     """
 
     def __init__(self, max_entries: int = 8192) -> None:
-        cached = lru_cache(max_entries)
-        self._template = cached(_encode_template)
-        # Repeat denials of one identity are the identical response, for which the bytes are kept whole.
-        self._denial = cached(self._encode)
+        self._template = lru_cache(max_entries)(_encode_template)
 
-    def __call__(self, response: Response) -> bytes:
+    def encode(self, response: Response) -> bytes:
         """The serialized CheckResponse."""
-        if response.template.kind is ResponseKind.DENIED:
-            return self._denial(response)
-        return self._encode(response)
-
-    def _encode(self, response: Response) -> bytes:
         template, rate_limit, remaining = response
         status, tag, content, header_tag, metadata = self._template(template)
         if rate_limit:
             value = rate_limit.encode()
-            header = _RATE_LIMIT + _VALUE_TAG + _varint(len(value)) + value
-            option = _HEADER_TAG + _varint(len(header)) + header + _OVERWRITE
-            content += header_tag + _varint(len(option)) + option
+            header = _RATE_LIMIT + _VARINTS[len(value)] + value
+            option = _HEADER_TAG + _VARINTS[len(header)] + header + _OVERWRITE
+            content += header_tag + _VARINTS[len(option)] + option
         if remaining is not None:
             metadata += _REMAINING + pack("<d", remaining)
-        return (
-            status + tag + _varint(len(content)) + content + _METADATA_TAG + _varint(len(metadata)) + metadata
-        )
+        content_size, metadata_size = _VARINTS[len(content)], _VARINTS[len(metadata)]
+        return b"".join((status, tag, content_size, content, _METADATA_TAG, metadata_size, metadata))
 
 
 def _encode_template(template: ResponseTemplate) -> _EncodedTemplate:
@@ -111,23 +102,26 @@ def _tag(message: type[Message], field: str) -> bytes:
     return bytes([message.DESCRIPTOR.fields_by_name[field].number << 3 | 2])
 
 
+class _Varints(dict[int, bytes]):
+    """The encoding of lengths as varints: those below 4096 from the dictionary, longer ones when needed."""
+
+    def __missing__(self, number: int) -> bytes:
+        return _varint(number)
+
+
 def _varint(number: int) -> bytes:
-    if number < len(_VARINTS):
-        return _VARINTS[number]
+    if number < 0x80:  # noqa: PLR2004 - seven bits fit into one byte
+        return bytes([number])
     return bytes([number & 0x7F | 0x80]) + _varint(number >> 7)
 
 
-_VARINTS = [bytes([number]) for number in range(0x80)]
-"""Lengths of one byte."""
-
-_VARINTS += [bytes([number & 0x7F | 0x80, number >> 7]) for number in range(0x80, 0x800)]
-"""Lengths of two bytes, as far as responses have them."""
-
+_VARINTS = _Varints((number, _varint(number)) for number in range(4096))
 _ACTION = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _OVERWRITE = HeaderValueOption(append_action=_ACTION).SerializeToString()
 _METADATA_TAG = _tag(CheckResponse, "dynamic_metadata")
 _HEADER_TAG = _tag(HeaderValueOption, "header")
-_VALUE_TAG = _tag(HeaderValue, "value")
-_RATE_LIMIT = HeaderValue(key="ratelimit").SerializeToString()
+_RATE_LIMIT = HeaderValue(key="ratelimit").SerializeToString() + _tag(HeaderValue, "value")
+"""A header `ratelimit`, up to the length of its value."""
+
 _REMAINING = Struct(fields={"remaining": Value(number_value=0)}).SerializeToString()[: -len(pack("<d", 0))]
 """A Struct with the field `remaining`, up to its number, which comes last."""

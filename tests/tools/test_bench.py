@@ -182,14 +182,14 @@ def test_the_alternating_workload_sends_every_second_request_as_the_hot_user(tmp
 @pytest.mark.parametrize(
     ("response", "outcome"),
     [
-        (ResponseEncoder()(Response(ResponseTemplate(ResponseKind.OK, 200), "x", 1)), "allowed"),
+        (ResponseEncoder().encode(Response(ResponseTemplate(ResponseKind.OK, 200), "x", 1)), "allowed"),
         (
-            ResponseEncoder()(
+            ResponseEncoder().encode(
                 Response(ResponseTemplate(ResponseKind.DENIED, 429, (("retry-after", "1"),), "{}"), "x", 0)
             ),
             "denied",
         ),
-        (ResponseEncoder()(Response(ResponseTemplate(ResponseKind.DENIED, 503, (), "{}"))), "failed"),
+        (ResponseEncoder().encode(Response(ResponseTemplate(ResponseKind.DENIED, 503, (), "{}"))), "failed"),
         (CheckResponse().SerializeToString(), "allowed"),
     ],
 )

@@ -78,7 +78,7 @@ def test_an_answer_sets_code_kind_headers_and_metadata(reply: ResponseKind, stat
     """Only the code decides for Envoy, so a refusal always has one; each header overwrites."""
     verdict = ResponseTemplate(reply, status, (("retry-after", "1"),), "body", (("tier", "user"),))
     response_in = Response(verdict, rate_limit='"user";r=2;t=3', remaining=2)
-    response = CheckResponse.FromString(ResponseEncoder()(response_in))
+    response = CheckResponse.FromString(ResponseEncoder().encode(response_in))
     assert response.status.code == code
     assert response.WhichOneof("http_response") == reply.value
     if reply is ResponseKind.OK:
@@ -128,4 +128,7 @@ def test_an_answer_is_the_message_that_the_library_would_build(
         expected.dynamic_metadata["remaining"] = remaining
     status = 200 if reply is ResponseKind.OK else 429
     verdict = ResponseTemplate(reply, status, tuple(headers), "body", tuple(metadata.items()))
-    assert CheckResponse.FromString(ResponseEncoder()(Response(verdict, rate_limit, remaining))) == expected
+    assert (
+        CheckResponse.FromString(ResponseEncoder().encode(Response(verdict, rate_limit, remaining)))
+        == expected
+    )
