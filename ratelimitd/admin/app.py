@@ -22,7 +22,6 @@ from ratelimitd.admin.error_responses import EXCEPTION_HANDLERS, error_response
 from ratelimitd.admin.flat_config import flat_config
 from ratelimitd.admin.metrics import CONTENT_TYPE, Metrics
 from ratelimitd.admin.middleware import BodyLimits, InternalErrors, SecurityHeaders
-from ratelimitd.admin.panel.endpoint import Panel
 from ratelimitd.admin.panel.routes import panel_routes
 from ratelimitd.admin.requests_api import CheckService
 from ratelimitd.control.control import Control
@@ -65,8 +64,8 @@ def admin_app(
         exception_handlers=EXCEPTION_HANDLERS,
     )
     # The panel is the default, not a route: a route would answer 404 to a wrong method of the paths above.
-    panel = Panel(control, keys, settings, authenticator.refuse, deadlines)
-    app.router.default = _panel(panel) if keys else _no_key
+    panel = panel_routes(control, keys, settings, authenticator.refuse, deadlines)
+    app.router.default = _with_sessions(panel, keys) if keys else _no_key
     app.router.redirect_slashes = False
     return app
 
@@ -107,10 +106,10 @@ def _routes_behind_keys(
     ]
 
 
-def _panel(panel: Panel) -> ASGIApp:
+def _with_sessions(routes: list[BaseRoute], keys: AdminKeys) -> ASGIApp:
     return SessionMiddleware(
-        Router(panel_routes(panel)),
-        secret_key=panel.keys.session_secret(),
+        Router(routes),
+        secret_key=keys.session_secret(),
         session_cookie="ratelimitd_session",
         max_age=SESSION_S,
         path="/admin",

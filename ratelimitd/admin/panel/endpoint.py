@@ -27,6 +27,8 @@ from ratelimitd.errors import (
 )
 from ratelimitd.settings import Settings
 
+RefuseKey = Callable[[Request], Awaitable[None]]
+
 CSRF_HEADER = "x-csrf-token"
 CSRF_FIELD = "csrf"
 
@@ -38,7 +40,7 @@ class Panel:
     control: Control
     keys: AdminKeys
     settings: Settings
-    refuse_key: Callable[[Request], Awaitable[None]]
+    refuse_key: RefuseKey
     deadlines: Deadlines
 
 

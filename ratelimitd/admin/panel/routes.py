@@ -6,14 +6,17 @@ from starlette.responses import RedirectResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from ratelimitd.admin.admin_keys import Role
+from ratelimitd.admin.admin_keys import AdminKeys, Role
+from ratelimitd.admin.deadlines import Deadlines
 from ratelimitd.admin.panel.buckets import buckets, confirm_reset, reset
-from ratelimitd.admin.panel.endpoint import Handler, Panel, endpoint, not_found
+from ratelimitd.admin.panel.endpoint import Handler, Panel, RefuseKey, endpoint, not_found
 from ratelimitd.admin.panel.explain import explain
 from ratelimitd.admin.panel.history import confirm_rollback, history, revision_page, rollback
 from ratelimitd.admin.panel.overview import overview, replicas
 from ratelimitd.admin.panel.policy_editor import apply, check, editor, review_limits, review_text
 from ratelimitd.admin.panel.sign_in import form, sign_in, sign_out
+from ratelimitd.control.control import Control
+from ratelimitd.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
 
@@ -45,8 +48,19 @@ FORMS: tuple[tuple[str, Handler], ...] = (
 """Forms that are posted. They require a key that allows changes."""
 
 
-def panel_routes(panel: Panel) -> list[BaseRoute]:
-    """Returns the routes at and below /admin. They require SessionMiddleware around them."""
+def panel_routes(
+    control: Control, keys: AdminKeys, settings: Settings, refuse_key: RefuseKey, deadlines: Deadlines
+) -> list[BaseRoute]:
+    """Returns the routes at and below /admin. They require SessionMiddleware around them.
+
+    Args:
+        control: the operations, without deadlines: the panel sets its own.
+        keys: the keys in use.
+        settings: the settings of the service.
+        refuse_key: called for each wrong key; returns when it may be answered.
+        deadlines: how long the parts of a request may take.
+    """
+    panel = Panel(control, keys, settings, refuse_key, deadlines)
     return [
         Mount("/admin/static", StaticFiles(directory=STATIC), name="panel_static"),
         Route("/admin/login", endpoint(panel, form, None), methods=["GET"]),
