@@ -1,4 +1,7 @@
-"""The one place that wires everything. The stack closes in reverse, so the store outlives its users."""
+"""The composition root: builds the parts of the service and connects them.
+
+The parts are closed in the reverse order of their opening, so the store outlives its users.
+"""
 
 import asyncio
 import gc
@@ -26,29 +29,33 @@ from ratelimitd.store.link import SILENCE_S, Link
 from ratelimitd.telemetry.logs import configure_logs
 from ratelimitd.telemetry.observers import ObserverErrorLog
 from ratelimitd.transport.listener import Listener
+from ratelimitd.transport.selection import TransportName, select_transport
 
 GC_THRESHOLD = 50_000
-"""Objects, those of some thousand decisions in flight, between two looks of the garbage collector."""
+"""Objects that are created between two runs of the garbage collector: those of some thousand decisions."""
 
 HOSTED = "ratelimitd.asgi:application"
-"""What an Envoy loads. A name only: it imports this module, in another process."""
+"""The application that an Envoy loads. It is only named here, because it imports this module."""
 
 
 @asynccontextmanager
 async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
-    """The decision over the store of the settings, until the end of the block.
+    """Opens the decision over the store of the settings, until the end of the block.
 
-    A store that is away is no error: it may come.
+    It also opens while the store is unreachable, and connects once that is back.
     """
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_client(settings.redis_url))
         timeout_s = settings.store_timeout_ms / 1000
-        # A call may outlast the decisions in it: it may have to connect first.
+        # A call of the store may take longer than its decisions wait, because it may have to connect first.
         link = Link(connector(settings.redis_url), silence_s=max(SILENCE_S, timeout_s))
-        calls = RedisLimiter(await stack.enter_async_context(link))
+        redis_limiter = RedisLimiter(await stack.enter_async_context(link))
         batcher = await stack.enter_async_context(
             Batcher(
-                calls, timeout_s=timeout_s, max_batch=settings.max_batch, max_in_flight=settings.max_in_flight
+                redis_limiter,
+                timeout_s=timeout_s,
+                max_batch=settings.max_batch,
+                max_in_flight=settings.max_in_flight,
             )
         )
         limiter = DenyCache(batcher)
@@ -60,7 +67,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
             on_reset=limiter.clear,
         )
         await stack.enter_async_context(policies.watched())
-        _spare_garbage_collection()
+        _reduce_garbage_collection()
         yield Decider(
             policies=policies,
             limiter=limiter,
@@ -73,7 +80,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
 
 
 def _replica(settings: Settings) -> Replica:
-    """What this process tells of itself, before it runs any policy."""
+    """The description of this process that it publishes, before it runs any policy."""
     return Replica(
         id=f"{socket.gethostname()}:{os.getpid()}",
         version=__version__,
@@ -86,10 +93,11 @@ def _replica(settings: Settings) -> Replica:
     )
 
 
-def _spare_garbage_collection() -> None:
-    """For a process that only decides: what is loaded stays, and a decision leaves no cycles to look for.
+def _reduce_garbage_collection() -> None:
+    """Makes the garbage collector run seldom, and skip what is loaded now.
 
-    At the default threshold of 700 objects the collector took a tenth of the CPU of a decision.
+    Modules stay loaded, and a decision leaves no reference cycles. At the default threshold of 700 objects,
+    the collector took a tenth of the CPU of a decision.
     """
     gc.collect()
     gc.freeze()
@@ -97,29 +105,30 @@ def _spare_garbage_collection() -> None:
 
 
 @asynccontextmanager
-async def run_service(settings: Settings) -> AsyncIterator[Listener]:
-    """The service, answering until the end of the block.
+async def run_service(settings: Settings, transport: TransportName) -> AsyncIterator[Listener]:
+    """Runs the service with this transport until the end of the block, whatever the settings name.
 
     Raises ListenError, MissingExtraError or ChildError.
     """
+    settings = settings.model_copy(update={"transport": transport})
     async with AsyncExitStack() as stack:
         if settings.redis_url == EMBEDDED:
             url = await stack.enter_async_context(embedded_store())
             structlog.get_logger("ratelimitd").info("embedded_store", url=url)
             settings = settings.model_copy(update={"redis_url": url})
-        serving = _hosted if settings.transport == "fast" else _in_this_process
+        serving = _hosted if transport == "fast" else _in_this_process
         yield await stack.enter_async_context(serving(settings, parse_address(settings.listen)))
 
 
 @asynccontextmanager
 async def _in_this_process(settings: Settings, address: Address) -> AsyncIterator[Listener]:
     from ratelimitd.transport.grpcio import serve_grpcio  # noqa: PLC0415 - grpc takes 17 MB
-    from ratelimitd.transport.services import unary_methods  # noqa: PLC0415 - the same, for protobuf
+    from ratelimitd.transport.services import unary_methods  # noqa: PLC0415 - protobuf takes memory too
 
     async with (
-        open_decider(settings) as check,
+        open_decider(settings) as decider,
         serve_grpcio(
-            unary_methods(check),
+            unary_methods(decider),
             address,
             max_message_bytes=settings.max_message_bytes,
             drain_s=settings.drain_s,
@@ -138,7 +147,7 @@ async def _hosted(settings: Settings, address: Address) -> AsyncIterator[Listene
 
 
 async def serve(settings: Settings) -> None:
-    """Runs until SIGTERM, which leaves callers the time to go elsewhere, or Ctrl-C or a hang-up."""
+    """Runs the service until a signal. On SIGTERM, unlike SIGINT and SIGHUP, callers get time to leave."""
     configure_logs(settings.log_level)
     log = structlog.get_logger("ratelimitd")
     terminate, interrupt = asyncio.Event(), asyncio.Event()
@@ -146,9 +155,14 @@ async def serve(settings: Settings) -> None:
     loop.add_signal_handler(signal.SIGTERM, terminate.set)
     for signum in (signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(signum, interrupt.set)
-    async with run_service(settings) as listener, AsyncExitStack() as stack:
+    transport, reason = select_transport(settings.transport)
+    async with run_service(settings, transport) as listener, AsyncExitStack() as stack:
         log.info(
-            "listening", address=str(listener.address), transport=settings.transport, version=__version__
+            "listening",
+            address=str(listener.address),
+            transport=transport,
+            reason=reason,
+            version=__version__,
         )
         terminated, interrupted = loop.create_task(terminate.wait()), loop.create_task(interrupt.wait())
         ended = loop.create_task(listener.ended())

@@ -1,4 +1,4 @@
-"""The service as an Envoy loads it: `application`, with settings from the environment of that Envoy."""
+"""The application that an Envoy loads. Its settings come from the environment of that Envoy."""
 
 import os
 from collections.abc import AsyncIterator
@@ -14,12 +14,12 @@ from ratelimitd.transport.services import unary_methods
 
 @asynccontextmanager
 async def _open_service() -> AsyncIterator[HostedService]:
-    settings = load(os.environ, flags={"transport": "fast"})  # whatever it was set to, this is what it is
+    settings = load(os.environ, flags={"transport": "fast"})  # `ratelimitd envoy` ignores the setting
     configure_logs(settings.log_level)
     lifeline = os.environ.get(LIFELINE)
-    async with open_decider(settings) as check:
+    async with open_decider(settings) as decider:
         yield HostedService(
-            unary_methods(check),
+            unary_methods(decider),
             bound_s=settings.store_timeout_ms / 1000,
             max_message_bytes=settings.max_message_bytes,
             drain_s=settings.drain_s,

@@ -46,10 +46,10 @@ class Settings(BaseModel):
     listen: str = Field(
         DEFAULT_LISTEN, description="Address of the gRPC server: HOST:PORT, [IPV6]:PORT or unix:/path."
     )
-    transport: Literal["grpcio", "fast"] = Field(
-        "grpcio",
+    transport: Literal["auto", "fast", "grpcio"] = Field(
+        "auto",
         description="gRPC server: `grpcio` runs in this process; `fast` runs in an embedded Envoy and needs "
-        "the extra `fast`.",
+        "the extra `fast`; `auto` is `fast` where it can run, else `grpcio`.",
     )
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",

@@ -29,7 +29,7 @@ WRITE_KEY = "write-key-of-a-test"
 NAME = "carol"
 IN_FORCE_S = 20.0
 PATIENCE_MS = 20_000
-PATIENT = ("--store-timeout-ms", "2000")
+PATIENT = ("--transport", "grpcio", "--store-timeout-ms", "2000")
 """For replicas beside a browser, which keeps a small machine busy."""
 
 EXPECTED_STATUSES = {401, 409, 422}

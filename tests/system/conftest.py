@@ -12,6 +12,8 @@ from ratelimitd.demo.stack import Stack, running_stack
 from ratelimitd.store.client import open_client
 from tests.limits import KEY, new_limits_json, until_in_force
 
+GRPCIO = ("--transport", "grpcio")
+
 
 @dataclass(frozen=True)
 class Front:
@@ -52,7 +54,7 @@ class Front:
 async def front_of_module(store_url: str) -> AsyncIterator[Front]:
     """The system on the shared store."""
     async with (
-        running_stack(store_url, replicas=3) as stack,
+        running_stack(store_url, replicas=3, flags=GRPCIO) as stack,
         open_client(store_url) as store,
         client_of(stack) as http,
     ):

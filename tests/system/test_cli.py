@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -31,11 +31,14 @@ CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
 @asynccontextmanager
 async def started(
-    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    program: Sequence[str] = ("-m", "ratelimitd"),
 ) -> AsyncIterator[Process]:
     """`ratelimitd` with these arguments, its output in one pipe, killed if the test leaves it running."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "ratelimitd", *arguments),
+        *(sys.executable, "-P", *program, *arguments),
         stdout=PIPE,
         stderr=STDOUT,
         cwd=cwd,
@@ -87,6 +90,11 @@ def left_running(marker: str) -> dict[int, str]:
         except OSError:  # it ended meanwhile, or is not ours to read
             continue
     return found
+
+
+def command_line(pid: int) -> str:
+    """The arguments of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 async def test_the_version_is_the_packages() -> None:
@@ -154,6 +162,33 @@ async def test_a_service_with_its_own_store_starts_answers_and_stops(tmp_path: P
     assert [json.loads(text)["event"] for text in output.splitlines()] == ["leaving", "draining", "stopped"]
     assert list(tmp_path.iterdir()) == []
     assert left_running(str(tmp_path)) == {}
+
+
+WITHOUT_PYVOY = "import sys; sys.modules['pyvoy'] = None; from ratelimitd.cli.main import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("program", "transport", "reason"),
+    [
+        (["-m", "ratelimitd"], "fast", "auto: an Envoy can host this Python"),
+        (
+            ["-c", WITHOUT_PYVOY],
+            "grpcio",
+            "auto: fast cannot run: this needs pyvoy: pip install 'ratelimitd[fast]'",
+        ),
+    ],
+)
+async def test_by_default_the_transport_is_fast_where_it_can_run(
+    store_url: str, program: list[str], transport: str, reason: str
+) -> None:
+    command = ("serve", "--redis-url", store_url, "--listen", "127.0.0.1:0", "--leave-s", "0")
+    async with started(*command, program=program) as process:
+        line = json.loads(await line_with(process, "listening"))
+        assert (line["transport"], line["reason"]) == (transport, reason)
+        _, output = await run("policy", "status", "--json", "--redis-url", store_url)
+        assert [replica["transport"] for replica in json.loads(output)["replicas"]] == [transport]
+        process.send_signal(signal.SIGTERM)
+        assert (await end_of(process))[0] == 0
 
 
 @BOTH
@@ -249,9 +284,8 @@ async def test_on_sigterm_health_turns_before_the_end(transport: str) -> None:
 @pytest.mark.parametrize("arguments", ["serve --transport fast", "envoy --config envoy/envoy.yaml"])
 def test_without_its_library_a_sentence_says_what_to_install(arguments: str) -> None:
     """No traceback, and before anything is started."""
-    program = "import sys; sys.modules['pyvoy'] = None; from ratelimitd.cli.main import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments.split()],
+        [sys.executable, "-c", WITHOUT_PYVOY, *arguments.split()],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -327,8 +361,9 @@ async def test_the_demo_says_which_of_its_parts_ended(tmp_path: Path) -> None:
     """And stops the others."""
     async with started("demo", "--port", str(free_port()), env={"TMPDIR": str(tmp_path)}) as process:
         await line_with(process, "Ctrl-C stops everything")
-        (envoy,) = [pid for pid, name in left_running(str(tmp_path)).items() if name.endswith("/envoy")]
-        os.kill(envoy, signal.SIGKILL)
+        front = [pid for pid in left_running(str(tmp_path)) if "envoy.yaml" in command_line(pid)]
+        assert len(front) == 1
+        os.kill(front[0], signal.SIGKILL)
         status, rest = await end_of(process)
     assert status == 1
     assert rest.endswith("ratelimitd: envoy ended by itself\n")

@@ -588,7 +588,7 @@ async def test_a_running_service_is_asked(store_url: str, store: Redis) -> None:
     """A dry run spends nothing; who is denied ends with 6."""
     await apply(limits_json(user_api_capacity=1, **STILL))
     flags = {"redis_url": store_url, "listen": "127.0.0.1:0"}
-    async with run_service(settings.load({}, flags=flags)) as listener:
+    async with run_service(settings.load({}, flags=flags), "grpcio") as listener:
         ask = ["check", "--user", "u1", "--path", "/api/x", "--target", str(listener.address)]
         ask += ["--timeout-s", "10"]
         dry = await run(*ask, "--dry-run")
@@ -608,7 +608,7 @@ async def test_a_running_service_is_asked(store_url: str, store: Redis) -> None:
 async def test_a_service_that_cannot_decide_has_not_denied(answer: str, status: int) -> None:
     """Its refusal says nothing about limits."""
     flags = {"redis_url": "unix:///nowhere.sock", "listen": "127.0.0.1:0", "on_store_error": answer}
-    async with run_service(settings.load({}, flags=flags)) as listener:
+    async with run_service(settings.load({}, flags=flags), "grpcio") as listener:
         done = await run("check", "--path", "/", "--target", str(listener.address), "--timeout-s", "10")
     assert done.status == status
 

@@ -16,7 +16,7 @@ from ratelimitd.process.loopback import free_port
 from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
 from tests.limits import statuses
-from tests.system.conftest import client_of
+from tests.system.conftest import GRPCIO, client_of
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("outage")]
@@ -59,7 +59,7 @@ async def own_store() -> AsyncIterator[RestartableStore]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(own_store: RestartableStore) -> AsyncIterator[Stack]:
     """Two replicas on that store."""
-    async with running_stack(own_store.url, replicas=2) as running:
+    async with running_stack(own_store.url, replicas=2, flags=GRPCIO) as running:
         yield running
 
 
@@ -116,7 +116,7 @@ async def test_a_store_that_hangs_is_503_from_us_and_not_a_time_out_of_envoys(
 async def test_a_store_that_never_came_is_answered_as_set(tmp_path: Path, setting: str, status: int) -> None:
     """The service starts all the same; Envoy's own configuration has failure_mode_allow false."""
     dead = f"unix://{tmp_path}/none.sock"
-    async with running_stack(dead, replicas=1, flags=["--on-store-error", setting]) as alone:
+    async with running_stack(dead, replicas=1, flags=[*GRPCIO, "--on-store-error", setting]) as alone:
         replies = await burst(alone, "user1")
         assert statuses(replies) == {status: 40}
         if status == 503:

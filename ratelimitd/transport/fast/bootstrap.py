@@ -1,4 +1,4 @@
-"""The Envoy that hosts this Python: its command, its environment, and the filters that serve the module."""
+"""The Envoy that hosts this Python: its command, its environment and the filters of the application."""
 
 import json
 import os
@@ -17,20 +17,23 @@ except ImportError as missing:
     raise MissingExtraError(f"this needs {missing.name}: pip install 'ratelimitd[fast]'") from missing
 
 Config = dict[str, Any]
-"""A piece of Envoy's configuration, as in JSON."""
+"""A part of Envoy's configuration, as in JSON."""
 
+PRELOAD = "LD_PRELOAD"
 _INSTALLED_IN = Path(__file__).resolve().parents[3]
 _HOST_SITE = Path(__file__).parent / "host_site"
-PRELOAD = "LD_PRELOAD"
 
 
 def environment() -> dict[str, str]:
     """The variables with which an Envoy finds this Python. Raises ChildError when no Envoy can host it."""
+    if sys.platform != "linux":
+        raise ChildError(f"an Envoy can host Python on Linux only, not on {sys.platform}")
+    envoy_binary()
     found: dict[str, str] = get_envoy_environ()
-    if sys.platform == "linux" and PRELOAD not in found:
+    if PRELOAD not in found:
         raise ChildError(
-            f"{sys.executable} has no shared libpython, so no Envoy can host it: use a Python that is built "
-            "with --enable-shared, as the official images have, or the transport grpcio"
+            f"{sys.executable} has no shared libpython, which an Envoy needs to host it: use a Python "
+            "that was built with --enable-shared, as in the official images, or the transport grpcio"
         )
     return found | {"PYTHONPATH": os.pathsep.join(_module_path())}
 
@@ -45,9 +48,9 @@ def _module_path() -> list[str]:
 
 
 def command(config: Config) -> tuple[list[str], int]:
-    """The arguments that run Envoy with `config`, and the file that they name, which it must inherit.
+    """The arguments that run Envoy with `config`, and the file descriptor that the process must inherit.
 
-    A file without a name: a configuration may hold keys, which `ps` must not show, and have any length.
+    The file has no name: a configuration may hold keys, which `ps` must not show, and may have any length.
     """
     file = os.memfd_create("envoy.json")
     os.write(file, json.dumps(config).encode())
@@ -56,10 +59,11 @@ def command(config: Config) -> tuple[list[str], int]:
 
 
 def become(config: Config, *, environ: Mapping[str, str], arguments: Sequence[str]) -> NoReturn:
-    """This process is an Envoy with `config` from now on. Raises ChildError when it cannot be."""
+    """Replaces this process by an Envoy with `config`. Raises ChildError when that is not possible."""
+    environ = {**environ, **environment()}
     line, file = command(config)
-    os.set_inheritable(file, True)  # noqa: FBT003 - the library's way
-    os.execve(line[0], [*line, *arguments], {**environ, **environment()})  # noqa: S606 - no shell is wanted
+    os.set_inheritable(file, True)  # noqa: FBT003 - the function takes no keyword
+    os.execve(line[0], [*line, *arguments], environ)  # noqa: S606 - no shell is needed
 
 
 def filter_chain(app: str) -> Config:
@@ -70,7 +74,7 @@ def filter_chain(app: str) -> Config:
     connections["typed_config"] |= {
         "stat_prefix": "ratelimitd",
         "codec_type": "HTTP2",
-        # A Watch is silent for as long as health stays as it is.
+        # A health Watch sends nothing while the status stays the same.
         "stream_idle_timeout": "0s",
     }
     return {"filters": chain["filters"]}

@@ -64,6 +64,7 @@ async def _process(
     config: bootstrap.Config, environ: Mapping[str, str], *, stop_s: float
 ) -> AsyncIterator[tuple[Process, int]]:
     """An Envoy with this configuration, and the end of its lifeline that is held here."""
+    environ = {**environ, **bootstrap.environment()}
     command, config_file = bootstrap.command(config)
     async with AsyncExitStack() as stack:
         lifeline, held = os.pipe()
@@ -74,7 +75,7 @@ async def _process(
                 *command,
                 *_ARGUMENTS,
                 stdin=DEVNULL,
-                env={**environ, **bootstrap.environment(), LIFELINE: str(lifeline)},
+                env={**environ, LIFELINE: str(lifeline)},
                 pass_fds=(lifeline, config_file),
                 start_new_session=True,  # Ctrl-C is for this process, which then ends that one in order
             )
