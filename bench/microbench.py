@@ -8,7 +8,8 @@ from bench import grpc_methods, large_policy
 from bench.goals import Goal
 from bench.stores import POLICY_SET, take_request
 from bench.table import Table, with_spread
-from ratelimitd.core.decide import Decider, Decision
+from ratelimitd.core.decide import Decider
+from ratelimitd.core.decision import Decision
 from ratelimitd.core.identity import identify, parse_sources
 from ratelimitd.core.match import Matcher
 from ratelimitd.core.model import MICRO, OnStoreError, Outcome, TakeRequest

@@ -5,43 +5,16 @@ decision.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
 
+from ratelimitd.core.decision import Decision
 from ratelimitd.core.denial import denying_shadow
 from ratelimitd.core.identity import Source, identify
-from ratelimitd.core.match import DRY_RUN_CONTEXT, MatchedRules, Matcher
-from ratelimitd.core.model import Identity, OnStoreError, Outcome, Request, Verdict
+from ratelimitd.core.match import DRY_RUN_CONTEXT, Matcher
+from ratelimitd.core.model import OnStoreError, Request, Verdict
 from ratelimitd.core.ports import Limiter, Observer, Policies
 from ratelimitd.errors import StoreError
 
 _STRICTEST_FIRST = (OnStoreError.DENY, OnStoreError.ENVOY, OnStoreError.ALLOW)
-
-
-class Decision(NamedTuple):
-    """What was decided about a request, and why.
-
-    Args:
-        verdict: the decision.
-        request: the request.
-        identity: the user or address that is charged.
-        policy_digest: the digest of the policy in force; empty when none could be read.
-        rules: the rules that matched; None when no policy could be read.
-        outcome: the limiter's outcome; None where no bucket takes part, and where the store
-            gave no answer.
-        shadow: the path of the part of the policy that would have denied were it not in shadow, or None.
-        on_store_error: the reply to an undecided request, None for any other.
-        dry_run: nothing was taken.
-    """
-
-    verdict: Verdict
-    request: Request
-    identity: Identity
-    policy_digest: str
-    rules: MatchedRules | None
-    outcome: Outcome | None = None
-    shadow: str | None = None
-    on_store_error: OnStoreError | None = None
-    dry_run: bool = False
 
 
 class Decider:

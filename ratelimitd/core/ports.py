@@ -1,13 +1,11 @@
 """The ports of the core: its needs, which the rest of the program meets. Each is easy to fake in a test."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from ratelimitd.core.decision import Decision
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.core.policy import PolicySet
-
-if TYPE_CHECKING:  # a decision is made over these ports
-    from ratelimitd.core.decide import Decision
 
 
 class Limiter(Protocol):
@@ -42,6 +40,6 @@ class Policies(Protocol):
 class Observer(Protocol):
     """Sees every decision: for metrics, usage counts or traces. It cannot change one, not even by failing."""
 
-    def decided(self, decision: "Decision") -> None:
+    def decided(self, decision: Decision) -> None:
         """Called after each decision, on the event loop: it must return at once."""
         ...

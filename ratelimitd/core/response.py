@@ -6,7 +6,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-from ratelimitd.core.decide import Decision
+from ratelimitd.core.decision import Decision
 from ratelimitd.core.denial import denying_tier
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.headers import (

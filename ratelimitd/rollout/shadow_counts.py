@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from ratelimitd.core.decide import Decision
+from ratelimitd.core.decision import Decision
 from ratelimitd.core.ports import Observer
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
-from ratelimitd.core.decide import Decision
+from ratelimitd.core.decision import Decision
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.headers import Headers, grpc_fields
 from ratelimitd.core.match import MatchedRules

@@ -7,7 +7,7 @@ it. To add an RPC, add a row, and a module that decodes and encodes its messages
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ratelimitd.core.decide import Decision
+from ratelimitd.core.decision import Decision
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.model import Request
 from ratelimitd.errors import MalformedRequestError

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from structlog.testing import capture_logs
 
-from ratelimitd.core.decide import Decision
+from ratelimitd.core.decision import Decision
 from ratelimitd.core.model import Request, Verdict
 from ratelimitd.telemetry.observers import ObserverErrorLog
 from tests.core.fakes import BrokenLimiter, OracleLimiter, decider_over

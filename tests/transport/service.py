@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from ratelimitd.core.decide import Decision
+from ratelimitd.core.decision import Decision
 from ratelimitd.core.model import OnStoreError, Request
 from ratelimitd.core.ports import Limiter
 from ratelimitd.transport.services import Unary, unary_methods
