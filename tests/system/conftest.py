@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import httpx
+import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
@@ -13,6 +14,14 @@ from ratelimitd.store.client import open_client
 from tests.limits import KEY, new_limits_json, until_in_force
 
 GRPCIO = ("--transport", "grpcio")
+
+
+@pytest.fixture
+async def operator(store: Redis, store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of an operator named alice, and an empty store."""
+    await store.ping()
+    monkeypatch.setenv("RATELIMITD_REDIS_URL", store_url)
+    monkeypatch.setenv("USER", "alice")
 
 
 @dataclass(frozen=True)

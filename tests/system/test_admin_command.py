@@ -1,4 +1,4 @@
-"""`ratelimitd admin` as a user runs it: what it answers on a real port, what it logs, and how it ends."""
+"""`ratelimitd admin`: its answers on a real port, its log, and its end."""
 
 import json
 import signal
@@ -11,7 +11,7 @@ import httpx
 from ratelimitd.address import TcpAddress, parse_address
 from ratelimitd.process.loopback import free_port
 from ratelimitd.settings import load
-from tests.system.test_cli import end_of, line_with, started
+from tests.system.processes import end_of, line_with, started
 
 WRITE_KEY = "the-key-that-may-change"
 UPGRADE = {
@@ -22,17 +22,16 @@ UPGRADE = {
 }
 
 
-def test_it_listens_on_loopback_unless_a_setting_says_otherwise() -> None:
-    """Its requests are not encrypted."""
+def test_the_default_address_is_loopback() -> None:
     address = parse_address(load({}, {}).admin_listen)
     assert isinstance(address, TcpAddress)
     assert ip_address(address.host).is_loopback
 
 
-async def test_nobody_without_a_key_fills_its_log(store_url: str, tmp_path: Path) -> None:
-    """What is no HTTP and what asks for WebSockets leave no line, also with a library for those beside it.
+async def test_requests_without_a_key_do_not_fill_the_log(store_url: str, tmp_path: Path) -> None:
+    """Invalid HTTP and WebSocket upgrades write no line, even if a WebSocket library is installed.
 
-    Every line is JSON, and none holds a key.
+    Every line is JSON, and none contains a key.
     """
     (tmp_path / "websockets.py").touch()
     env = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from tests.system.test_cli_policy import Done, publish, run
+from tests.system.command import Result, publish, run
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "cli.md").read_text()
@@ -47,6 +47,6 @@ async def test_the_examples_are_what_the_commands_print(
     for command in sorted(examples, key=lambda command: "rollback" in command):
         if ">" in command:
             continue
-        done: Done = await run(*re.sub('"search costs 5"', "NOTE", command).split())
+        done: Result = await run(*re.sub('"search costs 5"', "NOTE", command).split())
         assert done.status == 0, (command, done.err)
         assert shown(done.out.replace("NOTE", "search costs 5")) == shown(examples[command]), command

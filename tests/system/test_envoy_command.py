@@ -20,7 +20,7 @@ from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.store.client import open_client
 from ratelimitd.transport.fast import bootstrap
 from tests.limits import KEY, STILL, limits_json, statuses
-from tests.system.test_cli import run
+from tests.system.processes import run
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("envoy-command")]

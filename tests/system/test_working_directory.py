@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.test_cli import end_of, line_with, started
+from tests.system.processes import end_of, line_with, started
 
 ROOT = Path(__file__).parents[2]
 
