@@ -30,7 +30,7 @@ FULL = """\
 tiers:
   global: {capacity: 500, refill_rate: 50}
   user: {capacity: 100, rate: 300/min}
-  user_api: {capacity: 20, refill_rate: 2}
+  user_api: {capacity: 20, rate: 30/min}
 routes:
   - {path: /api/search, cost: 5}
   - {path: /api/new/**, shadow: true}
