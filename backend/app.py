@@ -1,6 +1,6 @@
-"""A stand-in for a user's service: it shows what reaches the far side of Envoy.
+"""An example of a user's service. It shows what Envoy forwards.
 
-`/ping` answers a greeting, `/health` says it lives, and every other path echoes the request.
+`/ping` answers a greeting, `/health` reports that the process runs, and every other path echoes the request.
 """
 
 from starlette.applications import Starlette
@@ -12,17 +12,17 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 async def ping(_request: Request) -> JSONResponse:
-    """The greeting."""
+    """Answers a greeting."""
     return JSONResponse({"service": "backend", "message": "response from backend"})
 
 
 async def health(_request: Request) -> JSONResponse:
-    """Alive, as far as this process can tell."""
+    """Reports that the process runs."""
     return JSONResponse({"status": "ok"})
 
 
 async def echo(request: Request) -> JSONResponse:
-    """What arrived: method, path, query and headers. A header sent twice is a list."""
+    """Answers the method, path, query and headers of the request. A repeated header is a list."""
     headers = {name: request.headers.getlist(name) for name in request.headers}
     return JSONResponse(
         {

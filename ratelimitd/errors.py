@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 class RatelimitdError(Exception):
-    """Base class. The text of an error is a sentence that says what to do."""
+    """Base class. The text is for people: what is wrong, where, and what would be right."""
 
 
 class StoreError(RatelimitdError):

@@ -1,4 +1,4 @@
-"""Ways to take tokens in a test without a batcher."""
+"""Takes tokens in a test without a batcher."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from ratelimitd.resources import resource
 
 
 class ScriptLimiter:
-    """The shipped script through any client of redis-py, which people who test with a stand-in have."""
+    """Runs the shipped script through any client of redis-py, such as that of fakeredis."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._script = resource("lua/take.lua").read_text()
 
     async def take(self, request: TakeRequest) -> Outcome:
-        """A call by itself."""
+        """Returns the outcome of a call of its own."""
         keys, arguments = encode([request])
         (outcome,) = decode(await self._client.eval(self._script, len(keys), *keys, *arguments), [request])
         return outcome
 
 
-def told(future: "asyncio.Future[Any]", answer: Any) -> None:
-    """Puts what a function is told, an exception too, into the future, unless that was cancelled."""
+def settle(future: "asyncio.Future[Any]", answer: Any) -> None:
+    """Gives the future the argument of a callback, as result or exception, unless it was cancelled."""
     if future.cancelled():
         return
     if isinstance(answer, Exception):
@@ -37,7 +37,7 @@ def told(future: "asyncio.Future[Any]", answer: Any) -> None:
 
 
 async def taken(limiter: BatchLimiter, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-    """The outcomes of a call of its own. Raises StoreError."""
+    """Returns the outcomes of a call of its own. Raises StoreError."""
     outcomes: asyncio.Future[Sequence[Outcome]] = asyncio.get_running_loop().create_future()
-    limiter.submit(requests, lambda answer: told(outcomes, answer))
+    limiter.submit(requests, lambda answer: settle(outcomes, answer))
     return await outcomes

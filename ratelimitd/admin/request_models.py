@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from ratelimitd.control.request_spec import RequestSpec, Subject
 from ratelimitd.core.model import MAX_EXACT
 from ratelimitd.policy.text import DEFAULT_TEXT
-from ratelimitd.rollout.revisions import KEPT, MAX_AUTHOR, MAX_NOTE, checked_author
+from ratelimitd.rollout.revisions import HISTORY_LENGTH, KEPT, MAX_AUTHOR, MAX_NOTE, checked_author
 
 DEFAULT_AUTHOR = "admin"
 """The author of a change when the request does not name one."""
@@ -144,7 +144,7 @@ class HistoryQuery(RequestModel):
 
     model_config = ConfigDict(strict=False)  # a query is text, so its number must be converted
 
-    limit: int = Field(20, ge=1, le=KEPT, description="Number of revisions, newest first.")
+    limit: int = Field(HISTORY_LENGTH, ge=1, le=KEPT, description="Number of revisions, newest first.")
 
 
 class SubjectQuery(RequestModel):

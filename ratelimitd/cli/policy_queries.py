@@ -14,10 +14,7 @@ from ratelimitd.control.control import Control
 from ratelimitd.errors import ConflictError, PolicyError
 from ratelimitd.policy.schema import schema_text
 from ratelimitd.policy.validation import validate as validate_policy
-from ratelimitd.rollout.revisions import KEPT
-
-DEFAULT_HISTORY = 20
-"""Revisions that `history` lists: about one screen."""
+from ratelimitd.rollout.revisions import HISTORY_LENGTH, KEPT
 
 File = Annotated[
     typer.FileBinaryRead,
@@ -123,7 +120,7 @@ def show_diff(
 def history(
     limit: Annotated[
         int, typer.Option(help="Maximum number of revisions.", metavar="N", min=1, max=KEPT)
-    ] = DEFAULT_HISTORY,
+    ] = HISTORY_LENGTH,
     redis_url: RedisUrl = None,
     *,
     as_json: Json = False,

@@ -32,7 +32,7 @@ from ratelimitd.policy.text import digest_of, normal_text, parse
 from ratelimitd.rollout.last_good import last_good
 from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.rollout.revision import PolicySnapshot, Revision
-from ratelimitd.rollout.revisions import Revisions
+from ratelimitd.rollout.revisions import HISTORY_LENGTH, Revisions
 from ratelimitd.settings import Settings
 from ratelimitd.store.buckets import Buckets
 
@@ -106,7 +106,7 @@ class Control:
         before = normal_text(parse(old.text)).splitlines(keepends=True)
         return "".join(difflib.unified_diff(before, new, f"revision {old.number}", "new"))
 
-    async def history(self, limit: int = 20) -> list[Revision]:
+    async def history(self, limit: int = HISTORY_LENGTH) -> list[Revision]:
         """The newest revisions, newest first."""
         await self.current()
         return await self._revisions.history(limit)

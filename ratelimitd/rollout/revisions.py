@@ -24,6 +24,9 @@ from ratelimitd.utf8 import encodable
 KEPT = 100
 """Revisions kept; the script removes older ones."""
 
+HISTORY_LENGTH = 20
+"""Revisions of a history unless another number is asked for: about one screen."""
+
 EXTERNAL = "external"
 """The author of what was written or deleted past ratelimitd."""
 
@@ -128,7 +131,7 @@ class Revisions:
                 yield await self.get(number)
         yield DEFAULTS
 
-    async def history(self, limit: int = 20) -> list[Revision]:
+    async def history(self, limit: int = HISTORY_LENGTH) -> list[Revision]:
         """The newest `limit` revisions that are kept, newest first."""
         head = await self._head()
         numbers = range(head, max(0, head - min(limit, KEPT)), -1)

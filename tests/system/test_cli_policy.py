@@ -227,9 +227,9 @@ async def test_validate_needs_no_store(monkeypatch: pytest.MonkeyPatch, tmp_path
     done = await run("policy", "validate", str(file))
     assert (done.status, done.out) == (0, f"{file} is a valid policy\n")
     assert done.err == f"ratelimitd: warning: {UNREACHABLE}\n"
-    told = await run("policy", "validate", "-", "--json", text=FULL)
-    assert (told.status, told.json["valid"], told.json["problems"]) == (0, True, [])
-    assert told.json["advice"][0]["path"] == "routes[2]"
+    validated = await run("policy", "validate", "-", "--json", text=FULL)
+    assert (validated.status, validated.json["valid"], validated.json["problems"]) == (0, True, [])
+    assert validated.json["advice"][0]["path"] == "routes[2]"
     bad = await run("policy", "validate", "-", "--json", text="{}")
     assert (bad.status, bad.json["valid"], bad.err) == (Exit.INVALID, False, "")
     assert (await run("policy", "validate", "-", text="{}")).status == Exit.INVALID

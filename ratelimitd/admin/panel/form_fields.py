@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ratelimitd.control.request_spec import RequestSpec, Subject
+from ratelimitd.control.request_spec import RequestSpec, Subject, join_headers
 from ratelimitd.errors import RequestSpecError, UnknownRevisionError
 
 MAX_NOTE = 200
@@ -46,8 +46,8 @@ def request_spec(fields: Mapping[str, str]) -> RequestSpec:
 
 
 def _pairs(text: str, separator: str, noun: str) -> dict[str, str]:
-    """Returns name and value of each line. Repeated names are joined with a comma, as Envoy joins headers."""
-    found: dict[str, str] = {}
+    """Returns name and value of each line. Raises RequestSpecError."""
+    pairs = []
     for line in text.splitlines():
         if not line.strip():
             continue
@@ -56,5 +56,5 @@ def _pairs(text: str, separator: str, noun: str) -> dict[str, str]:
             raise RequestSpecError(
                 f"{line.strip()!r:.60} is not {noun}: write NAME{separator} VALUE, one per line"
             )
-        found[name] = f"{found[name]},{value}" if name in found else value
-    return found
+        pairs.append((name, value))
+    return join_headers(pairs)

@@ -10,18 +10,15 @@ from ratelimitd.admin.panel.policy_editor import after_change
 from ratelimitd.admin.panel.rendering import DiffLine, diff_lines
 from ratelimitd.errors import ConflictError, PolicyError, UnknownRevisionError
 from ratelimitd.rollout.revision import Revision
-from ratelimitd.rollout.revisions import KEPT
-
-FIRST_REVISIONS = 20
-"""Revisions that the page shows before "Show all"."""
+from ratelimitd.rollout.revisions import HISTORY_LENGTH, KEPT
 
 
 async def history(panel: Panel, request: PanelRequest) -> Response:
     """Lists the newest revisions."""
-    limit = KEPT if "all" in request.fields else FIRST_REVISIONS
+    limit = KEPT if "all" in request.fields else HISTORY_LENGTH
     revisions = await panel.control.history(limit)
     return request.render(
-        "history.html", revisions=revisions, more=len(revisions) == FIRST_REVISIONS, kept=KEPT
+        "history.html", revisions=revisions, more=len(revisions) == HISTORY_LENGTH, kept=KEPT
     )
 
 
