@@ -111,7 +111,7 @@ class InternalErrors:
         try:
             await self._app(scope, receive, watched)
         except ClientDisconnect:
-            pass  # the client left before its body was complete: not an error, and nobody to answer
+            pass  # the client left before its body was complete: not an error, and an answer would not arrive
         except Exception:
             _log.exception("admin_failed", method=scope.get("method"), path=scope.get("path"))
             if started:

@@ -21,31 +21,31 @@ from ratelimitd.transport.client import CheckReply
 from tests.limits import KEY
 from tests.replicas import replica
 
-WRITE_KEY = "the-key-that-may-change"
-READ_KEY = "the-key-that-may-look"
+WRITE_KEY = "write-key-0123456"
+READ_KEY = "read-key-01234567"
 KEYS = AdminKeys((WRITE_KEY,), (READ_KEY,))
 NOWHERE = "redis://127.0.0.1:1/0"
 
 
 @dataclass
 class Service:
-    """Stands for a running service that is asked: it answers as told, and remembers what it was asked."""
+    """Fake of a running service: it returns `answer`, or raises it, and records its calls."""
 
-    asked: list[tuple[str, Request, bool]] = field(default_factory=list)
+    calls: list[tuple[str, Request, bool]] = field(default_factory=list)
     answer: CheckReply | Exception = field(
         default_factory=lambda: CheckReply("denied", 429, {"retry-after": "1"}, "{}", {"tier": "user"}, "OK")
     )
 
-    async def __call__(self, target: str, question: Request, *, dry_run: bool) -> CheckReply:
-        """Answers one Check."""
-        self.asked.append((target, question, dry_run))
+    async def __call__(self, target: str, request: Request, *, dry_run: bool) -> CheckReply:
+        """Returns or raises `answer`."""
+        self.calls.append((target, request, dry_run))
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
 
 async def run_replica(store: Redis, name: str, number: int, *, started_us: int = 0) -> None:
-    """A replica that was seen just now, and runs this revision."""
+    """Publishes a replica that was seen just now and runs this revision."""
     seconds, micros = await store.time()
     now_us = seconds * 1_000_000 + micros
     await Replicas(store, KEY).publish(
@@ -54,15 +54,15 @@ async def run_replica(store: Redis, name: str, number: int, *, started_us: int =
 
 
 class Connect(Protocol):
-    """Makes a client of an application; without a key when there is none."""
+    """Makes a client of an application. `key` None sends no key."""
 
     def __call__(self, app: Starlette, key: str | None = None) -> httpx.AsyncClient:
-        """The client, which is closed after the test."""
+        """Returns the client, which is closed after the test."""
 
 
 @pytest.fixture
 def settings() -> Settings:
-    """Those of the service."""
+    """The settings of the service."""
     return load({}, {})
 
 
@@ -74,19 +74,19 @@ def control(store: Redis, settings: Settings) -> Control:
 
 @pytest.fixture
 def service() -> Service:
-    """The service that the check asks."""
+    """The service that Check requests are sent to."""
     return Service()
 
 
 @pytest.fixture
 def app(control: Control, settings: Settings, service: Service) -> Starlette:
-    """The admin service with both kinds of keys; a wrong one is answered at once."""
+    """The admin service with keys of both roles. It answers a wrong key without delay."""
     return admin_app(control, KEYS, settings, service, refusal_delay_s=0)
 
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
-    """Makes clients of an application, with a key or without."""
+    """Makes clients of an application."""
     async with AsyncExitStack() as stack:
 
         def client(app: Starlette, key: str | None = None) -> httpx.AsyncClient:
@@ -103,13 +103,13 @@ async def connect() -> AsyncIterator[Connect]:
 
 @pytest.fixture
 def writer(app: Starlette, connect: Connect) -> httpx.AsyncClient:
-    """A client that may change limits."""
+    """A client with a key that allows changes."""
     return connect(app, WRITE_KEY)
 
 
 @pytest.fixture
 def reader(app: Starlette, connect: Connect) -> httpx.AsyncClient:
-    """A client that may look."""
+    """A client with a read-only key."""
     return connect(app, READ_KEY)
 
 
@@ -123,7 +123,7 @@ def nobody(app: Starlette, connect: Connect) -> httpx.AsyncClient:
 async def storeless(
     settings: Settings, service: Service, connect: Connect
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client that may change limits, of an admin service whose store is away."""
+    """A client with a key that allows changes, of an admin service without a reachable store."""
     async with open_client(NOWHERE) as away:
         yield connect(
             admin_app(Control(away, settings), KEYS, settings, service, refusal_delay_s=0), WRITE_KEY

@@ -1,4 +1,4 @@
-"""The API: what it tells, what it changes, and that nobody changes what he has not seen."""
+"""The API: every operation, its preconditions and its errors."""
 
 import asyncio
 import json
@@ -34,20 +34,19 @@ overrides:
 
 
 async def put(client: httpx.AsyncClient, text: str, match: str = "*", **more: object) -> httpx.Response:
-    """Puts a policy in force."""
+    """Sends a policy to PUT /policy."""
     return await client.put(f"{V1}/policy", json={"text": text, **more}, headers={"if-match": match})
 
 
 async def explained(client: httpx.AsyncClient, **question: object) -> Mapping[str, Any]:
-    """What a request would get."""
+    """Returns the explanation of a request."""
     answer = await client.post(f"{V1}/explain", json=question)
     assert answer.status_code == 200, answer.text
     found: Mapping[str, Any] = answer.json()
     return found
 
 
-async def test_before_anybody_changed_anything_the_defaults_are_revision_0(reader: httpx.AsyncClient) -> None:
-    """Its tag can be used for the first change."""
+async def test_the_defaults_are_revision_0(reader: httpx.AsyncClient) -> None:
     answer = await reader.get(f"{V1}/policy")
     assert answer.status_code == 200
     assert answer.headers["etag"] == f'"0-{digest_of(DEFAULT_TEXT)}"'
@@ -56,7 +55,6 @@ async def test_before_anybody_changed_anything_the_defaults_are_revision_0(reade
 
 
 async def test_a_change_is_a_revision_with_its_author_note_and_time(writer: httpx.AsyncClient) -> None:
-    """The answer tells it, its tag is that of the policy, and the history shows it."""
     before = await writer.get(f"{V1}/policy")
     answer = await put(writer, limits_json(), before.headers["etag"], author="alice", note="tighter")
     assert answer.status_code == 200
@@ -70,13 +68,11 @@ async def test_a_change_is_a_revision_with_its_author_note_and_time(writer: http
     assert (await writer.get(f"{V1}/revisions/1")).json()["text"] == limits_json()
 
 
-async def test_the_author_is_admin_when_nobody_says(writer: httpx.AsyncClient) -> None:
-    """The key alone names nobody."""
+async def test_the_author_is_admin_by_default(writer: httpx.AsyncClient) -> None:
     assert (await put(writer, limits_json())).json()["revision"]["author"] == "admin"
 
 
-async def test_a_policy_that_is_known_already_is_not_sent_again(writer: httpx.AsyncClient) -> None:
-    """304 for its tag, also as a weak one or in a list; another tag gets the policy."""
+async def test_if_none_match_with_the_current_tag_is_304(writer: httpx.AsyncClient) -> None:
     tag = (await writer.get(f"{V1}/policy")).headers["etag"]
     for known in (tag, f"W/{tag}", f'"9-ffffffffffff", {tag}', "*"):
         answer = await writer.get(f"{V1}/policy", headers={"if-none-match": known})
@@ -86,8 +82,7 @@ async def test_a_policy_that_is_known_already_is_not_sent_again(writer: httpx.As
     assert answer.status_code == 200
 
 
-async def test_a_change_must_say_what_it_replaces(writer: httpx.AsyncClient) -> None:
-    """428 for a policy and for a rollback, and nothing is changed."""
+async def test_a_change_without_if_match_is_428(writer: httpx.AsyncClient) -> None:
     for answer in (
         await writer.put(f"{V1}/policy", json={"text": limits_json()}),
         await writer.post(f"{V1}/policy/rollback", json={"to": 0}),
@@ -98,10 +93,8 @@ async def test_a_change_must_say_what_it_replaces(writer: httpx.AsyncClient) -> 
 
 
 @pytest.mark.parametrize("known", ['"0-ffffffffffff"', 'W/"1-{sha}"', "nonsense", "", "a*b", '"a", *'])
-async def test_a_tag_that_is_not_the_newest_ones_changes_nothing(
-    writer: httpx.AsyncClient, known: str
-) -> None:
-    """412 names the newest. A weak tag is none here: If-Match compares strongly (RFC 9110 section 13.1.1)."""
+async def test_a_change_with_an_outdated_tag_is_412(writer: httpx.AsyncClient, known: str) -> None:
+    """If-Match compares strongly, so a weak tag never matches (RFC 9110 section 13.1.1)."""
     await put(writer, limits_json(), author="bob")
     answer = await put(writer, limits_json(user_capacity=9), known.format(sha=digest_of(limits_json())))
     assert answer.status_code == 412
@@ -109,8 +102,8 @@ async def test_a_tag_that_is_not_the_newest_ones_changes_nothing(
     assert (await writer.get(f"{V1}/policy")).json()["revision"]["number"] == 1
 
 
-async def test_if_match_may_name_several(writer: httpx.AsyncClient) -> None:
-    """In one line or in several, which mean the same (RFC 9110 section 5.3)."""
+async def test_if_match_may_list_several_tags(writer: httpx.AsyncClient) -> None:
+    """One line or several lines mean the same (RFC 9110 section 5.3)."""
     tag = (await writer.get(f"{V1}/policy")).headers["etag"]
     done = await put(writer, limits_json(), f'"9-ffffffffffff", {tag}')
     lines = [("if-match", '"9-ffffffffffff"'), ("if-match", done.headers["etag"])]
@@ -118,16 +111,14 @@ async def test_if_match_may_name_several(writer: httpx.AsyncClient) -> None:
     assert (done.status_code, again.status_code) == (200, 200)
 
 
-async def test_of_two_who_change_the_same_policy_one_is_told(writer: httpx.AsyncClient) -> None:
-    """One 200 and one 412, and one revision."""
+async def test_of_two_concurrent_changes_one_is_412(writer: httpx.AsyncClient) -> None:
     tag = (await writer.get(f"{V1}/policy")).headers["etag"]
     answers = await asyncio.gather(*(put(writer, limits_json(user_capacity=n), tag) for n in (6, 7)))
     assert sorted(answer.status_code for answer in answers) == [200, 412]
     assert len((await writer.get(f"{V1}/revisions")).json()["revisions"]) == 1
 
 
-async def test_a_bad_policy_is_refused_with_all_that_is_wrong(writer: httpx.AsyncClient) -> None:
-    """Each problem has its place; nothing is changed; validate says the same and advises."""
+async def test_an_invalid_policy_is_refused_with_all_its_problems(writer: httpx.AsyncClient) -> None:
     text = FULL.replace("cost: 3", "cost: -1").replace("capacity: 5,", "capacity: 0,")
     answer = await put(writer, text)
     assert answer.status_code == 422
@@ -139,18 +130,16 @@ async def test_a_bad_policy_is_refused_with_all_that_is_wrong(writer: httpx.Asyn
     assert (await writer.get(f"{V1}/revisions")).json() == {"revisions": []}
 
 
-async def test_what_the_author_may_have_missed_is_told_with_the_change(writer: httpx.AsyncClient) -> None:
-    """A route that is never reached stops nothing."""
+async def test_a_change_returns_the_advice_on_its_policy(writer: httpx.AsyncClient) -> None:
     text = FULL.replace("overrides:", "  - {path: /api/search, methods: [GET]}\noverrides:")
     advice = (await writer.post(f"{V1}/policy/validate", json={"text": text})).json()["advice"]
     assert [one["path"] for one in advice] == ["routes[1]"]
     assert (await put(writer, text)).json()["advice"] == advice
 
 
-async def test_a_diff_shows_what_would_change_and_nothing_for_the_same_meaning(
+async def test_a_diff_shows_changed_limits_but_not_changed_notation(
     writer: httpx.AsyncClient,
 ) -> None:
-    """Against the newest or an earlier revision; of one that is unknown 404."""
     await put(writer, limits_json())
     await put(writer, limits_json(user_capacity=77))
     other = json.dumps(json.loads(limits_json(user_capacity=77)), indent=4)
@@ -164,7 +153,6 @@ async def test_a_diff_shows_what_would_change_and_nothing_for_the_same_meaning(
 
 
 async def test_a_rollback_is_a_new_revision_with_the_old_text(writer: httpx.AsyncClient) -> None:
-    """It obeys If-Match as a change does, and 404 is for a revision that is not there."""
     first = await put(writer, limits_json())
     second = await put(writer, limits_json(user_capacity=77))
     body = {"to": 1, "author": "carol", "note": "too tight"}
@@ -179,10 +167,9 @@ async def test_a_rollback_is_a_new_revision_with_the_old_text(writer: httpx.Asyn
     assert unknown.status_code == 404
 
 
-async def test_a_foreign_write_is_shown_and_one_that_is_no_policy_is_shown_as_refused(
+async def test_a_foreign_write_is_recorded_or_shown_as_refused(
     store: Redis, reader: httpx.AsyncClient
 ) -> None:
-    """A good one is a revision of `external`; of a bad one the reason is told, and the good one stays."""
     await store.set(KEY, limits_json())
     assert (await reader.get(f"{V1}/policy")).json()["revision"]["author"] == "external"
     await store.set(KEY, limits_json(user_rate=-1))
@@ -192,8 +179,9 @@ async def test_a_foreign_write_is_shown_and_one_that_is_no_policy_is_shown_as_re
         assert [one["path"] for one in found["refused"]] == ["user_rate"]
 
 
-async def test_the_status_names_replicas_that_are_behind(store: Redis, writer: httpx.AsyncClient) -> None:
-    """And what shadows would have denied."""
+async def test_the_status_shows_replicas_behind_and_shadow_counts(
+    store: Redis, writer: httpx.AsyncClient
+) -> None:
     await put(writer, limits_json())
     await run_replica(store, "old", 0)
     await run_replica(store, "new", 1)
@@ -203,10 +191,10 @@ async def test_the_status_names_replicas_that_are_behind(store: Redis, writer: h
     assert status["shadow"] == {"tiers.user": 3}
 
 
-async def test_a_replica_that_claims_an_instant_of_no_calendar_is_shown(
+async def test_a_replica_with_an_impossible_start_time_is_shown(
     store: Redis, reader: httpx.AsyncClient
 ) -> None:
-    """Its entry is of somebody's hand; the status is of use all the same."""
+    """Its entry may be written by hand; the status must still work."""
     for started_us in (10**30, -(10**30)):
         await run_replica(store, str(started_us), 0, started_us=started_us)
     status = await reader.get(f"{V1}/status")
@@ -215,7 +203,6 @@ async def test_a_replica_that_claims_an_instant_of_no_calendar_is_shown(
 
 
 async def test_a_change_can_wait_until_every_replica_runs_it(store: Redis, writer: httpx.AsyncClient) -> None:
-    """504 names who lacks it, and says that it was accepted by its number; with all in step it is 200."""
     await run_replica(store, "slow", 0)
     late = await put(writer, limits_json(), wait_s=0.2)
     assert late.status_code == 504
@@ -224,8 +211,9 @@ async def test_a_change_can_wait_until_every_replica_runs_it(store: Redis, write
     assert (await put(writer, limits_json(), wait_s=5)).status_code == 200
 
 
-async def test_a_rollback_can_wait_as_a_change_can(store: Redis, writer: httpx.AsyncClient) -> None:
-    """And is answered in the shape of one, as `policy rollback --wait --json` is."""
+async def test_a_rollback_can_wait_until_every_replica_runs_it(
+    store: Redis, writer: httpx.AsyncClient
+) -> None:
     await put(writer, limits_json())
     await run_replica(store, "slow", 1)
     body = {"to": 0, "wait_s": 0.2}
@@ -237,16 +225,12 @@ async def test_a_rollback_can_wait_as_a_change_can(store: Redis, writer: httpx.A
     assert (done.status_code, done.json().keys()) == (200, {"revision", "advice"})
 
 
-async def test_the_schema_of_policies_is_one(reader: httpx.AsyncClient) -> None:
-    """Editors can take it from here."""
+async def test_the_schema_of_policies_is_a_json_schema(reader: httpx.AsyncClient) -> None:
     schema = (await reader.get(f"{V1}/policy/schema")).json()
     assert schema["$schema"].startswith("https://json-schema.org/")
 
 
-async def test_an_explanation_tells_the_buckets_in_tokens_and_the_wait_in_seconds(
-    store: Redis, writer: httpx.AsyncClient
-) -> None:
-    """And spends nothing."""
+async def test_an_explanation_has_tokens_and_seconds(store: Redis, writer: httpx.AsyncClient) -> None:
     await put(writer, FULL)
     seconds, _ = await store.time()
     await store.hset("rate:user:alice", mapping={"tokens": "1", "last": str((seconds + 60) * 1_000_000)})
@@ -265,8 +249,7 @@ async def test_an_explanation_tells_the_buckets_in_tokens_and_the_wait_in_second
     assert await store.hget("rate:user:alice", "tokens") == b"1"
 
 
-async def test_an_explanation_knows_who_is_blocked_and_who_exempt(writer: httpx.AsyncClient) -> None:
-    """By the override's place in the text; an address identifies whoever has no id."""
+async def test_an_explanation_names_the_override_that_blocks_or_exempts(writer: httpx.AsyncClient) -> None:
     await put(writer, FULL)
     blocked = await explained(writer, path="/", user="mallory")
     assert (blocked["outcome"], blocked["override"]) == ("blocked", "overrides.users.mallory")
@@ -276,8 +259,7 @@ async def test_an_explanation_knows_who_is_blocked_and_who_exempt(writer: httpx.
     assert address["identity"]["kind"] == "address"
 
 
-async def test_somebodys_buckets_are_shown_and_filled_again(store: Redis, writer: httpx.AsyncClient) -> None:
-    """Those of others stay."""
+async def test_the_buckets_of_a_user_are_listed_and_reset(store: Redis, writer: httpx.AsyncClient) -> None:
     seconds, _ = await store.time()
     last = str((seconds + 60) * 1_000_000)
     for key in ("rate:user:al", "rate:user:al:api:*", "rate:user:alice"):
@@ -296,16 +278,14 @@ async def test_somebodys_buckets_are_shown_and_filled_again(store: Redis, writer
     "query",
     ["", "?user=a&address=127.0.0.1", "?user=", "?user=a,b", "?address=x", "?usr=a", "?user=a&x=1"],
 )
-async def test_buckets_are_of_one_somebody(writer: httpx.AsyncClient, query: str) -> None:
-    """A user or an address, and nothing else; 422 says so."""
+async def test_buckets_need_exactly_one_user_or_address(writer: httpx.AsyncClient, query: str) -> None:
     for method in ("GET", "DELETE"):
         answer = await writer.request(method, f"{V1}/buckets{query}")
         assert answer.status_code == 422
         assert answer.json()["error"]
 
 
-async def test_a_check_asks_the_running_service(writer: httpx.AsyncClient, service: Service) -> None:
-    """As a client would, and the answer is told whole."""
+async def test_a_check_calls_the_running_service(writer: httpx.AsyncClient, service: Service) -> None:
     body = {
         "path": "/api/ping",
         "method": "put",
@@ -323,28 +303,26 @@ async def test_a_check_asks_the_running_service(writer: httpx.AsyncClient, servi
         "grpc_code": "OK",
     }
     request = Request("PUT", "/api/ping", "", {"x-a": "1", "x-user-id": "bob"}, "192.0.2.1", {"api": "p"})
-    assert service.asked == [("127.0.0.1:50051", request, False)]
+    assert service.calls == [("127.0.0.1:50051", request, False)]
 
 
 async def test_a_service_that_does_not_answer_is_502(writer: httpx.AsyncClient, service: Service) -> None:
-    """With the sentence of who asked."""
     service.answer = CheckCallError("127.0.0.1:50051 does not answer: UNAVAILABLE")
     answer = await writer.post(f"{V1}/check", json={"path": "/"})
     assert answer.status_code == 502
     assert answer.json()["error"] == "127.0.0.1:50051 does not answer: UNAVAILABLE"
 
 
-async def test_a_key_that_may_look_sees_all_and_changes_nothing(
+async def test_a_read_only_key_reads_everything_and_changes_nothing(
     reader: httpx.AsyncClient, control: Control, service: Service
 ) -> None:
-    """403 for each change, and for a check that would spend."""
     text = {"text": limits_json()}
     for path in ("policy", "policy/schema", "revisions", "revisions/0", "status", "buckets?user=a"):
         assert (await reader.get(f"{V1}/{path}")).status_code == 200
     questions = {"explain": {"path": "/"}, "check": {"path": "/", "dry_run": True}}
     for path, body in ({"policy/validate": text, "policy/diff": text} | questions).items():
         assert (await reader.post(f"{V1}/{path}", json=body)).status_code == 200
-    assert [dry_run for _, _, dry_run in service.asked] == [True]
+    assert [dry_run for _, _, dry_run in service.calls] == [True]
     for refused in (
         await reader.put(f"{V1}/policy", json=text, headers=ANY),
         await reader.post(f"{V1}/policy/rollback", json={"to": 0}, headers=ANY),
@@ -354,26 +332,25 @@ async def test_a_key_that_may_look_sees_all_and_changes_nothing(
         assert refused.status_code == 403
         assert "this key is read-only" in refused.json()["error"]
     assert (await control.current()).revision.number == 0
-    assert len(service.asked) == 1
+    assert len(service.calls) == 1
 
 
-async def test_the_examples_in_the_openapi_make_a_change(writer: httpx.AsyncClient) -> None:
-    """A reader can send them as they are; and with them schemathesis gets past what refuses its own texts."""
-    told = (await writer.get("/admin/api/openapi.json")).json()
-    (text,) = told["components"]["schemas"]["PolicyBody"]["properties"]["text"]["examples"]
-    (match,) = told["paths"]["/v1/policy"]["put"]["parameters"]
+async def test_the_examples_in_the_openapi_are_accepted(writer: httpx.AsyncClient) -> None:
+    """schemathesis uses them to get past the validation that refuses its own texts."""
+    openapi = (await writer.get("/admin/api/openapi.json")).json()
+    (text,) = openapi["components"]["schemas"]["PolicyBody"]["properties"]["text"]["examples"]
+    (match,) = openapi["paths"]["/v1/policy"]["put"]["parameters"]
     assert (await put(writer, text, match["example"])).status_code == 200
 
 
-async def test_no_answer_ever_holds_a_key(writer: httpx.AsyncClient) -> None:
-    """Not the OpenAPI, not an error."""
+async def test_no_answer_contains_a_key(writer: httpx.AsyncClient) -> None:
     for answer in (await writer.get("/admin/api/openapi.json"), await writer.get(f"{V1}/nothing")):
         assert WRITE_KEY not in answer.text
         assert READ_KEY not in answer.text
 
 
-async def test_a_store_that_is_away_is_503_with_a_sentence(storeless: httpx.AsyncClient) -> None:
-    """For whatever needs it; what needs none still answers."""
+async def test_a_store_outage_is_503(storeless: httpx.AsyncClient) -> None:
+    """Operations that do not need the store still work."""
     for path in ("policy", "revisions", "status", "buckets?user=a"):
         answer = await storeless.get(f"{V1}/{path}")
         assert answer.status_code == 503

@@ -1,4 +1,4 @@
-"""/admin/config: the seed's six numbers, and its answers."""
+"""/admin/config: flat policies, and what happens to the rest of a full one."""
 
 import asyncio
 import json
@@ -33,8 +33,7 @@ async def apply(control: Control, **policy: object) -> None:
     await control.apply(json.dumps({"tiers": TIERS} | policy), author="test", note="", expected=None)
 
 
-async def test_six_numbers_are_accepted_told_and_kept(writer: httpx.AsyncClient, store: Redis) -> None:
-    """The answer is what was accepted; the key holds the text as it was sent; whole rates stay whole."""
+async def test_a_flat_policy_is_accepted_returned_and_stored(writer: httpx.AsyncClient, store: Redis) -> None:
     answer = await writer.post(CONFIG, content=limits_json(user_rate=0.25))
     assert answer.status_code == 200
     assert answer.text == json.dumps(SEED | {"user_rate": 0.25}, separators=(",", ":"))
@@ -42,24 +41,21 @@ async def test_six_numbers_are_accepted_told_and_kept(writer: httpx.AsyncClient,
     assert await store.get(KEY) == limits_json(user_rate=0.25).encode()
 
 
-async def test_a_change_here_is_a_revision(writer: httpx.AsyncClient, control: Control) -> None:
-    """By `admin`, and it says which way it came."""
+async def test_a_change_creates_a_revision(writer: httpx.AsyncClient, control: Control) -> None:
     await writer.post(CONFIG, content=limits_json())
     revision = (await control.current()).revision
     assert (revision.number, revision.author, revision.note) == (1, "admin", "POST /admin/config")
 
 
-async def test_the_six_numbers_of_a_full_policy_are_shown(
+async def test_the_six_numbers_of_a_full_policy_are_returned(
     writer: httpx.AsyncClient, control: Control
 ) -> None:
-    """A rate per minute is told per second."""
     await apply(control, routes=[{"path": "/api/search", "cost": 2}])
     answer = await writer.get(CONFIG)
     assert (answer.status_code, answer.json()) == (200, NUMBERS)
 
 
-async def test_a_tier_that_is_off_has_no_numbers(writer: httpx.AsyncClient, control: Control) -> None:
-    """409 names it, and where the policy is."""
+async def test_a_policy_with_a_tier_that_is_off_is_409(writer: httpx.AsyncClient, control: Control) -> None:
     await apply(control, tiers=TIERS | {"global": "off"})
     answer = await writer.get(CONFIG)
     assert answer.status_code == 409
@@ -86,10 +82,9 @@ async def test_a_tier_that_is_off_has_no_numbers(writer: httpx.AsyncClient, cont
         ),
     ],
 )
-async def test_what_six_numbers_cannot_say_is_not_dropped_in_silence(
+async def test_what_a_flat_policy_cannot_express_is_dropped_only_with_replace(
     writer: httpx.AsyncClient, control: Control, policy: dict[str, object], dropped: str
 ) -> None:
-    """409 names it, and nothing changes until the caller says ?replace=true."""
     await apply(control, **policy)
     answer = await writer.post(CONFIG, content=limits_json())
     assert answer.status_code == 409
@@ -99,18 +94,16 @@ async def test_what_six_numbers_cannot_say_is_not_dropped_in_silence(
     assert (await control.current()).revision.number == 2
 
 
-async def test_a_full_policy_that_says_no_more_than_six_numbers_is_replaced(
+async def test_a_full_policy_that_a_flat_one_can_express_is_replaced(
     writer: httpx.AsyncClient, control: Control
 ) -> None:
-    """Nothing is lost."""
     await apply(control)
     assert (await writer.post(CONFIG, content=limits_json())).status_code == 200
 
 
-async def test_what_is_accepted_in_between_is_not_dropped_either(
+async def test_a_policy_accepted_in_between_is_not_dropped(
     writer: httpx.AsyncClient, control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look and the change somebody adds a route: 409, and the route stays."""
     commit = control.apply
 
     async def meanwhile(text: str, *, author: str, note: str, expected: int | None) -> object:
@@ -132,8 +125,9 @@ async def test_what_is_accepted_in_between_is_not_dropped_either(
         json.dumps({"routes": []} | SEED),
     ],
 )
-async def test_the_full_form_is_shown_its_place(writer: httpx.AsyncClient, content: str) -> None:
-    """422 with the path that takes it."""
+async def test_a_full_policy_is_422_and_the_error_names_its_endpoint(
+    writer: httpx.AsyncClient, content: str
+) -> None:
     answer = await writer.post(CONFIG, content=content)
     assert answer.status_code == 422
     assert "PUT a full policy to /admin/api/v1/policy" in answer.json()["error"]
@@ -156,42 +150,38 @@ async def test_the_full_form_is_shown_its_place(writer: httpx.AsyncClient, conte
         (limits_json(usr=1), 422, "usr: "),
     ],
 )
-async def test_what_is_no_policy_is_refused_with_its_reason(
+async def test_an_invalid_body_is_refused_with_its_reason(
     writer: httpx.AsyncClient, control: Control, content: str | bytes, status: int, sentence: str
 ) -> None:
-    """And the policy in force stays."""
     answer = await writer.post(CONFIG, content=content)
     assert answer.status_code == status
     assert sentence in answer.json()["error"]
     assert (await control.current()).revision.number == 0
 
 
-async def test_the_kind_of_body_need_not_be_told(writer: httpx.AsyncClient) -> None:
-    """`curl -d` says that it is a form."""
+async def test_the_content_type_of_curl_is_accepted(writer: httpx.AsyncClient) -> None:
+    """`curl -d` declares its body as a form."""
     kind = {"content-type": "application/x-www-form-urlencoded"}
     assert (await writer.post(CONFIG, content=limits_json(), headers=kind)).status_code == 200
 
 
 @pytest.mark.parametrize("key", [None, "wrong"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_without_a_right_key_the_answer_is_the_seeds(
+async def test_without_a_valid_key_the_answer_is_401_with_these_bytes(
     app: Starlette, connect: Connect, method: str, key: str | None
 ) -> None:
-    """401, and these bytes."""
     answer = await connect(app, key).request(method, CONFIG, content=limits_json())
     assert (answer.status_code, answer.content) == (401, b'{"error":"unauthorized"}')
 
 
-async def test_a_key_that_may_look_reads_and_does_not_write(app: Starlette, connect: Connect) -> None:
-    """403 with a sentence."""
+async def test_a_read_only_key_may_get_but_not_post(app: Starlette, connect: Connect) -> None:
     reader = connect(app, READ_KEY)
     assert (await reader.get(CONFIG)).status_code == 200
     answer = await reader.post(CONFIG, content=limits_json())
     assert (answer.status_code, answer.json()["error"]) == (403, "this key is read-only")
 
 
-async def test_changes_at_once_are_each_accepted_or_told(writer: httpx.AsyncClient, control: Control) -> None:
-    """No revision is lost: as many as were answered 200."""
+async def test_each_concurrent_change_is_accepted_or_409(writer: httpx.AsyncClient, control: Control) -> None:
     answers = await asyncio.gather(
         *(writer.post(CONFIG, content=limits_json(user_rate=n)) for n in range(1, 6))
     )

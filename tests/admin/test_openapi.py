@@ -1,6 +1,6 @@
-"""The OpenAPI tells the truth: schemathesis makes requests of it, good and bad, and reads every answer.
+"""The OpenAPI matches the service: schemathesis sends valid and invalid requests and checks each response.
 
-No text that it makes up is a policy: the examples that the OpenAPI tells take it to the answers behind one.
+It cannot generate a valid policy; the examples in the OpenAPI lead it to the responses that need one.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ from tests.admin.conftest import KEYS, WRITE_KEY, Service
 
 SETTINGS = load({}, {})
 
-# No schema says that a text must be a policy, If-Match the newest one, and one of user and address given:
-# what it allows may be refused here.
-UNSAID = [
+# The schema cannot say that a text must be a valid policy, that If-Match must name the newest one, or that
+# exactly one of user and address is required. These operations may refuse what the schema allows.
+STRICTER_THAN_SCHEMA = [
     "PUT /v1/policy",
     "POST /v1/policy/diff",
     "POST /v1/policy/rollback",
@@ -35,13 +35,13 @@ UNSAID = [
     "DELETE /v1/buckets",
 ]
 
-# A spoiled query may be whole again on its way: an unknown parameter with an empty list for a value is not
-# sent. With a value it is refused: test_api.py.
+# An invalid query may arrive as a valid one: httpx does not send an unknown parameter whose value is an empty
+# list. test_api.py tests that an unknown parameter with a value is refused.
 WITH_QUERY = ["GET /v1/revisions", "GET /v1/buckets", "DELETE /v1/buckets"]
 
 
-LEFT_OUT = {"positive_data_acceptance": UNSAID, "negative_data_rejection": WITH_QUERY}
-"""Checks, and the operations for which they say nothing."""
+LEFT_OUT = {"positive_data_acceptance": STRICTER_THAN_SCHEMA, "negative_data_rejection": WITH_QUERY}
+"""Checks, and the operations that they are switched off for."""
 
 
 schema = schemathesis.openapi.from_dict(
@@ -54,7 +54,7 @@ schema = schemathesis.openapi.from_dict(
                     "include-name": name,
                     "checks": {check: {"enabled": name not in names} for check, names in LEFT_OUT.items()},
                 }
-                for name in sorted({*UNSAID, *WITH_QUERY})
+                for name in sorted({*STRICTER_THAN_SCHEMA, *WITH_QUERY})
             ],
         }
     ),
@@ -63,7 +63,7 @@ schema = schemathesis.openapi.from_dict(
 
 @pytest.fixture(scope="module")
 def url(store_url: str) -> Iterator[str]:
-    """The admin service on a real port and in a thread of its own, where its client of the store stays."""
+    """URL of the admin service, in a thread of its own: its store client belongs to one event loop."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         servers: list[uvicorn.Server] = []
 
@@ -86,6 +86,5 @@ def url(store_url: str) -> Iterator[str]:
 @pytest.mark.xdist_group("openapi")
 @schema.parametrize()
 @examples(max_examples=15, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_that_the_openapi_declares(case: schemathesis.Case[Any], url: str) -> None:
-    """No request, however broken, gets a status, a type or a shape that is not written down."""
+def test_every_response_is_declared_in_the_openapi(case: schemathesis.Case[Any], url: str) -> None:
     case.call_and_validate(base_url=url, headers={"X-Admin-Key": WRITE_KEY})

@@ -1,4 +1,4 @@
-"""A browser, an admin service, and the system that it governs: shared by the tests of a module."""
+"""A browser, an admin service, and the system that it manages, shared by the tests of a module."""
 
 import os
 import re
@@ -30,17 +30,17 @@ NAME = "carol"
 IN_FORCE_S = 20.0
 PATIENCE_MS = 20_000
 PATIENT = ("--transport", "grpcio", "--store-timeout-ms", "2000")
-"""For replicas beside a browser, which keeps a small machine busy."""
+"""Flags of the replicas: a browser beside them keeps a small machine busy."""
 
 EXPECTED_STATUSES = {401, 409, 422}
-"""Of pages that a person sees; Chromium reports each on its console as a resource that failed to load."""
+"""Statuses of pages that a person may see. Chromium reports each on its console as a failed resource."""
 
 _FAILED = re.compile(r"Failed to load resource: the server responded with a status of (\d+)")
 
 
 @dataclass(frozen=True)
 class System:
-    """What runs: the front Envoy, the replicas' store, the panel's address, and a browser."""
+    """A client of the front Envoy, the store of the replicas, the URL of the panel, and a browser."""
 
     http: httpx.AsyncClient
     store: Redis
@@ -49,11 +49,11 @@ class System:
     chromium: Browser
 
     async def get(self, user: str, times: int = 1) -> list[httpx.Response]:
-        """So many requests of a user through Envoy, one after the other."""
+        """Sends requests of a user through Envoy, one after the other."""
         return [await self.http.get("/api/ping", headers={"X-User-Id": user}) for _ in range(times)]
 
     async def set_policy(self, text: str) -> int:
-        """Its number, once it is in force everywhere. Every bucket is full."""
+        """Puts a policy in force on every replica, fills every bucket, and returns the revision number."""
         applied = await self.control.apply(text, author="a test", note="", expected=None)
         await self.control.wait(applied.revision.number, IN_FORCE_S)
         for key in await self.store.keys("rate:*"):
@@ -63,13 +63,13 @@ class System:
 
 @dataclass  # not frozen: playwright marks the object whose methods it calls
 class Visit:
-    """A person's browser: what it complained of is known at the end."""
+    """The browser of one person, with the errors and warnings that it reported."""
 
     context: BrowserContext
     complaints: list[str] = field(default_factory=list)
 
     async def page(self) -> Page:
-        """A new tab, which is watched."""
+        """Opens a tab, whose errors are recorded."""
         page = await self.context.new_page()
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.complaints.append(f"{page.url}: {error}"))
@@ -86,7 +86,7 @@ class Visit:
             self.complaints.append(f"{response.url} has no Content-Security-Policy")
 
     async def signed_in(self) -> Page:
-        """A tab of somebody who may change limits."""
+        """Opens a tab and signs in with a key that allows changes."""
         page = await self.page()
         await page.goto("/admin")
         await page.get_by_label("Your name").fill(NAME)
@@ -138,7 +138,7 @@ async def system(system_of_module: System) -> System:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def visit(system: System) -> AsyncIterator[Visit]:
-    """A person's browser, which must complain of nothing."""
+    """The browser of one person. It must report no errors or warnings."""
     context = await system.chromium.new_context(base_url=system.panel)
     context.set_default_timeout(PATIENCE_MS)
     visit = Visit(context)

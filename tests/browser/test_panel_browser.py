@@ -1,4 +1,4 @@
-"""What an operator does in the panel, in Chromium: it works, obeys the keyboard, and can be read."""
+"""The panel in Chromium: it works with mouse, keyboard and phone, and its text is readable."""
 
 import asyncio
 from typing import Any
@@ -29,7 +29,7 @@ routes:
 overrides:
   users: {mallory: {blocked: true}}
 """
-LONG = "a-very-long-name-of-somebody-who-does-not-fit-on-a-phone-in-one-line"
+LONG = "a-very-long-user-id-that-does-not-fit-on-one-line-of-a-phone"
 PAGES = (
     "/admin",
     "/admin/edit",
@@ -45,13 +45,12 @@ PAGES = (
 
 
 async def applied(page: Page) -> None:
-    """Presses Apply and waits for the page that says it is done."""
+    """Presses Apply and waits for the confirmation."""
     await page.get_by_role("button", name="Apply").click()
     await expect(page.get_by_text("is in force on 2 replicas")).to_be_visible()
 
 
-async def test_the_very_next_request_obeys_a_changed_limit(system: System, visit: Visit) -> None:
-    """From the form, through the changes that it shows, to Envoy: less is less at once, and so is more."""
+async def test_the_next_request_obeys_a_changed_limit(system: System, visit: Visit) -> None:
     page = await visit.signed_in()
     assert statuses(await system.get("user1", 1)) == {200: 1}
     await page.get_by_role("group", name="User and API").get_by_label("Capacity").fill("1")
@@ -74,8 +73,7 @@ async def test_the_very_next_request_obeys_a_changed_limit(system: System, visit
     await expect(page.get_by_role("cell", name="one is enough")).to_be_visible()
 
 
-async def test_two_tabs_conflict_and_the_slower_keeps_its_text(system: System, visit: Visit) -> None:
-    """It is told who was faster, sees what they changed, compares again and applies."""
+async def test_the_slower_of_two_tabs_keeps_its_text(system: System, visit: Visit) -> None:
     slow, fast = await visit.signed_in(), await visit.page()
     mine = f"# one\n\n{limits_json(user_capacity=7, **STILL)}\n# end\n"
     await slow.get_by_role("link", name="Policy text").click()
@@ -96,10 +94,9 @@ async def test_two_tabs_conflict_and_the_slower_keeps_its_text(system: System, v
     assert (await system.control.current()).revision.text == mine
 
 
-async def test_a_text_that_is_no_policy_is_told_while_typing_and_changes_nothing(
+async def test_an_invalid_text_is_reported_while_typing_and_changes_nothing(
     system: System, visit: Visit
 ) -> None:
-    """The field says what is wrong with it, before and after it is sent; put right, it says that."""
     before = (await system.control.current()).revision.number
     page = await visit.signed_in()
     await page.get_by_role("link", name="Policy text").click()
@@ -126,8 +123,7 @@ async def test_a_text_that_is_no_policy_is_told_while_typing_and_changes_nothing
     assert (await system.control.current()).revision.number == before
 
 
-async def test_a_text_typed_before_the_script_is_there_is_checked_too(visit: Visit) -> None:
-    """On a slow line the page comes first."""
+async def test_a_text_typed_before_the_script_runs_is_checked(visit: Visit) -> None:
     page = await visit.signed_in()
     typed = asyncio.Event()
 
@@ -143,7 +139,6 @@ async def test_a_text_typed_before_the_script_is_there_is_checked_too(visit: Vis
 
 
 async def test_a_rollback_is_in_force_at_once(system: System, visit: Visit) -> None:
-    """From the history, after its changes were shown and confirmed."""
     good = await system.set_policy(limits_json(**STILL))
     await system.set_policy(limits_json(user_api_capacity=1, **STILL))
     assert statuses(await system.get("user2", 2)) == {200: 1, 429: 1}
@@ -157,8 +152,7 @@ async def test_a_rollback_is_in_force_at_once(system: System, visit: Visit) -> N
     assert statuses(await system.get("user3", 4)) == {200: 3, 429: 1}
 
 
-async def test_a_user_who_is_reset_may_go_on_at_once(system: System, visit: Visit) -> None:
-    """Explained as denied, looked up, reset, and allowed by the very next request on every replica."""
+async def test_the_next_request_of_a_reset_user_is_allowed(system: System, visit: Visit) -> None:
     assert statuses(await system.get("user4", 8)) == {200: 3, 429: 5}
     page = await visit.signed_in()
     await page.get_by_role("link", name="Explain").click()
@@ -177,8 +171,7 @@ async def test_a_user_who_is_reset_may_go_on_at_once(system: System, visit: Visi
     assert statuses(await system.get("user4", 4)) == {200: 3, 429: 1}
 
 
-async def test_a_keyboard_is_enough_to_sign_in_and_change_a_limit(visit: Visit) -> None:
-    """Every stop can be seen, the first one skips to the content, and Enter does what a press does."""
+async def test_the_keyboard_is_enough_to_change_a_limit(visit: Visit) -> None:
     page = await visit.page()
     await page.goto("/admin")
     press = page.keyboard.press
@@ -210,8 +203,8 @@ async def test_a_keyboard_is_enough_to_sign_in_and_change_a_limit(visit: Visit) 
 
 
 async def tab_to(page: Page, wanted: Locator) -> None:
-    """Presses Tab until it is reached; each stop on the way can be seen."""
-    await page.wait_for_load_state()  # how a stop looks is in the style sheet, which may come after the page
+    """Presses Tab until `wanted` has the focus. Each stop on the way must show its focus."""
+    await page.wait_for_load_state()  # the style sheet, which draws the focus, may load after the page
     for _ in range(MANY_STOPS):
         await page.keyboard.press("Tab")
         assert await page.evaluate(FOCUS_SHOWS), await page.evaluate("document.activeElement.outerHTML")
@@ -226,8 +219,7 @@ FOCUS_SHOWS = """() => {
 }"""
 
 
-async def test_without_scripts_all_of_it_works(system: System) -> None:
-    """A text is checked when it is sent."""
+async def test_the_panel_works_without_scripts(system: System) -> None:
     context = await system.chromium.new_context(base_url=system.panel, java_script_enabled=False)
     context.set_default_timeout(PATIENCE_MS)
     page = await Visit(context).signed_in()
@@ -243,8 +235,7 @@ async def test_without_scripts_all_of_it_works(system: System) -> None:
     await context.close()
 
 
-async def test_after_signing_out_nothing_is_left_to_go_back_to(visit: Visit) -> None:
-    """Neither a session nor a page: going back asks for the key."""
+async def test_going_back_after_signing_out_asks_for_the_key(visit: Visit) -> None:
     page = await visit.signed_in()
     await page.get_by_role("link", name="History").click()
     await page.get_by_role("button", name="Sign out").click()
@@ -254,8 +245,7 @@ async def test_after_signing_out_nothing_is_left_to_go_back_to(visit: Visit) -> 
     await expect(page.get_by_role("heading", name="History")).to_have_count(0)
 
 
-async def test_a_link_from_another_site_finds_one_signed_in(system: System, visit: Visit) -> None:
-    """The strict cookie does not come with it, and is neither asked for nor lost."""
+async def test_a_link_from_another_site_keeps_the_visitor_signed_in(system: System, visit: Visit) -> None:
     await visit.signed_in()
     page = await visit.page()
     await page.route(
@@ -272,7 +262,7 @@ async def test_a_link_from_another_site_finds_one_signed_in(system: System, visi
 
 
 async def shown(system: System, visit: Visit) -> list[Page]:
-    """Every page, with much on it, one tab each; the last has a refused text, and wrong numbers."""
+    """Opens every page with long content in a tab each. The last shows a refused text and invalid numbers."""
     number = await system.set_policy(FULL)
     await asyncio.gather(*(system.get(LONG) for _ in range(3)))
 
@@ -306,7 +296,6 @@ async def shown(system: System, visit: Visit) -> list[Page]:
 
 
 async def test_a_phone_shows_every_page_without_scrolling_sideways(system: System, visit: Visit) -> None:
-    """Long lines of a text scroll in their own box; a table shows all that it has, and what each value is."""
     pages = await shown(system, visit)
     for page in pages:
         await page.set_viewport_size(PHONE)  # type: ignore[arg-type] # its TypedDict is not exported
@@ -314,15 +303,15 @@ async def test_a_phone_shows_every_page_without_scrolling_sideways(system: Syste
         assert await page.evaluate(OUT_OF_SIGHT) == [], page.url
 
 
-async def test_a_phone_goes_to_the_answer(visit: Visit) -> None:
-    """It stands below a form that is as high as the screen."""
+async def test_a_phone_scrolls_to_the_result(visit: Visit) -> None:
+    """The result is below a form as high as the screen."""
     page = await visit.signed_in()
     await page.set_viewport_size(PHONE)  # type: ignore[arg-type] # its TypedDict is not exported
     await page.goto("/admin/explain")
     await page.get_by_role("button", name="Explain").click()
     await expect(page.get_by_role("heading", name="The request would be allowed")).to_be_in_viewport()
     await page.goto("/admin/buckets")
-    await page.get_by_label("User").fill("somebody")
+    await page.get_by_label("User").fill("dave")
     await page.get_by_role("button", name="Look up").click()
     await expect(page.get_by_text("All buckets are full")).to_be_in_viewport()
 
@@ -336,8 +325,7 @@ OUT_OF_SIGHT = """() => [...document.querySelectorAll("tbody th, tbody td")].fil
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_all_text_has_contrast(system: System, visit: Visit, scheme: Any) -> None:
-    """4.5 to 1 or more against what is behind it, on every page, by day and by night."""
+async def test_all_text_has_enough_contrast(system: System, visit: Visit, scheme: Any) -> None:
     pages = await shown(system, visit)
     grounds = set()
     for page in pages:

@@ -1,4 +1,4 @@
-"""Keys: where they come from, what they allow, and that none is ever shown."""
+"""Admin keys: where they come from, what they allow, and that no text shows them."""
 
 from pathlib import Path
 
@@ -12,19 +12,17 @@ FIRST, SECOND, THIRD = ("first-key-0123456", "second-key-0123456", "third-key-01
 
 
 def settings(**given: str) -> Settings:
-    """Settings with these values."""
+    """Returns settings with these values."""
     return load({}, dict(given))
 
 
 def test_there_is_no_default_key() -> None:
-    """Without any, nobody may do anything: not even an empty key is one."""
     keys = load_admin_keys(settings())
     assert not keys
     assert keys.role("") is None
 
 
-def test_a_key_allows_what_it_was_given_for() -> None:
-    """A key that may change may look too; the two kinds can be rotated, with two of each."""
+def test_a_key_has_the_role_of_its_setting() -> None:
     keys = load_admin_keys(settings(admin_key=f"{FIRST} {SECOND}", admin_read_key=THIRD))
     assert keys
     assert [keys.role(key) for key in (FIRST, SECOND, THIRD)] == [Role.WRITE, Role.WRITE, Role.READ]
@@ -34,18 +32,15 @@ def test_a_key_allows_what_it_was_given_for() -> None:
 @pytest.mark.parametrize(
     "presented", ["", FIRST[:-1], FIRST + "6", FIRST.upper(), f" {FIRST}", "\udcff", "é" * 16]
 )
-def test_what_is_no_key_allows_nothing(presented: str) -> None:
-    """Whatever bytes arrive."""
+def test_an_unknown_key_has_no_role(presented: str) -> None:
     assert AdminKeys((FIRST,), (SECOND,)).role(presented) is None
 
 
-def test_a_read_key_alone_is_enough() -> None:
-    """For a panel that only shows."""
+def test_a_read_only_key_alone_is_enough() -> None:
     assert load_admin_keys(settings(admin_read_key=FIRST))
 
 
-def test_keys_come_from_a_file_one_a_line(tmp_path: Path) -> None:
-    """With those of the setting, two in all."""
+def test_keys_are_read_from_a_file_with_one_per_line(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"{SECOND}\n\n")
     keys = load_admin_keys(settings(admin_key=FIRST, admin_key_file=str(file), admin_read_key_file=""))
@@ -58,8 +53,7 @@ def test_keys_come_from_a_file_one_a_line(tmp_path: Path) -> None:
         load_admin_keys(settings(admin_key=FIRST, admin_key_file=str(file)))
 
 
-def test_a_file_that_holds_no_key_stops_the_start(tmp_path: Path) -> None:
-    """Somebody meant to set one: answering without would be another thing than he thinks."""
+def test_a_file_without_a_key_stops_the_start(tmp_path: Path) -> None:
     empty, binary = tmp_path / "empty", tmp_path / "binary"
     empty.write_text("\n")
     binary.write_bytes(b"\xff\xfe")
@@ -75,36 +69,31 @@ def test_a_file_that_holds_no_key_stops_the_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["short", "x" * 15, "x" * 257, "schlüssel-0123456789", "bell\x07-0123456789"])
-def test_a_key_that_is_easy_to_guess_or_hard_to_send_stops_the_start(key: str) -> None:
-    """And the sentence does not show it."""
+def test_a_key_that_is_too_short_or_not_ascii_stops_the_start(key: str) -> None:
     with pytest.raises(SettingsError, match="16 to 256 printable ASCII characters") as error:
         load_admin_keys(settings(admin_key=key))
     assert key not in str(error.value)
 
 
 @pytest.mark.parametrize("key", ["x" * 16, "x" * 256])
-def test_the_shortest_and_the_longest_key_can_be_used(key: str) -> None:
-    """The ends count."""
+def test_the_shortest_and_the_longest_key_are_valid(key: str) -> None:
     assert load_admin_keys(settings(admin_key=key)).role(key) is Role.WRITE
 
 
-def test_one_key_cannot_be_of_both_kinds() -> None:
-    """Nobody could say what it allows; the sentence does not show it."""
+def test_a_key_with_both_roles_stops_the_start() -> None:
     with pytest.raises(SettingsError, match="is also in RATELIMITD_ADMIN_KEY") as error:
         load_admin_keys(settings(admin_key=f"{FIRST} {SECOND}", admin_read_key=SECOND))
     assert SECOND not in str(error.value)
 
 
 def test_no_key_is_shown_in_a_repr() -> None:
-    """Of keys or of settings: they may stand in a traceback."""
     keys = AdminKeys((FIRST,), (SECOND,))
     shown = repr(keys) + str(keys) + repr(settings(admin_key=FIRST, admin_read_key=SECOND))
     assert FIRST not in shown
     assert SECOND not in shown
 
 
-def test_a_session_ends_with_its_key() -> None:
-    """The fingerprint allows what the key does, is no key itself, and means nothing once the key is gone."""
+def test_a_fingerprint_has_the_role_of_its_key() -> None:
     keys = AdminKeys((FIRST,), (SECOND,))
     assert keys.role_of_fingerprint(keys.fingerprint(FIRST)) is Role.WRITE
     assert keys.role_of_fingerprint(keys.fingerprint(SECOND)) is Role.READ
@@ -114,8 +103,7 @@ def test_a_session_ends_with_its_key() -> None:
     assert AdminKeys((THIRD,), (SECOND,)).role_of_fingerprint(keys.fingerprint(FIRST)) is None
 
 
-def test_cookies_are_signed_alike_by_all_with_the_same_keys() -> None:
-    """And by nobody else: keys that change kind or boundary are other keys."""
+def test_the_session_secret_depends_on_all_keys_and_their_roles() -> None:
     one, same = AdminKeys((FIRST,), (SECOND,)), AdminKeys((FIRST,), (SECOND,))
     assert one.session_secret() == same.session_secret()
     others = [AdminKeys((FIRST, SECOND), ()), AdminKeys((), (FIRST, SECOND)), AdminKeys((THIRD,), (SECOND,))]

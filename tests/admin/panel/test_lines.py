@@ -1,4 +1,4 @@
-"""A problem of a text is shown with its line, however the text is written; where none is known, without."""
+"""Lines of problems in a policy text, for every notation of the text."""
 
 import json
 
@@ -32,14 +32,14 @@ overrides:
 
 
 def found(text: str) -> dict[str, int | None]:
-    """The lines of a text's problems, by their paths."""
+    """Returns the lines of the problems of a text, by path."""
     with pytest.raises(PolicyError) as refused:
         parse(text)
     return {problem.path: problem.line for problem in placed(text, refused.value.problems)}
 
 
-def test_each_problem_has_the_line_on_which_it_stands() -> None:
-    """What is missing has the line of what should hold it."""
+def test_each_problem_has_its_line() -> None:
+    """A missing key has the line of its parent."""
     assert found(WRONG) == {
         "tiers.user.capacity": 5,
         "tiers.user_api.rate": 7,
@@ -49,8 +49,7 @@ def test_each_problem_has_the_line_on_which_it_stands() -> None:
     }
 
 
-def test_json_has_lines_too() -> None:
-    """In several lines, or in one."""
+def test_problems_in_json_have_lines() -> None:
     text = '{"tiers": {\n "global": "off",\n "user": "off",\n "user_api": {"capacity": 0, "refill_rate": 1}}}'
     assert found(text) == {"tiers.user_api.capacity": 4}
     assert set(found(json.dumps(json.loads(text))).values()) == {1}
@@ -69,6 +68,5 @@ def test_json_has_lines_too() -> None:
         ("tiers: &a {b: *a}", None),
     ],
 )
-def test_no_text_is_too_strange(text: str, line: int | None) -> None:
-    """The reason's own line is taken where nothing could be read."""
+def test_a_text_that_cannot_be_read_has_the_line_of_its_error(text: str, line: int | None) -> None:
     assert found(text).get("") == line

@@ -1,0 +1,1 @@
+"""The panel as a browser without scripts sees it, over a real store."""
