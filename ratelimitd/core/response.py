@@ -94,10 +94,10 @@ class Renderer:
 
     def __call__(self, decision: Decision) -> Response:
         """The response to one decision."""
-        verdict, request, identity, digest, rules, outcome, shadow, _, _ = decision
+        _, request, identity, digest, rules, outcome, shadow, _, _ = decision
         if outcome is None or rules is None:
             return Response(self._without_tokens(decision))
-        if verdict is Verdict.DENIED:
+        if not outcome.allowed:
             grpc_status = grpc_fields(request, GrpcCode.RESOURCE_EXHAUSTED)
             return self.denial(rules, outcome, identity.kind, digest, grpc_status)
         tokens = outcome.tokens
