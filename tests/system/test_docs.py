@@ -84,6 +84,17 @@ def test_the_table_of_the_admin_api_is_the_api() -> None:
     )
 
 
+@pytest.mark.parametrize("document", ["architecture", "development"])
+def test_named_modules_and_their_parts_exist(document: str) -> None:
+    """`PATH.py` is a file, and `PATH.py:NAME` a class, function or value in it."""
+    for path, name in re.findall(
+        r"`([\w/]+\.py)(?::(\w+))?`", (ROOT / "docs" / f"{document}.md").read_text()
+    ):
+        file = next((file for file in (ROOT / "ratelimitd" / path, ROOT / path) if file.exists()), None)
+        assert file is not None, path
+        assert re.search(rf"^(class |(async )?def )?{name}\b", file.read_text(), re.MULTILINE), (path, name)
+
+
 def test_the_glossary_is_in_alphabetical_order() -> None:
     """Each term once."""
     terms = re.findall(r"^\*\*(.+?)\*\*:", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
