@@ -1,4 +1,4 @@
-"""The store that tests share: a real Valkey, started once, emptied before each test that asks for it."""
+"""The store of the tests: a real Valkey, started once, emptied for each test that uses the client."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def store_url() -> Iterator[str]:
-    """The URL of a real store."""
+    """Runs a real store and yields its URL."""
     with asyncio.Runner() as runner:
         store = embedded_store()
         yield runner.run(store.__aenter__())
@@ -37,7 +37,7 @@ def store_url() -> Iterator[str]:
 
 @pytest.fixture
 async def store(store_url: str) -> AsyncIterator[Redis]:
-    """A client of an empty store."""
+    """Yields a client of an empty store."""
     async with open_client(store_url) as client:
         await client.flushall()
         yield client

@@ -1,4 +1,4 @@
-"""Programs that PyPI does not have: a failure in CI, a skip with the reason elsewhere."""
+"""Programs that are not on PyPI. A test that lacks one fails in CI and is skipped elsewhere."""
 
 import os
 import shutil
@@ -8,18 +8,18 @@ from typing import NoReturn
 import pytest
 
 PATH = f"{os.environ['PATH']}:{Path.home()}/go/bin"
-"""Where programs are looked for; the last part is where `go install` puts them."""
+"""The search path for programs, with the folder of `go install`."""
 
 
 def unavailable(reason: str) -> NoReturn:
-    """Ends the test: what it needs is not here."""
+    """Fails the test in CI, and skips it elsewhere."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
 
 
 def need(*programs: str) -> None:
-    """Goes on only where these are installed."""
+    """Ends the test unless these programs are installed."""
     missing = [program for program in programs if shutil.which(program, path=PATH) is None]
     if missing:
         unavailable(f"{', '.join(missing)} is not installed")

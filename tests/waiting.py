@@ -1,4 +1,4 @@
-"""Waiting for a condition instead of for a time."""
+"""Waits for conditions instead of sleeping."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ WAIT_S = 20.0
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Returns once `condition` holds; fails, saying `what` was awaited, when it does not in WAIT_S."""
+    """Returns once `condition` holds. Fails after WAIT_S, with `what` in the message."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + WAIT_S
     while not await condition():

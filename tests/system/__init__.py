@@ -1,1 +1,1 @@
-"""The command, the demo, the documents, and a real Envoy."""
+"""The command line, the demo, the documents, and the service behind a real Envoy."""

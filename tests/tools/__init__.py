@@ -1,1 +1,1 @@
-"""What the documents and the demo tell people to type, typed: needs Docker, curl, grpcurl and redis-cli."""
+"""Documented commands, run as written. They need Docker, curl, grpcurl and redis-cli."""
