@@ -1,4 +1,4 @@
-"""`ratelimitd demo`: runs the whole system for a minute, without Docker."""
+"""`ratelimitd demo`: runs the whole system on this machine, without Docker."""
 
 import asyncio
 from typing import Annotated
@@ -18,7 +18,9 @@ def demo(
     redis_url: Annotated[
         str | None, typer.Option(help="Your store, instead of the bundled Valkey.", metavar="URL")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="End after the output.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Exit after the output instead of waiting for Ctrl-C.")
+    ] = False,
 ) -> None:
     """Start a store, two replicas, a backend and Envoy, send requests through them, and show the results."""
     try:

@@ -1,4 +1,4 @@
-"""A request that a person asks about, put as Envoy would put it."""
+"""Users, addresses and requests as operators describe them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,39 +11,39 @@ from ratelimitd.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Somebody by the id in the identity header, or by the client's address: one of the two is given."""
+    """A user, by the value of the identity header, or a client's address. Exactly one of them is given."""
 
     user: str | None = None
     address: str | None = None
 
     def identity(self) -> Identity:
-        """Who is charged. Raises RequestSpecError."""
+        """Returns the identity that is charged. Raises RequestSpecError."""
         if (self.user is None) == (self.address is None):
-            raise RequestSpecError("name a user or an address, one of the two")
+            raise RequestSpecError("give either a user or an address")
         if self.user is not None:
             user = self.user.strip(" \t")
             if not user or "," in user:
                 raise RequestSpecError(
-                    f"{self.user!r} names nobody: it must not be empty and must have no comma"
+                    f"{self.user!r} is not a valid user: it must not be empty or contain a comma"
                 )
             return Identity("header", plain_key(user))
         key = address_key(self.address or "")
         if key is None:
-            raise RequestSpecError(f"{self.address!r} is no IP address")
+            raise RequestSpecError(f"{self.address!r} is not an IP address")
         return Identity("address", key)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestSpec:
-    """A request of which somebody wants to know what it would get.
+    """A request to explain or to send to a running service.
 
     Args:
-        path: as the client sends it; a query does not count.
-        method: of the request.
-        user: the value of the first header that identifies, or None.
-        address: the client's, or None.
-        headers: more headers.
-        context: what the operator attached to the route in Envoy (context_extensions).
+        path: as the client sends it. A query is ignored.
+        method: the HTTP method, in any case.
+        user: value of the first identity header, or None.
+        address: IP address of the client, or None.
+        headers: other request headers.
+        context: context_extensions of the route in Envoy.
     """
 
     path: str
@@ -54,21 +54,21 @@ class RequestSpec:
     context: Mapping[str, str] = field(default_factory=dict)
 
     def request(self, settings: Settings) -> Request:
-        """The request. Raises RequestSpecError."""
+        """Returns the request as Envoy would send it. Raises RequestSpecError."""
         if not self.path.startswith("/"):
             raise RequestSpecError(f"the path must begin with /, got {self.path!r}")
         headers = {name.lower(): value for name, value in self.headers.items()}
         for name in headers:
             if not HEADER_NAME.fullmatch(name):
-                raise RequestSpecError(f"{name!r} is no name of a header")
+                raise RequestSpecError(f"{name!r} is not a header name")
         if self.user is not None:
             if settings.identity_header is None:
                 raise RequestSpecError(
-                    f"no header identifies here: the setting identity is {settings.identity}"
+                    f"users cannot be given: the setting identity ({settings.identity}) has no header"
                 )
             headers[settings.identity_header] = self.user
         if self.address is not None and address_key(self.address) is None:
-            raise RequestSpecError(f"{self.address!r} is no IP address")
+            raise RequestSpecError(f"{self.address!r} is not an IP address")
         return Request(
             method=self.method.upper(),
             path=self.path.partition("?")[0],
@@ -88,5 +88,5 @@ def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def identity_of(request: Request, settings: Settings) -> Identity:
-    """Who such a request is charged to, by the settings of the service."""
+    """Returns the identity that the service would charge for such a request."""
     return identify(settings.sources(), request)

@@ -199,8 +199,8 @@ async def test_the_rules_of_a_full_policy_are_explained(control: Control) -> Non
     ("question", "reason"),
     [
         (RequestSpec(path="api"), "the path must begin with /, got 'api'"),
-        (RequestSpec(path="/", address="nowhere"), "'nowhere' is no IP address"),
-        (RequestSpec(path="/", headers={"a b": "c"}), "'a b' is no name of a header"),
+        (RequestSpec(path="/", address="nowhere"), "'nowhere' is not an IP address"),
+        (RequestSpec(path="/", headers={"a b": "c"}), "'a b' is not a header name"),
     ],
 )
 async def test_a_question_that_cannot_be_is_a_sentence(
@@ -214,7 +214,9 @@ async def test_a_question_that_cannot_be_is_a_sentence(
 async def test_a_user_where_only_addresses_identify_is_a_sentence(store: Redis) -> None:
     """It names the setting."""
     control = Control(store, load({"RATELIMITD_IDENTITY": "address"}, {}))
-    with pytest.raises(RequestSpecError, match="no header identifies here: the setting identity is address"):
+    with pytest.raises(
+        RequestSpecError, match=r"users cannot be given: the setting identity \(address\) has no header"
+    ):
         await control.explain(RequestSpec(path="/", user="alice"))
 
 
