@@ -18,7 +18,7 @@ from ratelimitd.errors import StoreError
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.policy.compile import policy_set
-from ratelimitd.policy.document import FlatPolicy
+from ratelimitd.policy.flat_form import FlatPolicy
 from ratelimitd.process.child import child
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.store.client import connector, open_client, store_errors
@@ -27,13 +27,15 @@ from ratelimitd.store.link import Link
 
 REDIS, VALKEY = "redis", "valkey"
 
-POLICY = FlatPolicy(
-    global_capacity=1_000_000_000,
-    global_rate=1000,
-    user_capacity=100_000,
-    user_rate=0.001,
-    user_api_capacity=100_000,
-    user_api_rate=0.001,
+POLICY = FlatPolicy.model_validate(
+    {
+        "global_capacity": 1_000_000_000,
+        "global_rate": 1000,
+        "user_capacity": 100_000,
+        "user_rate": 0.001,
+        "user_api_capacity": 100_000,
+        "user_api_rate": 0.001,
+    }
 )
 """The policy of all workloads: no run empties a full bucket; an emptied one refills too slowly to pay."""
 

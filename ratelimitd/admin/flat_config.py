@@ -17,8 +17,8 @@ from ratelimitd.admin.authentication import Authenticator
 from ratelimitd.admin.error_responses import error_response
 from ratelimitd.admin.request_models import DEFAULT_AUTHOR
 from ratelimitd.control.control import Control
-from ratelimitd.policy.compile import flat_form
-from ratelimitd.policy.document import FlatPolicy, PolicyDocument
+from ratelimitd.policy.document import PolicyDocument
+from ratelimitd.policy.flat_form import FlatPolicy, flat_form, not_flat
 from ratelimitd.policy.text import parse
 
 NOTE = "POST /admin/config"
@@ -49,7 +49,7 @@ async def _get(control: Control) -> Response:
     policy = parse((await control.current()).revision.text)
     flat = flat_form(policy)
     if flat is None:
-        off = ", ".join(part for part in _not_flat(policy) if part.endswith("off"))
+        off = ", ".join(part for part in not_flat(policy) if part.endswith("off"))
         return error_response(
             HTTPStatus.CONFLICT,
             f"a flat policy cannot express {off}; GET {FULL_POLICY_PATH} returns the full policy",
@@ -73,7 +73,7 @@ async def _post(control: Control, body: bytes, *, replace: bool) -> Response:
     if not replace:
         newest = (await control.current()).revision
         expected = newest.number  # a policy that is accepted in between may not be flat
-        if dropped := ", ".join(_not_flat(parse(newest.text))):
+        if dropped := ", ".join(not_flat(parse(newest.text))):
             return error_response(
                 HTTPStatus.CONFLICT,
                 f"a flat policy would drop {dropped} from the policy in force; "
@@ -89,19 +89,3 @@ def _numbers(flat: FlatPolicy) -> dict[str, float]:
     """Returns the six numbers. A whole rate is written as an integer."""
     found: dict[str, float] = flat.model_dump()
     return {name: int(number) if number == int(number) else number for name, number in found.items()}
-
-
-def _not_flat(policy: FlatPolicy | PolicyDocument) -> list[str]:
-    """Returns the paths of everything in a policy that a flat policy cannot express."""
-    if isinstance(policy, FlatPolicy):
-        return []
-    parts = {"shadow": policy.shadow, "routes": policy.routes}
-    parts |= {f"overrides.{name}": value for name, value in policy.overrides}
-    for name, tier in policy.tiers.items():
-        parts[f"tiers.{name}: off"] = tier is None
-        if tier is not None:
-            parts |= {
-                f"tiers.{name}.shadow": tier.shadow,
-                f"tiers.{name}.on_store_error": tier.on_store_error is not None,
-            }
-    return [path for path, value in parts.items() if value]

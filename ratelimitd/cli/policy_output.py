@@ -9,7 +9,8 @@ from ratelimitd.control.answers import CurrentPolicy, ReplicaStatus, Status
 from ratelimitd.display import age
 from ratelimitd.errors import Problem
 from ratelimitd.instants import iso_instant
-from ratelimitd.policy.text import normal_text, parse
+from ratelimitd.policy.normal_form import normal_text
+from ratelimitd.policy.text import parse
 from ratelimitd.rollout.revision import Revision
 
 _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}

@@ -28,7 +28,8 @@ from ratelimitd.core.policy import PolicySet
 from ratelimitd.errors import ConflictError, PolicyError, WaitError
 from ratelimitd.policy.advice import advice
 from ratelimitd.policy.compile import policy_set
-from ratelimitd.policy.text import digest_of, normal_text, parse
+from ratelimitd.policy.normal_form import normal_text
+from ratelimitd.policy.text import digest_of, parse
 from ratelimitd.rollout.last_good import last_good
 from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.rollout.revision import PolicySnapshot, Revision

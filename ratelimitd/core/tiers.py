@@ -25,6 +25,8 @@ class Tier(NamedTuple):
             the API's name; an `{api}` comes last.
         label: its title for operators.
         meaning: what shares one bucket, for operators.
+        required: every policy must have a limit for it, or `off`; the flat form has it. A tier added later is
+            optional, and off unless a policy has a limit for it.
         route_may_limit: a route may have its own limit of this tier.
         override_may_limit: an override may have its own limit of this tier.
     """
@@ -33,6 +35,7 @@ class Tier(NamedTuple):
     key: str
     label: str
     meaning: str
+    required: bool
     route_may_limit: bool
     override_may_limit: bool
 
@@ -45,6 +48,7 @@ TIERS = {
             key="global",
             label="Global",
             meaning="One bucket for all requests",
+            required=True,
             route_may_limit=False,
             override_may_limit=False,
         ),
@@ -53,6 +57,7 @@ TIERS = {
             key="user:{identity}",
             label="User",
             meaning="One bucket for each user",
+            required=True,
             route_may_limit=False,
             override_may_limit=True,
         ),
@@ -61,6 +66,7 @@ TIERS = {
             key="user:{identity}:api:{api}",
             label="User and API",
             meaning="One bucket for each user on each API",
+            required=True,
             route_may_limit=True,
             override_may_limit=True,
         ),

@@ -1,1 +1,1 @@
-"""Where the limits come from. A bad policy never replaces a good one."""
+"""Policies: from the text that an operator writes to the PolicySet that decisions use. Pure: no I/O."""

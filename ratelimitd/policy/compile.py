@@ -1,4 +1,4 @@
-"""A policy as people write it -> a policy as a decision uses it. A rule's name is its path in the text."""
+"""Compiles a policy document into the PolicySet that decisions use. A rule is named after its path."""
 
 from collections.abc import Mapping
 
@@ -6,21 +6,16 @@ from ratelimitd.core.identity import plain_key
 from ratelimitd.core.model import Limit, OnStoreError
 from ratelimitd.core.policy import Override, PolicySet, Route, TierRule
 from ratelimitd.core.routes import RouteTable
-from ratelimitd.core.tiers import TIERS, TierName
-from ratelimitd.policy.document import (
-    FlatPolicy,
-    LimitEntry,
-    OverrideEntry,
-    PolicyDocument,
-    RouteEntry,
-    TierEntry,
-    full_form,
-)
+from ratelimitd.core.tiers import TierName
 from ratelimitd.policy.field_types import key_of_address
+from ratelimitd.policy.flat_form import Policy, full_form
+from ratelimitd.policy.limits import LimitEntry, LimitingPart, TierEntry
+from ratelimitd.policy.overrides import OverrideEntry
+from ratelimitd.policy.routes import RouteEntry
 
 
-def policy_set(policy: FlatPolicy | PolicyDocument, digest: str) -> PolicySet:
-    """The policy as the core uses it. `digest` is that of its text, as `digest_of` computes it."""
+def policy_set(policy: Policy, digest: str) -> PolicySet:
+    """Return the policy for the core. `digest` is that of its text, as `digest_of` computes it."""
     full = full_form(policy)
     overrides = full.overrides
     by_identity = {
@@ -40,33 +35,20 @@ def policy_set(policy: FlatPolicy | PolicyDocument, digest: str) -> PolicySet:
     )
 
 
-def flat_form(policy: FlatPolicy | PolicyDocument) -> FlatPolicy | None:
-    """The limits of the three tiers, whatever else the policy says. None when a tier is off."""
-    if isinstance(policy, FlatPolicy):
-        return policy
-    numbers: dict[str, int | float] = {}
-    for name, tier in policy.tiers.items():
-        if tier is None:
-            return None
-        numbers |= {f"{name}_capacity": tier.capacity, f"{name}_rate": tier.tokens_per_s}
-    return FlatPolicy.model_validate(numbers)
-
-
 def _limit(entry: LimitEntry) -> Limit:
     return Limit(entry.capacity, entry.tokens_per_s)
 
 
-def _limits(entry: RouteEntry | OverrideEntry) -> dict[TierName, Limit]:
-    own = {name: getattr(entry, name, None) for name in TIERS}
-    return {name: _limit(limit) for name, limit in own.items() if limit is not None}
+def _limits(entry: LimitingPart) -> dict[TierName, Limit]:
+    return {name: _limit(limit) for name, limit in entry.limits().items()}
 
 
-def _answer(text: str | None) -> OnStoreError | None:
+def _on_store_error(text: str | None) -> OnStoreError | None:
     return None if text is None else OnStoreError(text)
 
 
 def _tier(entry: TierEntry) -> TierRule:
-    return TierRule(_limit(entry), entry.shadow, _answer(entry.on_store_error))
+    return TierRule(_limit(entry), entry.shadow, _on_store_error(entry.on_store_error))
 
 
 def _route(at: int, entry: RouteEntry) -> Route:
@@ -79,7 +61,7 @@ def _route(at: int, entry: RouteEntry) -> Route:
         limits=_limits(entry),
         exempt=entry.exempt,
         shadow=entry.shadow,
-        on_store_error=_answer(entry.on_store_error),
+        on_store_error=_on_store_error(entry.on_store_error),
     )
 
 

@@ -1,7 +1,6 @@
-"""The texts and numbers of a policy: each is bounded, and each refusal says what would be right.
+"""The texts and numbers of a policy. Each is bounded, and each rejection says what would be valid.
 
-A text that could never match a request is refused too, such as a user with a comma: it is a mistake, and
-silence would hide it.
+Text that can never match a request, such as a user id with a comma, is rejected too: it is a mistake.
 """
 
 import re
@@ -26,7 +25,7 @@ _BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
 def per_second(rate: str) -> float:
-    """Tokens per second of a text such as `100/min`. Raises ValueError with a sentence."""
+    """Return the tokens per second of a rate such as `100/min`. Raises ValueError with a sentence."""
     found = _RATE.fullmatch(rate)
     if found is None:
         raise ValueError("must be a number, a slash and s, min, h or day, such as 100/min")
@@ -34,17 +33,17 @@ def per_second(rate: str) -> float:
 
 
 def key_of_address(text: str) -> str | None:
-    """The identity's key of an address or of an IPv6 network of /64, or None when the text is neither."""
+    """Return the identity key of an address or an IPv6 /64 network, or None when the text is neither."""
     if text != text.strip():
         return None
     key = address_key(text.removesuffix("/64"))
-    # An address of IPv4 has no /64, not even when it is written as one of IPv6.
+    # An IPv4 address has no /64, not even when it is written as an IPv6 one.
     return None if text.endswith("/64") and "%2F64" not in (key or "") else key
 
 
 def _rate(rate: str) -> str:
     if not MIN_RATE <= per_second(rate) <= MAX_TOKENS:
-        raise ValueError(f"must be from {MIN_RATE:f} to {MAX_TOKENS} tokens a second")
+        raise ValueError(f"must be from {MIN_RATE:f} to {MAX_TOKENS} tokens per second")
     return rate
 
 
@@ -67,13 +66,13 @@ def _no_control(text: str) -> str:
 
 def _value(text: str) -> str:
     if text != text.strip(" "):
-        raise ValueError("must have no spaces around it: they are cut off from what a request says")
+        raise ValueError("must have no spaces around it: they are stripped from the request's value")
     return _no_control(text)
 
 
 def _user_id(text: str) -> str:
     if "," in text:
-        raise ValueError("must have no comma: a header with one names nobody")
+        raise ValueError("must have no comma: a header with a comma identifies no user")
     return _value(text)
 
 
@@ -85,7 +84,7 @@ def _address(text: str) -> str:
 
 def _header_name(text: str) -> str:
     if not HEADER_NAME.fullmatch(text):
-        raise ValueError("must be the name of a header, in lower case")
+        raise ValueError("must be a header name in lower case")
     return text
 
 
@@ -95,25 +94,25 @@ def _method(text: str) -> str:
     return text
 
 
-def _given(value: Any) -> Any:
+def _not_null(value: Any) -> Any:
     if value is None:
-        raise ValueError("must have a value, or be left out")
+        raise ValueError("must have a value, or be omitted")
     return value
 
 
 T = TypeVar("T")
-Maybe = Annotated[T | None, BeforeValidator(_given)]
-"""May be left out, but not be null: `cost:` with nothing after it is a mistake."""
+Maybe = Annotated[T | None, BeforeValidator(_not_null)]
+"""An optional field that may be omitted but not null: `cost:` with nothing after it is a mistake."""
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
 
 Capacity = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
-"""Tokens. The upper end keeps microtokens within the 2^53 that Lua counts exactly."""
+"""Tokens. The upper bound keeps microtokens within the 2^53 that Lua counts exactly."""
 
 Cost = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
 
 Rate = Annotated[float, Field(ge=MIN_RATE, le=MAX_TOKENS, allow_inf_nan=False)]
-"""Tokens per second. The lower end is one token in twelve days."""
+"""Tokens per second. The lower bound is one token in twelve days."""
 
 RateText = Annotated[
     str, AfterValidator(_rate), Field(max_length=32, json_schema_extra={"pattern": f"^{_RATE.pattern}$"})
@@ -128,6 +127,6 @@ Address = Annotated[Text, AfterValidator(_address)]
 HeaderName = Annotated[Text, AfterValidator(_header_name)]
 ContextKey = Annotated[Text, AfterValidator(_no_control)]
 Value = Annotated[Text, AfterValidator(_value)]
-"""Of a header or of a context."""
+"""The value of a header or of a context key."""
 
 StoreAnswer = Literal["deny", "allow", "envoy"]

@@ -1,15 +1,15 @@
-"""Where something stands in a policy, as people write it."""
+"""Locations in a policy, and their text: `routes[3].cost`."""
 
 import json
 
 Location = tuple[str | int, ...]
-"""The keys and places that lead to it."""
+"""The keys and list indexes that lead to a part."""
 
 _SHOWN_CHARACTERS = 100
 
 
 def path_of(location: Location) -> str:
-    """A location as text: `routes[3].cost`, `overrides.users.alice.user.capacity`. Long keys are cut."""
+    """Return a location as text, such as `overrides.users.alice.user.capacity`. Long keys are cut."""
     path = ""
     for part in location:
         if isinstance(part, int):

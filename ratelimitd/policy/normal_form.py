@@ -1,7 +1,7 @@
-"""A policy -> YAML in which everything has one spelling, so two texts differ where their meanings do.
+"""Writes a policy as YAML in normal form, in which policies with the same meaning have the same text.
 
-Defaults are left out. A rate is a number per second, or where that is no short one, a whole number of tokens
-a minute, an hour or a day. Where order means nothing, names are sorted.
+Defaults are omitted. A rate is a number per second; when that number is not short, the rate is a whole number
+of tokens per minute, hour or day. Names are sorted wherever their order has no meaning.
 """
 
 import json
@@ -11,60 +11,69 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
-from ratelimitd.policy.document import (
-    FlatPolicy,
-    LimitEntry,
-    OverrideEntry,
-    PolicyDocument,
-    RouteEntry,
-    full_form,
-)
+from ratelimitd.core.tiers import TIERS
+from ratelimitd.policy.document import PolicyDocument
 from ratelimitd.policy.field_types import MAX_TOKENS, UNIT_S, key_of_address
+from ratelimitd.policy.flat_form import Policy, full_form
+from ratelimitd.policy.limits import LimitEntry, LimitingPart, TiersEntry
+from ratelimitd.policy.overrides import OverrideEntry
+from ratelimitd.policy.routes import RouteEntry
 from ratelimitd.policy.yaml_reader import plain_scalar
 
 _INDENT = "  "
 _BARE = re.compile(r"[A-Za-z/][A-Za-z0-9_/.*+@-]*|[0-9]+/[a-z]+")
 
 
-def normal_text(policy: FlatPolicy | PolicyDocument) -> str:
-    """The YAML of a policy of either form. parse() reads the same policy from it."""
+def normal_text(policy: Policy) -> str:
+    """Return the normal form. `parse` reads the same policy from it."""
     return "\n".join(_lines(_document(full_form(policy)))) + "\n"
 
 
 class _Flow(dict[str, Any]):
-    """What is written on one line."""
+    """A dict that is written on one line."""
+
+
+class _Off:
+    """A tier that is off. It is written bare, unlike the text "off"."""
 
 
 def _document(policy: PolicyDocument) -> dict[str, Any]:
     overrides = policy.overrides
-    found = {
+    by_kind = {
         "users": _overrides(overrides.users),
         "addresses": _overrides({_address(name): one for name, one in overrides.addresses.items()}),
-        # Among headers, and among context keys, the first with an override wins: their order means something.
+        # Among headers, and among context keys, the first with an override wins: their order has a meaning.
         "headers": {name: _overrides(values) for name, values in overrides.headers.items() if values},
         "context": {name: _overrides(values) for name, values in overrides.context.items() if values},
     }
-    return {
-        "tiers": {name.value: _OFF if tier is None else _limit(tier) for name, tier in policy.tiers.items()},
-        **_said(policy, "shadow"),
-        **_said_of({"routes": [_route(route) for route in policy.routes]}),
-        **_said_of({"overrides": _said_of(found)}),
-    }
+    parts = {"routes": [_route(route) for route in policy.routes], "overrides": _not_empty(by_kind)}
+    return {"tiers": _tiers(policy.tiers), **_not_default(policy, "shadow"), **_not_empty(parts)}
 
 
-def _said_of(values: dict[str, Any]) -> dict[str, Any]:
+def _not_empty(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
 
-def _said(part: Any, *names: str) -> dict[str, Any]:
-    """The fields that are not at their defaults."""
+def _not_default(part: Any, *names: str) -> dict[str, Any]:
     fields = type(part).model_fields
     return {name: value for name in names if (value := getattr(part, name)) != fields[name].default}
 
 
+def _tiers(tiers: TiersEntry) -> dict[str, Any]:
+    return {
+        name.value: _Off() if tier is None else _limit(tier)
+        for name, tier in tiers.items()
+        if tier is not None or TIERS[name].required
+    }
+
+
 def _limit(limit: LimitEntry) -> _Flow:
-    extra = _said(limit, *(name for name in ("shadow", "on_store_error") if name in type(limit).model_fields))
-    return _Flow(capacity=limit.capacity, **_rate(limit.tokens_per_s), **extra)
+    names = [name for name in ("shadow", "on_store_error") if name in type(limit).model_fields]
+    return _Flow(capacity=limit.capacity, **_rate(limit.tokens_per_s), **_not_default(limit, *names))
+
+
+def _limits(part: LimitingPart) -> dict[str, Any]:
+    return {name.value: _limit(limit) for name, limit in part.limits().items()}
 
 
 def _rate(per_s: float) -> dict[str, Any]:
@@ -82,10 +91,8 @@ def _route(route: RouteEntry) -> dict[str, Any]:
         found["methods"] = sorted(set(route.methods))
     if route.api not in {None, route.path}:
         found["api"] = route.api
-    found |= _said(route, "cost")
-    if route.user_api is not None:
-        found["user_api"] = _limit(route.user_api)
-    return found | _said(route, "exempt", "shadow", "on_store_error")
+    found |= _not_default(route, "cost") | _limits(route)
+    return found | _not_default(route, "exempt", "shadow", "on_store_error")
 
 
 def _overrides(overrides: Mapping[str, OverrideEntry]) -> dict[str, Any]:
@@ -93,9 +100,7 @@ def _overrides(overrides: Mapping[str, OverrideEntry]) -> dict[str, Any]:
 
 
 def _override(override: OverrideEntry) -> dict[str, Any]:
-    limits = {"user": override.user, "user_api": override.user_api}
-    found: dict[str, Any] = {name: _limit(limit) for name, limit in limits.items() if limit is not None}
-    return found | _said(override, "exempt", "blocked", "shadow") or _Flow()
+    return _limits(override) | _not_default(override, "exempt", "blocked", "shadow") or _Flow()
 
 
 def _address(text: str) -> str:
@@ -118,21 +123,20 @@ def _lines(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _flow(value: Any) -> str:
+    if isinstance(value, _Off):
+        return "off"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_word(name)}: {_flow(inner)}" for name, inner in value.items()) + "}"
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return "[" + ", ".join(_flow(inner) for inner in value) + "]"
     if isinstance(value, str):
-        return value if value is _OFF else _word(value)
-    # No exponent: to many readers of YAML it makes a text.
+        return _word(value)
+    if isinstance(value, Iterable):
+        return "[" + ", ".join(_flow(inner) for inner in value) + "]"
+    # Many YAML readers take a number with an exponent for text.
     return format(Decimal(repr(value)), "f") if isinstance(value, float) else json.dumps(value)
 
 
-_OFF = "off"
-
-
 def _word(text: str) -> str:
-    """A text as YAML: bare where every reader of YAML sees the same text in it, else in double quotes."""
+    """Return text as YAML: bare where every YAML reader sees the same text in it, else in double quotes."""
     if _BARE.fullmatch(text) and isinstance(plain_scalar(text), str):
         return text
     return '"' + "".join(_escaped(character) for character in text) + '"'

@@ -1,7 +1,7 @@
-"""Text -> plain data: dicts, lists, texts, numbers, true, false and null. Nothing else can come of it.
+"""Reads JSON or YAML text into plain data: dicts, lists, text, numbers, true, false and null.
 
-A key that stands twice is refused, for only one of the two could hold. No text, however deep, can end the
-process: JSON's reader stops where Python's recursion does, and YAML's does not recurse.
+A repeated key is rejected, since only one of its values could hold. Deep nesting cannot end the process:
+Python's recursion limit stops the JSON reader, and the YAML reader does not recurse.
 """
 
 import json
@@ -15,7 +15,7 @@ from ratelimitd.policy.yaml_reader import TOO_DEEP, yaml_data
 
 
 def plain_data(text: str) -> Any:
-    """The data in a text that can be encoded in UTF-8. Raises PolicyError, and nothing else."""
+    """Return the data in a text that UTF-8 can encode. Raises PolicyError and nothing else."""
     try:
         if not text.lstrip().startswith("{"):
             return yaml_data(text)
@@ -23,7 +23,7 @@ def plain_data(text: str) -> Any:
             return _from_json(text)
         except ValueError as error:
             try:
-                return yaml_data(text)  # which may begin with a brace as well
+                return yaml_data(text)  # YAML may begin with a brace as well
             except PolicyError as yaml_error:
                 raise _json_error(error) or yaml_error from error
     except RecursionError as error:
@@ -54,7 +54,7 @@ def _from_json(text: str) -> Any:
         try:
             json.dumps(data, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise PolicyError(Problem("", "must be text; half of a surrogate pair is none")) from error
+            raise PolicyError(Problem("", "must be text without halves of surrogate pairs")) from error
     if repeating:
         locations = {id(value): location for location, value in _walk(data)}
         raise PolicyError(

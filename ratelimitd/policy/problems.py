@@ -1,4 +1,4 @@
-"""Plain data -> a policy, or all that is wrong with it at once, in words that say what would be right."""
+"""Validates plain data as a policy, and words every problem so that it says what would be valid."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -7,28 +7,18 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ratelimitd.errors import PolicyError, Problem
-from ratelimitd.policy.document import (
-    MAX_ROUTES,
-    NEITHER,
-    TOGETHER,
-    TOO_MANY,
-    FlatPolicy,
-    LimitEntry,
-    OverrideEntry,
-    OverridesEntry,
-    Part,
-    PolicyDocument,
-    RouteEntry,
-    TierEntry,
-    TiersEntry,
-    twins,
-    unpayable,
-)
+from ratelimitd.policy.consistency import duplicate_identities, unpayable_costs
+from ratelimitd.policy.document import PolicyDocument
+from ratelimitd.policy.flat_form import FlatPolicy, Policy
+from ratelimitd.policy.limits import LimitEntry, TierEntry, TiersEntry
 from ratelimitd.policy.location import Location, path_of
+from ratelimitd.policy.overrides import OverrideEntry, OverridesEntry
+from ratelimitd.policy.part import INCONSISTENT, ONE_REQUIRED, TOO_MANY, Part
+from ratelimitd.policy.routes import MAX_ROUTES, RouteEntry
 from ratelimitd.pydantic_text import reason_of
 
 MAX_PROBLEMS = 50
-"""A reader of more fixes a generator, not a text."""
+"""More problems than this come from a faulty generator of policies, not from mistakes in a text."""
 
 _SENTENCES = {
     "greater_than_equal": "must be {ge} or more",
@@ -50,11 +40,11 @@ _SENTENCES = {
     "missing": "must be given",
 }
 _SHOWN_CHARACTERS = 60
-_WITHOUT_VALUE = {"missing", "too_short", NEITHER, TOGETHER, TOO_MANY}
+_WITHOUT_VALUE = {"missing", "too_short", ONE_REQUIRED, INCONSISTENT, TOO_MANY}
 
 
-def validated(data: Any) -> FlatPolicy | PolicyDocument:
-    """The policy that plain data says. Raises PolicyError with everything that is wrong."""
+def validated(data: Any) -> Policy:
+    """Return the policy in plain data. Raises PolicyError with every problem."""
     if not isinstance(data, dict):
         raise PolicyError(Problem("", f"must be an object with the keys of a policy, got {_shown(data)}"))
     full = any(name in data for name in PolicyDocument.model_fields)
@@ -66,30 +56,30 @@ def validated(data: Any) -> FlatPolicy | PolicyDocument:
     except ValidationError as error:
         errors = error.errors(include_url=False)
         problems = [_problem(one, full=full) for one in errors]
-        if full and not any(one["type"] == TOGETHER for one in errors):
-            problems += _between_good_parts(data)
-        raise PolicyError(*bounded(problems)) from None  # its text repeats the policy
+        if full and not any(one["type"] == INCONSISTENT for one in errors):
+            problems += _inconsistencies(data)
+        raise PolicyError(*bounded(problems)) from None  # the text of pydantic's error repeats the policy
 
 
 def bounded(problems: Sequence[Problem]) -> list[Problem]:
-    """The first MAX_PROBLEMS, and how many more there are."""
+    """Return the first MAX_PROBLEMS problems, and one that counts the rest."""
     more = len(problems) - MAX_PROBLEMS
     return [*problems[:MAX_PROBLEMS], *([Problem("", f"and {more} more")] if more > 0 else [])]
 
 
-def _between_good_parts(data: Mapping[str, Any]) -> Iterator[Problem]:
-    """What pydantic looks for only when all parts are good: told at once as well, for those that are."""
+def _inconsistencies(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Find problems between the valid parts. Pydantic looks for them only when every part is valid."""
     tiers = _valid(TiersEntry, data.get("tiers"))
     routes = data.get("routes")
     if tiers is not None and isinstance(routes, list) and len(routes) <= MAX_ROUTES:
         found = ((at, _valid(RouteEntry, route)) for at, route in enumerate(routes))
         good = {at: route for at, route in found if route is not None}
-        for location, reason in unpayable(tiers, good, shadow=data.get("shadow") is True):
+        for location, reason in unpayable_costs(tiers, good, shadow=data.get("shadow") is True):
             yield Problem(path_of(location), reason)
     overrides = data.get("overrides")
     if isinstance(overrides, dict):
         users, addresses = (overrides.get(kind) for kind in ("users", "addresses"))
-        for location, reason in twins(
+        for location, reason in duplicate_identities(
             users if isinstance(users, dict) else (), addresses if isinstance(addresses, dict) else ()
         ):
             yield Problem(path_of(location), reason)
@@ -113,7 +103,7 @@ def _problem(error: ErrorDetails, *, full: bool) -> Problem:
     context = {name: _number(value) for name, value in error.get("ctx", {}).items()}
     if kind == "extra_forbidden":
         names = ", ".join(_keys(_part_at(location[:-1], full=full)))
-        return Problem(path_of(location), f"is unknown here; the keys are {names}")
+        return Problem(path_of(location), f"unknown key; the keys are {names}")
     template = _SENTENCES.get(kind)
     reason = reason_of(error["msg"]) if template is None else template.format(**context)
     if kind == "missing" and location[0] == "tiers" and len(location) == 2:  # noqa: PLR2004 - tiers.NAME
@@ -146,12 +136,12 @@ def _keys(part: type[BaseModel]) -> Iterator[str]:
 
 
 def _number(value: Any) -> Any:
-    """A bound as people write it: 0.000001, not 1e-06."""
+    """Return a bound without an exponent: 0.000001, not 1e-06."""
     return f"{value:f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
 
 
 def _shown(value: Any) -> str:
-    """A value that was given, in a few words."""
+    """Return a short text for a value from the policy."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
     if value is None or isinstance(value, bool):

@@ -1,6 +1,6 @@
-"""The JSON Schema of both forms, for editors and other tools. It accepts every policy that parse() accepts.
+"""The JSON Schema of both forms of a policy, for editors. It accepts every policy that `parse` accepts.
 
-It accepts a little more: what depends on two places, such as a cost and a capacity, only parse() sees.
+It accepts a little more: only `parse` checks what depends on two places, such as a cost and a capacity.
 """
 
 import json
@@ -10,31 +10,31 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from ratelimitd.policy.document import FlatPolicy, PolicyDocument
+from ratelimitd.policy.flat_form import Policy
 
 
 class _Schema(GenerateJsonSchema):
-    """Without titles, which only repeat names, and without null, which a policy never holds."""
+    """Omits titles, which only repeat names, and null, which no policy holds."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        """The schema of what is there when it is not left out."""
+        """Return the schema of the value when it is given."""
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        """None stands for `left out`, so it is no default to tell."""
+        """Omit the default None, which means that the field is not given."""
         found = super().default_schema(schema)
         if found.get("default", ...) is None:
             del found["default"]
         return found
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic's hook
-        """Never."""
+        """Return False for every field."""
         return False
 
 
 def schema() -> dict[str, Any]:
-    """The schema, in draft 2020-12."""
-    made = TypeAdapter(FlatPolicy | PolicyDocument).json_schema(schema_generator=_Schema)
+    """Return the schema, in draft 2020-12."""
+    made = TypeAdapter(Policy).json_schema(schema_generator=_Schema)
     for part in made["$defs"].values():
         part.pop("title", None)
     return {
@@ -45,5 +45,5 @@ def schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """The schema as it is printed and committed."""
+    """Return the schema as text, as it is printed and committed."""
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"

@@ -1,36 +1,23 @@
-"""The text of a policy, JSON or YAML, flat or full: read in one way by everybody who reads one.
+"""Policy texts: JSON or YAML, in the flat or the full form. All readers of a policy parse it here.
 
-Whatever the text is, it is a policy or a PolicyError: every other error here is a defect.
+Every text is either a policy or a PolicyError. Any other exception is a defect.
 """
 
 import hashlib
 
 from ratelimitd.errors import PolicyError, Problem
-from ratelimitd.policy.document import FlatPolicy, PolicyDocument
-from ratelimitd.policy.normal_form import normal_text
+from ratelimitd.policy.flat_form import Policy
 from ratelimitd.policy.plain_data import plain_data
 from ratelimitd.policy.problems import bounded, validated
 
-__all__ = [
-    "DEFAULT_TEXT",
-    "MAX_BYTES",
-    "FlatPolicy",
-    "PolicyDocument",
-    "digest_of",
-    "digest_of_sha256",
-    "normal_text",
-    "parse",
-]
-
 MAX_BYTES = 1 << 20
-"""A longer text is refused unread."""
+"""Longer texts are rejected unread."""
 
 DEFAULT_TEXT = (
     '{"global_capacity": 500, "global_rate": 50, "user_capacity": 100, "user_rate": 5,'
     ' "user_api_capacity": 20, "user_api_rate": 2}'
 )
-"""What is in force while the store holds no policy."""
-
+"""The policy in force while the store holds none."""
 
 DIGEST_DIGITS = 12
 
@@ -46,12 +33,12 @@ def digest_of(text: bytes | str) -> str:
 
 
 def digest_of_sha256(sha256: str) -> str:
-    """Return the digest of the policy text whose SHA-256, in hex, is known."""
+    """Return the digest of the policy text that has this SHA-256, in hex."""
     return sha256[:DIGEST_DIGITS]
 
 
-def parse(text: bytes | str) -> FlatPolicy | PolicyDocument:
-    """The policy in `text`. Raises PolicyError that names everything wrong with it at once."""
+def parse(text: bytes | str) -> Policy:
+    """Return the policy in a text. Raises PolicyError with every problem at once."""
     try:
         data = plain_data(_decoded(text))
     except PolicyError as error:

@@ -116,7 +116,7 @@ async def test_an_invalid_text_is_reported_while_typing_and_changes_nothing(
     await expect(problems).to_contain_text("routes[0].cost must be 0 or more, got -1")
     await expect(area).to_have_value(FULL.replace("cost: 5", "cost: -1"))
     await area.fill(FULL)
-    await expect(problems).to_contain_text("routes[2] is never reached")
+    await expect(problems).to_contain_text("routes[2] is unreachable")
     await expect(area).not_to_have_attribute("aria-invalid", "true")
     await expect(page.locator("[data-numbers]")).to_contain_text("▸9")
     await expect(page.locator("[data-numbers]")).not_to_contain_text("▸7")

@@ -32,19 +32,22 @@ def test_a_good_policy_gets_no_advice() -> None:
     [
         (
             [("/a", None), ("/a", None)],
-            "routes[1]: is never reached: routes[0] before it matches all that it does",
+            "routes[1]: is unreachable: routes[0] already matches every request it would",
         ),
-        ([("/a", ["GET"]), ("/a", ["GET"])], "routes[1]: is never reached: routes[0] before"),
-        ([("/a", None), ("/a", ["GET"])], "routes[1]: is never reached: routes[0] before"),
+        ([("/a", ["GET"]), ("/a", ["GET"])], "routes[1]: is unreachable: routes[0] already matches"),
+        ([("/a", None), ("/a", ["GET"])], "routes[1]: is unreachable: routes[0] already matches"),
         ([("/a", ["GET"]), ("/a", None)], None),
         ([("/a", ["GET"]), ("/a", ["POST"])], None),
-        ([("/a/**", None), ("/b", None), ("/a/*/c", None)], "routes[2]: is never reached: routes[0] before"),
+        (
+            [("/a/**", None), ("/b", None), ("/a/*/c", None)],
+            "routes[2]: is unreachable: routes[0] already matches",
+        ),
         ([("/a/*", None), ("/a/**", None)], None),
         ([("/*/b", None), ("/a/*", None)], None),
-        ([("/a//b/", None), ("/a/b", None)], "routes[1]: is never reached: routes[0] before"),
+        ([("/a//b/", None), ("/a/b", None)], "routes[1]: is unreachable: routes[0] already matches"),
         (
             [("/a", ["GET"]), ("/b", None), ("/*", ["POST", "PUT"]), ("/a", ["GET", "PUT"])],
-            "routes[3]: is never reached: routes[0], routes[2] before it",
+            "routes[3]: is unreachable: routes[0], routes[2] already match every request it would",
         ),
         ([("/a", ["GET"]), ("/*", ["POST"]), ("/a", ["GET", "PUT"])], None),
     ],
@@ -70,7 +73,7 @@ def test_no_request_finds_a_route_that_is_said_to_be_never_reached(
     policy = full(
         routes=[{name: route[name] for name in ("path", "methods") if name in route} for route in routes]
     )
-    unreachable = {problem.path for problem in advice(policy) if "never reached" in problem.reason}
+    unreachable = {problem.path for problem in advice(policy) if "is unreachable" in problem.reason}
     table = policy_set(policy, "").routes or RouteTable(())
     found = table.find(method, "/" + "/".join(segments))
     assert found is None or found.name not in unreachable
@@ -81,26 +84,26 @@ def test_no_request_finds_a_route_that_is_said_to_be_never_reached(
     [
         (
             {"routes": [{"path": "/a", "exempt": True, "cost": 2, "user_api": LIMIT, "shadow": True}]},
-            ["routes[0].cost: means nothing beside exempt", "routes[0].user_api: ", "routes[0].shadow: "],
+            ["routes[0].cost: has no effect beside exempt", "routes[0].user_api: ", "routes[0].shadow: "],
         ),
         (
             {"routes": [{"path": "/a", "exempt": True, "on_store_error": "deny"}]},
-            ["routes[0].on_store_error: means nothing beside exempt"],
+            ["routes[0].on_store_error: has no effect beside exempt"],
         ),
         (
             {"routes": [{"path": "/a", "user_api": LIMIT}], "tiers": TIERS | {"user_api": "off"}},
-            ["routes[0].user_api: means nothing: tiers.user_api is off"],
+            ["routes[0].user_api: has no effect: tiers.user_api is off"],
         ),
-        ({"overrides": {"users": {"a": {}}}}, ["overrides.users.a: says nothing: give it user, user_api"]),
+        ({"overrides": {"users": {"a": {}}}}, ["overrides.users.a: is empty: give it user, user_api"]),
         (
             {"overrides": {"headers": {"x": {"y": {"exempt": False}}}}},
-            ["overrides.headers.x.y: says nothing"],
+            ["overrides.headers.x.y: is empty"],
         ),
         (
             {"overrides": {"users": {"a": {"blocked": True, "user": LIMIT, "exempt": True}}}},
             [
-                "overrides.users.a.user: means nothing beside blocked",
-                "overrides.users.a.exempt: means nothing beside",
+                "overrides.users.a.user: has no effect beside blocked",
+                "overrides.users.a.exempt: has no effect beside",
             ],
         ),
         ({"overrides": {"users": {"a": {"blocked": True, "user": LIMIT, "shadow": True}}}}, []),
@@ -108,13 +111,13 @@ def test_no_request_finds_a_route_that_is_said_to_be_never_reached(
         (
             {"overrides": {"context": {"p": {"g": {"exempt": True, "user_api": LIMIT, "shadow": True}}}}},
             [
-                "overrides.context.p.g.user_api: means nothing beside exempt",
-                "overrides.context.p.g.shadow: means",
+                "overrides.context.p.g.user_api: has no effect beside exempt",
+                "overrides.context.p.g.shadow: has no effect",
             ],
         ),
         (
             {"overrides": {"addresses": {"10.0.0.1": {"user": LIMIT}}}, "tiers": TIERS | {"user": "off"}},
-            ["overrides.addresses.10.0.0.1.user: means nothing: tiers.user is off"],
+            ["overrides.addresses.10.0.0.1.user: has no effect: tiers.user is off"],
         ),
         (
             {
@@ -179,6 +182,6 @@ def test_a_route_that_is_never_reached_denies_nobody() -> None:
     routes = [{"path": "/a"}, {"path": "/a", "cost": 4}, {"path": "/b", "cost": 3}]
     policy = full(routes=routes, overrides={"users": {"alice": {"user": LIMIT | {"capacity": 2}}}})
     assert [str(problem) for problem in advice(policy)] == [
-        "routes[1]: is never reached: routes[0] before it matches all that it does",
+        "routes[1]: is unreachable: routes[0] already matches every request it would",
         "overrides.users.alice.user.capacity: is 2, so routes[2], which costs 3, is always denied",
     ]

@@ -9,8 +9,8 @@ from ratelimitd.core.identity import address_key, plain_key
 from ratelimitd.core.model import Limit, OnStoreError
 from ratelimitd.core.policy import Override, Route, TierRule
 from ratelimitd.core.tiers import TierName
-from ratelimitd.policy.compile import flat_form, policy_set
-from ratelimitd.policy.document import FlatPolicy
+from ratelimitd.policy.compile import policy_set
+from ratelimitd.policy.flat_form import FlatPolicy, flat_form
 from ratelimitd.policy.text import DEFAULT_TEXT, parse
 from tests.policy.documents import TIERS, full
 

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from ratelimitd.core.identity import address_key
-from ratelimitd.policy.document import MAX_OVERRIDES, MAX_ROUTES
+from ratelimitd.core.tiers import TierName
 from ratelimitd.policy.field_types import key_of_address, per_second
+from ratelimitd.policy.overrides import MAX_OVERRIDES
+from ratelimitd.policy.routes import MAX_ROUTES
 from tests.policy.documents import document, full, problems
 
 LIMIT = {"capacity": 10, "refill_rate": 1}
@@ -36,17 +38,17 @@ def with_overrides(**overrides: Any) -> dict[str, Any]:
         ({"tiers": {"user": None}}, "tiers.user: must be a limit, or off to switch the tier off, got null"),
         ({"tiers": {"user": True}}, "tiers.user: must be a limit, or off to switch the tier off, got true"),
         ({"tiers": 5}, "tiers: must be an object, got 5"),
-        (document(limits=1), "limits: is unknown here; the keys are tiers, shadow, routes, overrides"),
-        (document(user_rate=1), "user_rate: is unknown here; the keys are tiers, shadow, routes, overrides"),
+        (document(limits=1), "limits: unknown key; the keys are tiers, shadow, routes, overrides"),
+        (document(user_rate=1), "user_rate: unknown key; the keys are tiers, shadow, routes, overrides"),
         (document(shadow="yes"), "shadow: must be true or false, got 'yes'"),
         (with_tier(capacity=5), "tiers.user.rate: must be given, or refill_rate"),
         (
             with_tier(capacity=5, refill_rate=1, rate="1/s"),
-            "tiers.user.rate: must not stand beside refill_rate",
+            "tiers.user.rate: must not be given beside refill_rate",
         ),
         (
             with_tier(capacity=5, refill_rate=None),
-            "tiers.user.refill_rate: must have a value, or be left out",
+            "tiers.user.refill_rate: must have a value, or be omitted",
         ),
         (with_tier(capacity=0, refill_rate=1), "tiers.user.capacity: must be 1 or more, got 0"),
         (with_tier(capacity=5, refill_rate=10**400), "tiers.user.refill_rate: must be "),
@@ -56,15 +58,18 @@ def with_overrides(**overrides: Any) -> dict[str, Any]:
         (with_tier(capacity=5, rate="٣/s"), "tiers.user.rate: must be a number, a slash and"),
         (with_tier(capacity=5, rate="5/year"), "such as 100/min, got '5/year'"),
         (with_tier(capacity=5, rate=5), "tiers.user.rate: must be text, got 5"),
-        (with_tier(capacity=5, rate="0.05/day"), "must be from 0.000001 to 1000000000 tokens a second"),
-        (with_tier(capacity=5, rate="0/s"), "must be from 0.000001 to 1000000000 tokens a second, got '0/s'"),
+        (with_tier(capacity=5, rate="0.05/day"), "must be from 0.000001 to 1000000000 tokens per second"),
+        (
+            with_tier(capacity=5, rate="0/s"),
+            "must be from 0.000001 to 1000000000 tokens per second, got '0/s'",
+        ),
         (
             with_tier(**LIMIT, on_store_error="503"),
             "tiers.user.on_store_error: must be 'deny', 'allow' or 'envoy', got '503'",
         ),
         (
             with_tier(**LIMIT, burst=5),
-            "tiers.user.burst: is unknown here; the keys are capacity, refill_rate, rate, shadow, on_store",
+            "tiers.user.burst: unknown key; the keys are capacity, refill_rate, rate, shadow, on_store",
         ),
         (with_route(path="api"), "routes[0].path: must begin with /, got 'api'"),
         (with_route(path="/**/a"), "routes[0].path: must have ** at its end only, got '/**/a'"),
@@ -84,7 +89,7 @@ def with_overrides(**overrides: Any) -> dict[str, Any]:
         (with_route(user_api={}), "routes[0].user_api.capacity: must be given"),
         (
             with_route(user_api={"shadow": True}),
-            "shadow: is unknown here; the keys are capacity, refill_rate, rate",
+            "shadow: unknown key; the keys are capacity, refill_rate, rate",
         ),
         (document(routes=[5]), "routes[0]: must be an object, got 5"),
         (document(routes=[{"path": "/a"}] * (MAX_ROUTES + 1)), "routes: must have at most 1000"),
@@ -95,16 +100,16 @@ def with_overrides(**overrides: Any) -> dict[str, Any]:
         (with_overrides(users={"a" * 257: {}}), "must have at most 256 characters"),
         (
             with_overrides(users={"a": {"usr": {}}}),
-            "overrides.users.a.usr: is unknown here; the keys are user, ",
+            "overrides.users.a.usr: unknown key; the keys are user, ",
         ),
         (
             with_overrides(users={"user": {"user": {"x": 1}}}),
-            "user.user.x: is unknown here; the keys are capacity",
+            "user.user.x: unknown key; the keys are capacity",
         ),
         (with_overrides(users={"a": None}), "overrides.users.a: must be an object, got null"),
         (
             with_overrides(groups={}),
-            "overrides.groups: is unknown here; the keys are users, addresses, headers",
+            "overrides.groups: unknown key; the keys are users, addresses, headers",
         ),
         (
             with_overrides(addresses={"10.0.0.0/8": {}}),
@@ -117,9 +122,9 @@ def with_overrides(**overrides: Any) -> dict[str, Any]:
         ),
         (
             with_overrides(headers={"X-Plan": {}}),
-            "overrides.headers.X-Plan: must be the name of a header, in lower",
+            "overrides.headers.X-Plan: must be a header name in lower",
         ),
-        (with_overrides(headers={"a b": {}}), "overrides.headers.a b: must be the name of a header"),
+        (with_overrides(headers={"a b": {}}), "overrides.headers.a b: must be a header name"),
         (with_overrides(headers={"x": {"": {}}}), 'overrides.headers.x."": must not be empty'),
         (with_overrides(headers={"x": {"g ": {}}}), "overrides.headers.x.g : must have no spaces around it"),
         (with_overrides(context={"": {}}), 'overrides.context."": must not be empty'),
@@ -143,9 +148,9 @@ def test_all_problems_are_told_at_once() -> None:
     assert problems(bad) == [
         "routes[0].path: must begin with /, got 'a'",
         "routes[2].cost: must be 0 or more, got -1",
-        "overrides.users.a,b: must have no comma: a header with one names nobody, got 'a,b'",
+        "overrides.users.a,b: must have no comma: a header with a comma identifies no user, got 'a,b'",
         "routes[1].cost: must be 20 or less, the capacity of tiers.user_api, got 21",
-        "overrides.addresses.2001:db8::2: must stand once, '2001:db8::1' is the same identity",
+        "overrides.addresses.2001:db8::2: must be given once: '2001:db8::1' is the same identity",
     ]
 
 
@@ -166,7 +171,7 @@ def test_after_fifty_problems_the_rest_are_counted() -> None:
 def test_two_spellings_of_one_address_are_refused_naming_both(one: str, other: str) -> None:
     """Only one of them could hold."""
     assert problems(with_overrides(addresses={one: {}, other: {}})) == [
-        f"overrides.addresses.{other}: must stand once, {one!r} is the same identity"
+        f"overrides.addresses.{other}: must be given once: {one!r} is the same identity"
     ]
 
 
@@ -245,6 +250,7 @@ def test_a_tier_that_is_off_or_in_shadow_bounds_no_cost(tier: Any) -> None:
 def test_a_rate_is_a_number_per_unit(text: str, rate: float) -> None:
     """In tokens per second."""
     assert per_second(text) == rate
-    tier = full(tiers=with_tier(capacity=5, rate=text)["tiers"]).tiers.user
+    tiers = full(tiers=with_tier(capacity=5, rate=text)["tiers"]).tiers
+    tier = dict(tiers.items())[TierName.USER]
     assert tier is not None
     assert tier.tokens_per_s == rate

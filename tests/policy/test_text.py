@@ -18,10 +18,14 @@ from ratelimitd.errors import PolicyError
 from ratelimitd.policy import yaml_reader
 from ratelimitd.policy.advice import advice
 from ratelimitd.policy.compile import policy_set
-from ratelimitd.policy.document import MAX_METHODS, MAX_OVERRIDES, MAX_ROUTES, FlatPolicy, PolicyDocument
+from ratelimitd.policy.document import PolicyDocument
 from ratelimitd.policy.field_types import MAX_CHARACTERS
+from ratelimitd.policy.flat_form import FlatPolicy
+from ratelimitd.policy.normal_form import normal_text
+from ratelimitd.policy.overrides import MAX_OVERRIDES
 from ratelimitd.policy.problems import MAX_PROBLEMS
-from ratelimitd.policy.text import DEFAULT_TEXT, MAX_BYTES, digest_of, normal_text, parse
+from ratelimitd.policy.routes import MAX_METHODS, MAX_ROUTES
+from ratelimitd.policy.text import DEFAULT_TEXT, MAX_BYTES, digest_of, parse
 from ratelimitd.policy.yaml_reader import plain_scalar
 from tests.limits import limits_json
 from tests.policy.documents import VALID_DOCUMENTS, document, full, problems
@@ -57,7 +61,7 @@ def test_the_seed_form_is_read_exactly() -> None:
         (limits_json(user_rate=None), "user_rate: must be given"),
         (
             limits_json(user_ratte=1),
-            "user_ratte: is unknown here; the keys are global_capacity, global_rate, ",
+            "user_ratte: unknown key; the keys are global_capacity, global_rate, ",
         ),
         ("[]", "must be an object with the keys of a policy, got a list of 0"),
         ("", "must be an object with the keys of a policy, got null"),
@@ -195,7 +199,7 @@ def test_a_key_is_the_text_that_was_written() -> None:
         ("a: 'b", ["must be JSON or YAML; line 1, column 6: found unexpected end of stream"]),
         (b"\xff\xfe{", ["must be text in UTF-8"]),
         ("{\ud800}", ["must be text in UTF-8"]),
-        ('{"user_rate": "\\ud800"}', ["must be text; half of a surrogate pair is none"]),
+        ('{"user_rate": "\\ud800"}', ["must be text without halves of surrogate pairs"]),
         ("a: \x00", ["must be JSON or YAML; control characters are not allowed"]),
         ("[" * 1000, ["must be nested at most 32 deep"]),
         ('{"a":' * 200_000, ["must be nested at most 32 deep"]),

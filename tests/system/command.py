@@ -37,7 +37,7 @@ overrides:
   context: { plan: { gold: { exempt: true } } }
 """
 
-UNREACHABLE = "routes[2]: is never reached: routes[1] before it matches all that it does"
+UNREACHABLE = "routes[2]: is unreachable: routes[1] already matches every request it would"
 """The advice on FULL."""
 
 

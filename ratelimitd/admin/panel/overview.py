@@ -8,7 +8,7 @@ from starlette.responses import Response
 from ratelimitd.admin.panel.endpoint import Panel, PanelRequest
 from ratelimitd.admin.panel.tier_form import field_of, tier_fields
 from ratelimitd.errors import Problem
-from ratelimitd.policy.document import full_form
+from ratelimitd.policy.flat_form import full_form
 from ratelimitd.policy.text import parse
 from ratelimitd.rollout.revision import Revision
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import PolicyError, Problem
-from ratelimitd.policy.document import TierEntry, full_form
 from ratelimitd.policy.field_types import per_second
+from ratelimitd.policy.flat_form import Policy, full_form
+from ratelimitd.policy.limits import TierEntry
+from ratelimitd.policy.normal_form import normal_text
 from ratelimitd.policy.plain_data import plain_data
-from ratelimitd.policy.text import FlatPolicy, PolicyDocument, normal_text, parse
+from ratelimitd.policy.text import parse
 from ratelimitd.policy.yaml_reader import plain_scalar
 
 ABOUT = {
@@ -38,7 +40,7 @@ class TierField:
 
 
 def tier_fields(
-    policy: FlatPolicy | PolicyDocument, typed: Mapping[str, str], problems: Iterable[Problem] = ()
+    policy: Policy, typed: Mapping[str, str], problems: Iterable[Problem] = ()
 ) -> list[TierField]:
     """Returns the fields of the form for a policy. Values that were typed replace its numbers."""
     reasons: dict[str | None, list[str]] = {}

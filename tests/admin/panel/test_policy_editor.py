@@ -159,7 +159,7 @@ async def test_a_conflict_keeps_the_text_when_no_diff_is_possible(
     """For example from a revision that another version of ratelimitd wrote."""
 
     async def unreadable(*_: object) -> str:
-        raise PolicyError(Problem("tiers", "is unknown here"))
+        raise PolicyError(Problem("tiers", "unknown key"))
 
     page = await browser.get("/admin/edit")
     await control.apply(limits_json(), author="dave", note="", expected=1)

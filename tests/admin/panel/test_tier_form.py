@@ -4,7 +4,8 @@ import pytest
 
 from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.errors import PolicyError
-from ratelimitd.policy.text import normal_text, parse
+from ratelimitd.policy.normal_form import normal_text
+from ratelimitd.policy.text import parse
 from tests.admin.panel.browser import FULL
 from tests.limits import limits_json
 
