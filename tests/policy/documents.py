@@ -1,4 +1,4 @@
-"""Policies for tests: one to change, and any at all."""
+"""Policies for tests, and strategies that generate them."""
 
 import copy
 import json
@@ -18,19 +18,19 @@ TIERS: dict[str, Any] = {
 
 
 def document(**parts: Any) -> dict[str, Any]:
-    """A policy in the full form, as plain data; `parts` are its keys beside `tiers`, or in place of it."""
+    """Return a policy in the full form as plain data. `parts` are added to `tiers`, or replace it."""
     return {"tiers": copy.deepcopy(TIERS)} | parts
 
 
 def full(**parts: Any) -> PolicyDocument:
-    """The same, parsed."""
+    """Return the same policy, parsed."""
     policy = parse(json.dumps(document(**parts)))
     assert isinstance(policy, PolicyDocument)
     return policy
 
 
 def problems(text: str | bytes | dict[str, Any]) -> list[str]:
-    """All that is wrong with a policy; none when it is accepted."""
+    """Return the problems of a policy; none when it is valid."""
     try:
         parse(json.dumps(text) if isinstance(text, dict) else text)
     except PolicyError as error:
@@ -50,12 +50,12 @@ NAMES = st.sampled_from(["alice", "bob", "ä b", "a:b=c", "7"])
 
 
 def some_of(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """An object with some of the fields."""
+    """Generate objects with some of the fields."""
     return st.fixed_dictionaries({}, optional=fields)
 
 
 def limits(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """A limit, with some of the fields."""
+    """Generate limits with some of the fields."""
     rates = st.floats(0.000001, 1000) | st.integers(1, 1_000_000_000)
     texts = st.builds("{}/{}".format, st.integers(1, 999), st.sampled_from(["s", "min", "h", "day"]))
     rate = st.fixed_dictionaries({"refill_rate": rates}) | st.fixed_dictionaries({"rate": texts})
@@ -94,6 +94,6 @@ DOCUMENTS = st.fixed_dictionaries(
     {"tiers": st.fixed_dictionaries({"global": TIER, "user": TIER, "user_api": TIER})},
     optional={"shadow": st.booleans(), "routes": st.lists(ROUTE, max_size=5), "overrides": OVERRIDES},
 )
-"""Plain data in the full form; a route among it may cost more than a bucket holds."""
+"""Policies in the full form as plain data. A route may cost more than a bucket holds."""
 
 VALID_DOCUMENTS = DOCUMENTS.filter(lambda data: not problems(data))

@@ -1,13 +1,13 @@
-"""What a valid policy says in vain, and that nothing else is said to be."""
+"""Advice on rules that have no effect, and only on those."""
 
-import time
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimitd.core.routes import RouteTable
+from ratelimitd.core.routes import RouteTable, covers
 from ratelimitd.policy.advice import advice
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.text import DEFAULT_TEXT, parse
@@ -16,15 +16,16 @@ from tests.policy.documents import ROUTE, TIERS, full
 LIMIT = {"capacity": 7, "refill_rate": 1}
 
 
-def told(**parts: Any) -> list[str]:
-    """The advice on a policy."""
+def advised(**parts: Any) -> list[str]:
+    """Return the advice on a policy."""
     return [str(problem) for problem in advice(full(**parts))]
 
 
 def test_a_good_policy_gets_no_advice() -> None:
-    """Nor does the flat form."""
     assert advice(parse(DEFAULT_TEXT)) == ()
-    assert told(routes=[{"path": "/a"}, {"path": "/**"}], overrides={"users": {"a": {"shadow": True}}}) == []
+    assert (
+        advised(routes=[{"path": "/a"}, {"path": "/**"}], overrides={"users": {"a": {"shadow": True}}}) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,12 +53,12 @@ def test_a_good_policy_gets_no_advice() -> None:
         ([("/a", ["GET"]), ("/*", ["POST"]), ("/a", ["GET", "PUT"])], None),
     ],
 )
-def test_a_route_that_earlier_ones_cover_is_never_reached(
+def test_a_route_that_earlier_routes_cover_is_unreachable(
     routes: list[tuple[str, list[str] | None]], expected: str | None
 ) -> None:
-    """Alone or together: their methods add up."""
+    """Earlier routes cover it alone or together: their methods add up."""
     written = [{"path": path} | ({} if methods is None else {"methods": methods}) for path, methods in routes]
-    found = told(routes=written)
+    found = advised(routes=written)
     assert found == [] if expected is None else len(found) == 1 and found[0].startswith(expected)
 
 
@@ -66,10 +67,9 @@ def test_a_route_that_earlier_ones_cover_is_never_reached(
     st.lists(st.sampled_from("abcd"), max_size=4),
     st.sampled_from(["GET", "POST", "X"]),
 )
-def test_no_request_finds_a_route_that_is_said_to_be_never_reached(
+def test_no_request_matches_a_route_reported_as_unreachable(
     routes: list[dict[str, Any]], segments: list[str], method: str
 ) -> None:
-    """For any routes, path and method."""
     policy = full(
         routes=[{name: route[name] for name in ("path", "methods") if name in route} for route in routes]
     )
@@ -153,9 +153,10 @@ def test_no_request_finds_a_route_that_is_said_to_be_never_reached(
         ),
     ],
 )
-def test_what_has_no_effect_is_told_with_its_path(parts: dict[str, Any], expected: list[str]) -> None:
-    """And what has one is not."""
-    found = told(**parts)
+def test_rules_without_effect_are_reported_with_their_path(
+    parts: dict[str, Any], expected: list[str]
+) -> None:
+    found = advised(**parts)
     assert len(found) == len(expected), found
     for one, start in zip(found, expected, strict=True):
         assert one.startswith(start)
@@ -169,16 +170,18 @@ def test_what_has_no_effect_is_told_with_its_path(parts: dict[str, Any], expecte
         ["/api/**"] * 1000,
     ],
 )
-def test_a_thousand_routes_are_advised_on_at_once(paths: list[str]) -> None:
-    """In half a second, however alike they are."""
+def test_advice_on_a_thousand_routes_compares_few_pairs(
+    paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All pairs would be half a million."""
     policy = full(routes=[{"path": path, "methods": ["GET", "POST"]} for path in paths])
-    began = time.perf_counter()
+    compared = Mock(wraps=covers)
+    monkeypatch.setattr("ratelimitd.policy.advice.covers", compared)
     advice(policy)
-    assert time.perf_counter() - began < 0.5
+    assert compared.call_count < 1000
 
 
-def test_a_route_that_is_never_reached_denies_nobody() -> None:
-    """So its cost says nothing about an override."""
+def test_the_cost_of_an_unreachable_route_is_ignored() -> None:
     routes = [{"path": "/a"}, {"path": "/a", "cost": 4}, {"path": "/b", "cost": 3}]
     policy = full(routes=routes, overrides={"users": {"alice": {"user": LIMIT | {"capacity": 2}}}})
     assert [str(problem) for problem in advice(policy)] == [

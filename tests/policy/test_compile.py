@@ -1,4 +1,4 @@
-"""From a policy as people write it to one that decisions use."""
+"""Compiling a policy document into the PolicySet that decisions use, and the flat form."""
 
 import json
 from dataclasses import asdict
@@ -17,8 +17,7 @@ from tests.policy.documents import TIERS, full
 LIMIT = {"capacity": 7, "rate": "30/min"}
 
 
-def test_tiers_keep_their_limits_and_answers_and_those_that_are_off_are_gone() -> None:
-    """In the order of the tiers, whatever that of the text."""
+def test_tiers_keep_their_limits_and_answers_and_tiers_off_are_absent() -> None:
     user = {"capacity": 5, "rate": "300/min", "shadow": True, "on_store_error": "allow"}
     made = policy_set(full(tiers={"user_api": "off", "user": user, "global": TIERS["global"]}), "name")
     assert made.digest == "name"
@@ -29,8 +28,7 @@ def test_tiers_keep_their_limits_and_answers_and_those_that_are_off_are_gone() -
     assert [*made.tiers] == [TierName.GLOBAL, TierName.USER]
 
 
-def test_a_route_says_all_that_was_written_and_is_named_by_its_place() -> None:
-    """Its bucket is named by the pattern when nothing else names it."""
+def test_a_route_keeps_every_field_and_is_named_after_its_path() -> None:
     written = {"path": "/b", "methods": ["GET"], "api": "bees", "cost": 3, "user_api": LIMIT}
     written |= {"shadow": True, "exempt": True, "on_store_error": "envoy"}
     routes = policy_set(full(routes=[{"path": "/a/*"}, written]), "").routes
@@ -54,8 +52,7 @@ def test_a_route_says_all_that_was_written_and_is_named_by_its_place() -> None:
     assert policy_set(full(), "").routes is None
 
 
-def test_an_override_is_found_by_the_key_of_its_identity_and_named_by_its_path() -> None:
-    """Users, addresses, header values and context values."""
+def test_an_override_is_keyed_by_identity_and_named_after_its_path() -> None:
     made = policy_set(
         full(
             overrides={
@@ -81,8 +78,7 @@ def test_an_override_is_found_by_the_key_of_its_identity_and_named_by_its_path()
     assert asdict(gold) == asdict(Override("overrides.context.plan.gold", shadow=True))
 
 
-def test_the_flat_form_is_the_limits_of_the_tiers() -> None:
-    """Whatever else a policy says; a tier that is off has none."""
+def test_the_flat_form_has_only_the_limits_of_the_tiers() -> None:
     flat = parse(DEFAULT_TEXT)
     assert isinstance(flat, FlatPolicy)
     assert flat_form(flat) is flat
@@ -92,12 +88,11 @@ def test_the_flat_form_is_the_limits_of_the_tiers() -> None:
 
 @pytest.mark.parametrize("tier", ["global", "user", "user_api"])
 def test_a_policy_with_a_tier_off_has_no_flat_form(tier: str) -> None:
-    """No number says off."""
     assert flat_form(full(tiers=TIERS | {tier: "off"})) is None
 
 
-def test_the_flat_form_survives_its_own_text() -> None:
-    """So what GET /admin/config answers can be sent back."""
+def test_the_json_of_a_flat_policy_is_the_same_policy() -> None:
+    """What GET /admin/config answers can be sent back."""
     flat = flat_form(full())
     assert flat is not None
     assert parse(json.dumps(flat.model_dump())) == flat

@@ -1,4 +1,4 @@
-"""What a policy may say, and in which words the rest is refused."""
+"""What a policy may hold, and the messages that reject the rest."""
 
 from typing import Any
 
@@ -15,19 +15,19 @@ LIMIT = {"capacity": 10, "refill_rate": 1}
 
 
 def with_tier(**tier: Any) -> dict[str, Any]:
-    """A policy whose tier `user` says this."""
+    """Return a policy with this tier `user`."""
     policy = document()
     policy["tiers"]["user"] = tier
     return policy
 
 
 def with_route(**route: Any) -> dict[str, Any]:
-    """A policy with one route."""
+    """Return a policy with one route."""
     return document(routes=[{"path": "/a"} | route])
 
 
 def with_overrides(**overrides: Any) -> dict[str, Any]:
-    """A policy with overrides."""
+    """Return a policy with these overrides."""
     return document(overrides=overrides)
 
 
@@ -134,13 +134,12 @@ def with_overrides(**overrides: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_bad_policy_is_refused_with_path_and_reason(bad: dict[str, Any], problem: str) -> None:
-    """Each sentence says where it is, what must stand there, and what stands there."""
+def test_a_bad_policy_is_rejected_with_path_and_reason(bad: dict[str, Any], problem: str) -> None:
     assert problem in "\n".join(problems(bad))
 
 
-def test_all_problems_are_told_at_once() -> None:
-    """Also those between parts that are good, while other parts are bad."""
+def test_all_problems_are_reported_at_once() -> None:
+    """Problems between valid parts are reported although other parts are invalid."""
     bad = document(
         routes=[{"path": "a"}, {"path": "/b", "cost": 21}, {"path": "/c", "cost": -1}],
         overrides={"users": {"a,b": {}}, "addresses": {"2001:db8::1": {}, "2001:db8::2": {}}},
@@ -155,7 +154,6 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 def test_after_fifty_problems_the_rest_are_counted() -> None:
-    """Nobody reads a thousand lines."""
     found = problems(document(routes=[{"path": "a"}] * 60))
     assert (len(found), found[-1]) == (51, "and 10 more")
 
@@ -168,15 +166,13 @@ def test_after_fifty_problems_the_rest_are_counted() -> None:
         ("203.0.113.9", "::ffff:203.0.113.9"),
     ],
 )
-def test_two_spellings_of_one_address_are_refused_naming_both(one: str, other: str) -> None:
-    """Only one of them could hold."""
+def test_two_spellings_of_one_address_are_rejected_naming_both(one: str, other: str) -> None:
     assert problems(with_overrides(addresses={one: {}, other: {}})) == [
         f"overrides.addresses.{other}: must be given once: {one!r} is the same identity"
     ]
 
 
-def test_an_address_is_the_identity_that_requests_from_it_have() -> None:
-    """IPv6 by its /64, however it is written."""
+def test_an_override_for_an_address_has_the_key_of_its_requests() -> None:
     assert key_of_address("203.0.113.9") == address_key("203.0.113.9")
     assert key_of_address("2001:db8::/64") == key_of_address("2001:db8::7") == address_key("2001:db8::9")
     assert key_of_address(" 203.0.113.9") is None
@@ -193,13 +189,12 @@ def test_an_address_is_the_identity_that_requests_from_it_have() -> None:
         ),
     ],
 )
-def test_too_many_are_refused_before_any_of_them_is_looked_at(data: dict[str, Any], reason: str) -> None:
-    """Half a million mistakes took 4 s and 800 MB in every replica. What else is wrong is told."""
+def test_too_many_items_are_rejected_before_any_is_validated(data: dict[str, Any], reason: str) -> None:
+    """Validating half a million bad items took 4 s and 800 MB in every replica."""
     assert problems(data | {"shadow": 1}) == ["shadow: must be true or false, got 1", reason]
 
 
-def test_the_overrides_together_are_bounded() -> None:
-    """Those of all four kinds count."""
+def test_the_overrides_of_all_kinds_together_are_bounded() -> None:
     half: dict[str, Any] = {f"u{number}": {} for number in range(MAX_OVERRIDES // 2)}
     one: dict[str, Any] = {"gold": {}}
     assert problems(with_overrides(users=half, headers={"x-team": half})) == []
@@ -228,15 +223,13 @@ def test_the_overrides_together_are_bounded() -> None:
         (21, {"exempt": True}, None),
     ],
 )
-def test_a_cost_that_no_bucket_could_pay_is_refused(cost: int, changes: Any, reason: str | None) -> None:
-    """Unless nothing is denied for it."""
+def test_a_cost_that_no_bucket_could_pay_is_rejected(cost: int, changes: Any, reason: str | None) -> None:
     found = problems(with_route(cost=cost, **changes))
     assert found == [] if reason is None else reason in found[0] and found[0].startswith("routes[0].cost: ")
 
 
 @pytest.mark.parametrize("tier", ["off", False, {"capacity": 1, "refill_rate": 1, "shadow": True}])
 def test_a_tier_that_is_off_or_in_shadow_bounds_no_cost(tier: Any) -> None:
-    """Nor does a policy that is in shadow as a whole."""
     policy = with_route(cost=50)
     policy["tiers"]["user_api"] = tier
     assert problems(policy) == []
@@ -247,8 +240,7 @@ def test_a_tier_that_is_off_or_in_shadow_bounds_no_cost(tier: Any) -> None:
     ("text", "rate"),
     [("100/min", 100 / 60), ("0.5/s", 0.5), ("300/min", 5.0), ("7/h", 7 / 3600), ("1/day", 1 / 86400)],
 )
-def test_a_rate_is_a_number_per_unit(text: str, rate: float) -> None:
-    """In tokens per second."""
+def test_a_rate_text_is_tokens_per_unit(text: str, rate: float) -> None:
     assert per_second(text) == rate
     tiers = full(tiers=with_tier(capacity=5, rate=text)["tiers"]).tiers
     tier = dict(tiers.items())[TierName.USER]

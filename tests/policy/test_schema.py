@@ -1,4 +1,4 @@
-"""The JSON Schema: committed as it is made, and no narrower than what is accepted."""
+"""The JSON Schema of policies: the committed file is current, and it accepts every valid policy."""
 
 import json
 from pathlib import Path
@@ -16,20 +16,17 @@ COMMITTED = Path(__file__).parents[2] / "docs" / "policy.schema.json"
 VALIDATOR = Draft202012Validator(schema())
 
 
-def test_the_committed_schema_is_fresh() -> None:
-    """It is what the command prints."""
-    renew = "renew it: ratelimitd policy schema > docs/policy.schema.json"
+def test_the_committed_schema_is_current() -> None:
+    renew = "run: ratelimitd policy schema > docs/policy.schema.json"
     assert COMMITTED.read_text() == schema_text(), renew
 
 
 @given(VALID_DOCUMENTS)
-def test_every_policy_that_is_accepted_is_one_by_the_schema(data: dict[str, Any]) -> None:
-    """So no editor marks what is right."""
+def test_the_schema_accepts_every_valid_policy(data: dict[str, Any]) -> None:
     VALIDATOR.validate(data)
 
 
-def test_the_flat_form_is_one_by_the_schema() -> None:
-    """As somebody writes it with redis-cli."""
+def test_the_schema_accepts_the_flat_form() -> None:
     VALIDATOR.validate(json.loads(DEFAULT_TEXT))
 
 
@@ -50,6 +47,5 @@ def test_the_flat_form_is_one_by_the_schema() -> None:
         json.loads(DEFAULT_TEXT) | {"user_rate": 0},
     ],
 )
-def test_common_mistakes_are_seen_by_the_schema(bad: dict[str, Any]) -> None:
-    """An editor can mark them while they are written."""
+def test_the_schema_rejects_common_mistakes(bad: dict[str, Any]) -> None:
     assert not VALIDATOR.is_valid(bad)
