@@ -66,7 +66,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
             on_change=limiter.clear,
             on_reset=limiter.clear,
         )
-        await stack.enter_async_context(policies.watched())
+        await stack.enter_async_context(policies.following())
         _reduce_garbage_collection()
         yield Decider(
             policies=policies,

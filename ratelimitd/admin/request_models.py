@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from ratelimitd.control.request_spec import RequestSpec, Subject
 from ratelimitd.core.model import MAX_EXACT
 from ratelimitd.policy.text import DEFAULT_TEXT
-from ratelimitd.rollout.revisions import HISTORY_LENGTH, KEPT, MAX_AUTHOR, MAX_NOTE, checked_author
+from ratelimitd.rollout.revision import MAX_AUTHOR, MAX_NOTE, checked_author
+from ratelimitd.rollout.revisions import HISTORY_LENGTH, KEPT
 
 DEFAULT_AUTHOR = "admin"
 """The author of a change when the request does not name one."""

@@ -11,7 +11,7 @@ from ratelimitd.cli.policy_queries import File, read_text, show_diff
 from ratelimitd.cli.store import with_control
 from ratelimitd.control.answers import AppliedRevision
 from ratelimitd.control.control import Control
-from ratelimitd.rollout.revisions import checked_author, checked_note
+from ratelimitd.rollout.revision import checked_author, checked_note
 
 DEFAULT_AUTHOR = "cli"
 """The author where $USER is not set."""

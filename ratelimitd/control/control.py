@@ -30,7 +30,6 @@ from ratelimitd.policy.advice import advice
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.normal_form import normal_text
 from ratelimitd.policy.text import digest_of, parse
-from ratelimitd.rollout.last_good import last_good
 from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.rollout.revision import PolicySnapshot, Revision
 from ratelimitd.rollout.revisions import HISTORY_LENGTH, Revisions
@@ -71,7 +70,7 @@ class Control:
             try:
                 parse(look.text())
             except PolicyError as error:
-                revision = await last_good(self._revisions)
+                revision = await self._revisions.last_good()
                 return CurrentPolicy(revision=revision, refused=error.problems), look
             with suppress(ConflictError):  # it was changed again meanwhile
                 await self._revisions.adopt(look)

@@ -1,13 +1,13 @@
-"""Keeps the newest valid policy in force: told of a change at once, and looking for one every second.
+"""Keeps the newest valid policy in force on one replica.
 
-The last good policy stays whatever is written after it, while the store is away, and across a restart: it is
-the newest revision. What somebody wrote past the revisions, with redis-cli, is made one if it is valid.
+The last good policy stays in force whatever is written after it, while the store is unavailable, and across
+a restart, since it is the newest revision. A valid policy that was written directly to Redis becomes a
+revision.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import structlog
 from redis.asyncio import Redis
@@ -17,28 +17,26 @@ from ratelimitd.core.ports import Policies
 from ratelimitd.errors import ConflictError, PolicyError, StoreError
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.text import digest_of, parse
-from ratelimitd.rollout.last_good import last_good
+from ratelimitd.rollout.changes import Changes
 from ratelimitd.rollout.presence import Presence
 from ratelimitd.rollout.replicas import Replica
 from ratelimitd.rollout.revision import PolicySnapshot
-from ratelimitd.rollout.revisions import RESET, Revisions
+from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.rollout.shadow_counts import ShadowCounts
-from ratelimitd.store.client import store_errors
 
 POLL_INTERVAL_S = 1.0
-"""What no message told is in force everywhere within this time and a round trip."""
+"""A change that no message announces is in force on every replica after this time and a round trip."""
 
 FIRST_POLL_INTERVAL_S = 0.1
-"""While none was read yet nothing can be decided, so the store is asked more often."""
+"""Poll interval until a first policy was read: without one no request can be decided."""
 
 READ_TIMEOUT_S = 1.0
-"""A poll may take longer than a decision: nobody waits for it."""
+"""A poll may take longer than a decision, since no request waits for it."""
 
 CANCEL_AGAIN_S = 0.05
 """How long a task may take to end before it is cancelled again."""
 
-NEVER = -1
-"""The number of a look that was not had yet."""
+UNREAD = ("", -1)
 
 
 class PolicyFollower:
@@ -46,11 +44,11 @@ class PolicyFollower:
 
     Args:
         client: the store.
-        key: where the policy's text stands.
-        replica: what this replica tells of itself beside the revision that it runs.
-        on_change: called when a policy came into force, the first or one of another revision; `current()`
-            gives it by then.
-        on_reset: called when buckets were reset by a person.
+        key: the config key, which holds the policy's text.
+        replica: the replica's entry before any policy runs.
+        on_change: called after the first policy came into force and after each other one did.
+        on_reset: called when a person reset buckets.
+        poll_interval_s: the longest time between two polls, in seconds.
     """
 
     def __init__(
@@ -61,47 +59,50 @@ class PolicyFollower:
         *,
         on_change: Callable[[], None] = lambda: None,
         on_reset: Callable[[], None] = lambda: None,
+        poll_interval_s: float = POLL_INTERVAL_S,
     ) -> None:
-        self._client = client
         self._key = key
         self._revisions = Revisions(client, key)
         self._presence = Presence(client, key, replica)
+        self._changes = Changes(client, self._revisions.channel, on_reset)
         self._on_change = on_change
-        self._on_reset = on_reset
+        self._poll_interval_s = poll_interval_s
         self._log = structlog.get_logger("ratelimitd.policy")
         self._current: PolicySet | None = None
-        self._seen: tuple[str, int] = ("", NEVER)
+        self._read_last: tuple[str, int] = UNREAD
         self._failing: set[str] = set()
-        self._told = asyncio.Event()
 
     def current(self) -> PolicySet:
-        """The policy in force. Raises StoreError until the store could be read once."""
+        """Return the policy in force. Raises StoreError until the store was read once."""
         if self._current is None:
             raise StoreError("no policy could be read from the store yet")
         return self._current
 
     @property
     def shadow_counts(self) -> ShadowCounts:
-        """Counts what shadow would have denied. Each poll publishes the counts."""
+        """The counts of what shadow would have denied. Each poll publishes them."""
         return self._presence.shadow
 
     async def poll(self) -> None:
-        """Looks once, puts a good policy in force and tells what this replica runs; logs changes only."""
-        with self._failing_quietly("policy_unread"):
+        """Read the policy, put a new valid one in force, and publish this replica's entry.
+
+        Only changes are logged.
+        """
+        with self._logging_once("policy_read_failed"):
             async with asyncio.timeout(READ_TIMEOUT_S):
-                look = await self._revisions.snapshot()
-            if (look.sha1, look.head) != self._seen:
-                await self._read(look)
-                self._seen = (look.sha1, look.head)
-            # What is in force must not hang on what only people want to know.
-            with self._failing_quietly("replica_untold"):
+                snapshot = await self._revisions.snapshot()
+            if (snapshot.sha1, snapshot.head) != self._read_last:
+                await self._follow(snapshot)
+                self._read_last = (snapshot.sha1, snapshot.head)
+            # A failure to publish what only operators read must not keep a policy from coming into force.
+            with self._logging_once("replica_publish_failed"):
                 async with asyncio.timeout(READ_TIMEOUT_S):
-                    await self._record(look)
-                    await self._presence.publish(look.now_us)
+                    await self._adopt(snapshot)
+                    await self._presence.publish(snapshot.now_us)
 
     @contextmanager
-    def _failing_quietly(self, event: str) -> Iterator[None]:
-        """One line when the store begins to fail, however long that lasts."""
+    def _logging_once(self, event: str) -> Iterator[None]:
+        """Swallow failures of the store. Log the first one, and again after the next success."""
         try:
             yield
         except (StoreError, TimeoutError) as error:
@@ -111,27 +112,27 @@ class PolicyFollower:
         else:
             self._failing.discard(event)
 
-    async def _read(self, look: PolicySnapshot) -> None:
+    async def _follow(self, snapshot: PolicySnapshot) -> None:
         try:
-            policy = await asyncio.to_thread(_compiled, look.text())
+            policy = await asyncio.to_thread(_compiled, snapshot.text())
         except PolicyError as error:
-            await self._refuse(look, str(error))
+            await self._refuse(snapshot, str(error))
             return
-        self._accept(policy, look.head)
+        self._put_in_force(policy, snapshot.head)
         self._presence.refuses(None)
 
-    async def _record(self, look: PolicySnapshot) -> None:
-        """Makes a revision of what is in force here and was written past them."""
-        if not look.foreign or self._presence.replica.refused is not None:
+    async def _adopt(self, snapshot: PolicySnapshot) -> None:
+        """Record a foreign policy that is in force here as a revision."""
+        if not snapshot.foreign or self._presence.replica.refused is not None:
             return
         try:
-            adopted = await self._revisions.adopt(look)
-        except ConflictError:  # it was changed again: the next look sees how
+            adopted = await self._revisions.adopt(snapshot)
+        except ConflictError:  # the key changed again: the next poll reads it
             return
         self._presence.runs(self.current().digest, adopted.number)
         self._log.info("policy_recorded", number=adopted.number, author=adopted.author)
 
-    def _accept(self, policy: PolicySet, number: int) -> None:
+    def _put_in_force(self, policy: PolicySet, number: int) -> None:
         self._presence.runs(policy.digest, number)
         if self._current is not None and policy.digest == self._current.digest:
             return
@@ -140,84 +141,55 @@ class PolicyFollower:
             name.value: f"{rule.limit.capacity} at {rule.limit.refill_rate:g}/s"
             for name, rule in policy.tiers.items()
         }
-        self._log.info("policy_in_force", revision=policy.digest, number=number, **limits)
+        # `revision` is an alias of `digest`: log queries for earlier versions read it.
+        digest = policy.digest
+        self._log.info("policy_in_force", digest=digest, revision=digest, number=number, **limits)
         self._on_change()
 
-    async def _refuse(self, look: PolicySnapshot, reason: str) -> None:
-        """A bad text changes nothing: the newest revision that can be read is in force."""
-        if self._current is None or look.head != self._presence.replica.number:
+    async def _refuse(self, snapshot: PolicySnapshot, reason: str) -> None:
+        """Keep the newest good revision in force beside an invalid text."""
+        if self._current is None or snapshot.head != self._presence.replica.number:
             async with asyncio.timeout(READ_TIMEOUT_S):
-                good = await last_good(self._revisions)
-            if good.number != look.head:
-                self._log.error("revision_unread", number=look.head, instead=good.number)
-            # Whoever runs a policy knows better than the defaults.
+                good = await self._revisions.last_good()
+            if good.number != snapshot.head:
+                self._log.error("revision_unreadable", number=snapshot.head, instead=good.number)
+            # A replica that runs a policy keeps it rather than fall back to the default policy.
             if good.number or self._current is None:
-                self._accept(await asyncio.to_thread(_compiled, good.text), good.number)
+                self._put_in_force(await asyncio.to_thread(_compiled, good.text), good.number)
         if reason != self._presence.replica.refused:
             self._log.error("policy_refused", key=self._key, reason=reason, in_force=self.current().digest)
         self._presence.refuses(reason)
 
-    async def _listen(self) -> None:
-        """Wakes the poll when the store tells of a change."""
+    async def _poll_always(self) -> None:
         while True:
-            try:
-                with store_errors():
-                    async with self._client.pubsub() as pubsub:
-                        await pubsub.subscribe(self._revisions.channel)
-                        async for message in pubsub.listen():
-                            self._hear(message)
-            except StoreError:
-                pass  # the poll logs that the store is away
-            except Exception:  # noqa: BLE001 - a defect must not make every change a second late for ever
-                self._log.exception("policy_listen_broke")
-            await asyncio.sleep(POLL_INTERVAL_S)
-
-    def _hear(self, message: dict[str, Any]) -> None:
-        if message["type"] == "message" and message["data"] == RESET:
-            self._on_reset()
-        else:  # a change, or that this is subscribed, before which one may have been missed
-            self._told.set()
-
-    async def _poll_forever(self) -> None:
-        while True:
-            interval_s = POLL_INTERVAL_S if self._current else FIRST_POLL_INTERVAL_S
-            try:
-                async with asyncio.timeout(interval_s):
-                    await self._told.wait()
-            except TimeoutError:
-                pass
-            self._told.clear()
+            await self._changes.wait(self._poll_interval_s if self._current else FIRST_POLL_INTERVAL_S)
             try:
                 await self.poll()
-            except Exception:  # noqa: BLE001 - a defect must not freeze the limits for ever
-                self._log.exception("policy_poll_broke")
+            except Exception:  # noqa: BLE001 - after a defect, later changes must still come into force
+                self._log.exception("policy_poll_failed")
 
     @asynccontextmanager
-    async def watched(self) -> AsyncIterator["PolicyFollower"]:
-        """Follows the store until the end of the block; the first poll is done when it begins."""
+    async def following(self) -> AsyncIterator["PolicyFollower"]:
+        """Follow the store until the end of the block, which begins after the first poll."""
         await self.poll()
-        tasks = [asyncio.create_task(self._poll_forever()), asyncio.create_task(self._listen())]
+        tasks = [asyncio.create_task(self._poll_always()), asyncio.create_task(self._changes.listen())]
         try:
             yield self
         finally:
             await _cancel(tasks)
-            await self._leave()
-
-    async def _leave(self) -> None:
-        try:
-            async with asyncio.timeout(READ_TIMEOUT_S):
-                await self._presence.leave()
-        except (StoreError, TimeoutError):
-            pass  # it is not seen any more all the same
+            # A replica whose entry stays is not listed after some seconds either.
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(READ_TIMEOUT_S):
+                    await self._presence.leave()
 
 
 def _compiled(text: bytes | str) -> PolicySet:
-    """Takes a quarter of a second for the longest texts, so a thread does it, while decisions go on."""
+    """Compile a policy: a quarter of a second for the longest text, so it runs in a thread."""
     return policy_set(parse(text), digest_of(text))
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancels until it is heard: redis-py uses asyncio.wait_for, which may swallow it before Python 3.12."""
+    """Cancel until each task ends: asyncio.wait_for, used by redis-py, may swallow it before Python 3.12."""
     pending = set(tasks)
     while pending:
         for task in pending:

@@ -1,4 +1,4 @@
-"""What a replica tells people of itself: the revision that it runs, what it refuses, what shadow counted."""
+"""The entry that a replica publishes about itself: its policy, what it refuses, and its shadow counts."""
 
 from collections import Counter
 
@@ -13,8 +13,8 @@ class Presence:
 
     Args:
         client: the store.
-        key: where the policy's text stands.
-        replica: what is known before any policy runs.
+        key: the config key, which holds the policy's text.
+        replica: the entry before any policy runs.
     """
 
     def __init__(self, client: Redis, key: str, replica: Replica) -> None:
@@ -24,17 +24,17 @@ class Presence:
         self._before: tuple[int, Counter[str]] = (0, Counter())
 
     def runs(self, digest: str, number: int) -> None:
-        """This policy is in force here, under this number; what was counted belongs to the one before."""
+        """Note the policy in force. Shadow counts so far belong to the policy before it."""
         if digest != self.replica.digest and self.shadow.counts:
             self._before, self.shadow.counts = (self.replica.number, self.shadow.counts), Counter()
         self.replica = self.replica.model_copy(update={"digest": digest, "number": number})
 
     def refuses(self, reason: str | None) -> None:
-        """The text in the store is not in force for this reason; None: it is."""
+        """Note why the text in the store is not in force; None when it is."""
         self.replica = self.replica.model_copy(update={"refused": reason})
 
     async def publish(self, now_us: int) -> None:
-        """Writes the entry, and what was counted since. Raises StoreError: counts are kept then.
+        """Write the entry and add the shadow counts. Raises StoreError, and keeps the counts then.
 
         `now_us` is the store's clock.
         """
@@ -46,8 +46,8 @@ class Presence:
         counts = Counter(self.shadow.counts)
         await self._replicas.add_shadow(self.replica.number, counts)
         self.shadow.counts.subtract(counts)
-        self.shadow.counts = +self.shadow.counts  # without those that are 0 now
+        self.shadow.counts = +self.shadow.counts  # drops the counts that are 0 now
 
     async def leave(self) -> None:
-        """Removes the entry. Raises StoreError."""
+        """Remove the entry. Raises StoreError."""
         await self._replicas.leave(self.replica.id)

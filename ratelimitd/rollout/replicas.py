@@ -1,7 +1,7 @@
-"""Which replicas run, which revision each has in force, and what their shadows would have denied.
+"""The running replicas, the policy that each has in force, and what their shadows would have denied.
 
-Each replica writes its own entry, each second, into the hash `{C}:replicas`. An entry that nobody can read is
-passed over: it may be of another version of ratelimitd, or of somebody's hand.
+Each replica writes its own entry into the hash `{CONFIG_KEY}:replicas` every second. Readers skip an entry
+that they cannot read: another version of ratelimitd or a person may have written it.
 """
 
 from collections.abc import Mapping
@@ -14,22 +14,22 @@ from ratelimitd.core.model import MICRO
 from ratelimitd.store.client import store_errors
 
 LIVE_S = 5
-"""A replica that was not seen for longer is not live."""
+"""A replica is live if it wrote its entry within this time."""
 
 STALE_S = 60
-"""An entry that was not seen for longer is removed."""
+"""An older entry is removed."""
 
 SHADOW_TTL_S = 7 * 24 * 3600
-"""Counts of a revision are kept for so long after the last one was added."""
+"""How long the shadow counts of a revision are kept after the last addition."""
 
 
 class Replica(BaseModel):
-    """The entry of a running service.
+    """The entry of a running replica.
 
     `number` and `digest` identify the policy in force: its revision, and the digest of its text. `refused`
-    says why the text in the store is not in force, None when it is. Instants are us since the epoch;
-    `seen_us` is the store's clock, as the replica read it just before. The entry's JSON calls the digest
-    `revision`, as versions before 0.5 do, so that old and new replicas see each other.
+    says why the text in the store is not in force, None when it is. Instants are in us since the epoch;
+    `seen_us` is the store's clock when the entry was written. In Redis the digest is the field `revision`,
+    as in versions before 0.5, so that replicas of both see each other.
     """
 
     model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)
@@ -54,9 +54,10 @@ class Replicas:
         self._swept = False
 
     async def publish(self, replica: Replica) -> None:
-        """Writes the replica's entry. The first call removes stale ones, and the last ones expire together.
+        """Write a replica's entry. The hash expires STALE_S after the last entry was written.
 
-        A start adds at most one entry, so removing them at a start keeps the hash small.
+        The first call also removes stale entries. A start adds at most one entry, so this keeps the hash
+        small.
         """
         with store_errors():
             if not self._swept:
@@ -72,38 +73,38 @@ class Replicas:
         self._swept = True
 
     async def leave(self, replica_id: str) -> None:
-        """Removes the entry: the replica is stopping."""
+        """Remove the entry of a replica that stops."""
         with store_errors():
             await self._client.hdel(self._key, replica_id)
 
     async def live(self, now_us: int) -> list[Replica]:
-        """The replicas seen in the last LIVE_S before `now_us` (the store's clock), by id."""
+        """Return the replicas that wrote within LIVE_S of `now_us`, the store's clock, sorted by id."""
         with store_errors():
             found = await self._all()
         live = [replica for replica in found if _age_us(replica, now_us) <= LIVE_S * MICRO]
         return sorted(live, key=lambda replica: replica.id)
 
     async def add_shadow(self, number: int, denied: Mapping[str, int]) -> None:
-        """Adds how many requests each label's shadow would have denied under the revision of that number."""
+        """Add to the counts of requests that each shadow would have denied under a revision."""
         if not denied:
             return
         key = self._shadow_key(number)
         with store_errors():
             pipeline = self._client.pipeline(transaction=True)
-            for label, count in denied.items():
-                pipeline.hincrby(key, label, count)
+            for name, count in denied.items():
+                pipeline.hincrby(key, name, count)
             pipeline.expire(key, SHADOW_TTL_S)
-            # What alone can fail now is a field that somebody's hand made no number: the others count.
+            # Only a field that was made non-numeric by hand can fail here: the others must still count.
             await pipeline.execute(raise_on_error=False)
 
     async def shadow(self, number: int) -> dict[str, int]:
-        """How many requests each label's shadow would have denied under that revision, on all replicas."""
+        """Return how many requests each shadow would have denied under a revision, on all replicas."""
         with store_errors():
             found = await self._client.hgetall(self._shadow_key(number))
         counts = {}
-        for label, count in found.items():
+        for name, count in found.items():
             with suppress(ValueError):
-                counts[label.decode() if isinstance(label, bytes) else label] = int(count)
+                counts[name.decode() if isinstance(name, bytes) else name] = int(count)
         return counts
 
     async def _all(self) -> list[Replica]:
@@ -118,5 +119,5 @@ class Replicas:
 
 
 def _age_us(replica: Replica, now_us: int) -> int:
-    """Without a sign: after a failover the clock may step back, and nobody is seen in the future."""
+    """Return the distance between the instants: after a failover the clock may have stepped back."""
     return abs(now_us - replica.seen_us)

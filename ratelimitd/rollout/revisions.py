@@ -1,77 +1,60 @@
-"""Every accepted policy is a numbered revision in Redis. Of two changes made at once, one wins, one is told.
+"""Numbered revisions of the policy in Redis. When two changes collide, one wins and the other is rejected.
 
-The text in force stands at the key C, where redis-cli can read and write it. Beside it, `{C}:revisions` keeps
-the last hundred; its layout and the compare-and-set are in `lua/policy_commit.lua`. What somebody writes at C
-past this module is foreign until it is adopted. No text is parsed here: callers know which ones are valid.
+The text in force is the value of the config key, where redis-cli can read and write it. The hash
+`{CONFIG_KEY}:revisions` keeps the last hundred revisions; `lua/policy_commit.lua` describes its layout and
+the compare-and-set. A direct write to the config key is foreign until `adopt` records it as a revision.
 """
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from ratelimitd.core.model import MICRO
-from ratelimitd.errors import ConflictError, StoreError, UnknownRevisionError
-from ratelimitd.policy.text import DEFAULT_TEXT, sha256_of
+from ratelimitd.errors import ConflictError, PolicyError, StoreError, UnknownRevisionError
+from ratelimitd.instants import iso_instant
+from ratelimitd.policy.text import DEFAULT_TEXT, parse, sha256_of
 from ratelimitd.resources import resource
-from ratelimitd.rollout.revision import DEFAULTS, WRONG_TYPE, PolicySnapshot, Revision, decoded, sha1_of
+from ratelimitd.rollout.revision import (
+    DEFAULTS,
+    EXTERNAL,
+    WRONG_TYPE,
+    PolicySnapshot,
+    Revision,
+    decoded,
+    sha1_of,
+)
 from ratelimitd.store.client import store_errors
 from ratelimitd.utf8 import encodable
 
 KEPT = 100
-"""Revisions kept; the script removes older ones."""
+"""Revisions kept. The script removes older ones."""
 
 HISTORY_LENGTH = 20
-"""Revisions of a history unless another number is asked for: about one screen."""
-
-EXTERNAL = "external"
-"""The author of what was written or deleted past ratelimitd."""
-
-MAX_AUTHOR = 100
-"""Characters of a person's name. Whoever is told of a revision is told the name."""
-
-MAX_NOTE = 500
-"""Characters of a note."""
+"""Revisions of a history unless another number is requested: about one screen."""
 
 RESET = b"reset"
-"""The message that tells replicas of a reset of buckets."""
-
-
-def checked_author(name: str) -> str:
-    """The name, if a person may have it. Raises ValueError."""
-    if not 1 <= len(name) <= MAX_AUTHOR:
-        raise ValueError(f"must have 1 to {MAX_AUTHOR} characters")
-    if name.strip().casefold() == EXTERNAL:
-        raise ValueError(f"must be another: {EXTERNAL} is who writes past ratelimitd")
-    return name
-
-
-def checked_note(note: str) -> str:
-    """The note, if it is one. Raises ValueError."""
-    if len(note) > MAX_NOTE:
-        raise ValueError(f"must have at most {MAX_NOTE} characters")
-    return note
+"""The message that announces a reset of buckets."""
 
 
 class Revisions:
     """The revisions of the policy at `config_key`. Every method raises StoreError when the store fails.
 
-    None has a deadline of its own.
+    No method has a deadline of its own.
     """
 
     def __init__(self, client: Redis, config_key: str) -> None:
         self.channel = f"{{{config_key}}}:changes"
-        """Told the number of each new revision, and `reset` when buckets were."""
+        """Gets the number of each new revision, and RESET when buckets were reset."""
         self._client = client
         self._config_key = config_key
         self._key = f"{{{config_key}}}:revisions"
         self._script = client.register_script(resource("lua/policy_commit.lua").read_text())
 
     async def snapshot(self) -> PolicySnapshot:
-        """What stands at C, in one round trip."""
+        """Read the config key and the newest revision's number, in one round trip."""
         with store_errors():
             # A transaction: a commit between the two reads would look like a foreign write.
             pipeline = self._client.pipeline(transaction=True)
@@ -93,11 +76,11 @@ class Revisions:
         )
 
     async def head(self) -> Revision:
-        """The newest revision; number 0 with the defaults when there is none."""
+        """Return the newest revision; number 0, the default policy, when there is none."""
         return await self.get(await self._head())
 
     async def get(self, number: int) -> Revision:
-        """The revision of that number; 0 is the defaults. Raises UnknownRevisionError."""
+        """Return the revision of that number; 0 is the default policy. Raises UnknownRevisionError."""
         if number == 0:
             return DEFAULTS
         with store_errors():
@@ -108,14 +91,17 @@ class Revisions:
             raise UnknownRevisionError(f"there is no revision {number}: {kept} (policy history)")
         return revision
 
-    async def newest(self, look: PolicySnapshot) -> Revision:
-        """The newest revision, whose text `look` found at C: all that is known when its record is lost."""
+    async def newest(self, snapshot: PolicySnapshot) -> Revision:
+        """Return the newest revision of a snapshot that is not foreign.
+
+        When its record is lost, only its number and the text at the config key are known.
+        """
         try:
-            return await self.get(look.head)
+            return await self.get(snapshot.head)
         except UnknownRevisionError:
-            text = DEFAULT_TEXT if look.value is None else look.value.decode(errors="replace")
+            text = DEFAULT_TEXT if snapshot.value is None else snapshot.value.decode(errors="replace")
             return Revision(
-                number=look.head,
+                number=snapshot.head,
                 sha256=sha256_of(text),
                 at_us=0,
                 author="",
@@ -123,16 +109,21 @@ class Revisions:
                 text=text,
             )
 
-    async def newest_first(self) -> AsyncIterator[Revision]:
-        """Every revision that is kept, newest first; the defaults come last."""
+    async def last_good(self) -> Revision:
+        """Return the newest revision that can be read and parsed; the default policy when there is none.
+
+        A revision may be damaged or lost, or use fields that only a later version of ratelimitd knows.
+        """
         head = await self._head()
         for number in range(head, max(0, head - KEPT), -1):
-            with suppress(UnknownRevisionError):
-                yield await self.get(number)
-        yield DEFAULTS
+            with suppress(UnknownRevisionError, PolicyError):
+                revision = await self.get(number)
+                await asyncio.to_thread(parse, revision.text)
+                return revision
+        return DEFAULTS
 
     async def history(self, limit: int = HISTORY_LENGTH) -> list[Revision]:
-        """The newest `limit` revisions that are kept, newest first."""
+        """Return the newest `limit` revisions that are kept, newest first."""
         head = await self._head()
         numbers = range(head, max(0, head - min(limit, KEPT)), -1)
         if not numbers:
@@ -142,35 +133,35 @@ class Revisions:
         return [revision for raw in raws if (revision := decoded(raw)) is not None]
 
     async def commit(self, text: str, *, author: str, note: str, expected: int, over: str) -> Revision:
-        """Writes `text` at C as a new revision, if `expected` is the newest one and C still as it was seen.
+        """Write a text to the config key as a new revision, if nothing changed since it was read.
 
         Args:
-            text: a valid policy; it is kept byte for byte. UTF-8 must be able to hold it (else ValueError).
-            author: who accepts it.
-            note: why.
+            text: a valid policy; it is kept byte for byte. Raises ValueError if UTF-8 cannot encode it.
+            author: the person who accepts it.
+            note: the reason.
             expected: the number of the newest revision that the author knows.
-            over: `PolicySnapshot.sha1` of what may be overwritten. A foreign value is then lost, so adopt a
-                valid one first.
+            over: `PolicySnapshot.sha1` of the value that may be overwritten. A foreign value is then lost,
+                so adopt it first if it is valid.
 
-        Raises ConflictError, and has then written nothing.
+        Raises ConflictError; nothing was written then.
         """
         return await self._record(expected, over, author, note, text, text)
 
-    async def adopt(self, look: PolicySnapshot) -> Revision:
-        """Records the foreign text, or the deletion, that `look` found; gives the newest revision after that.
+    async def adopt(self, snapshot: PolicySnapshot) -> Revision:
+        """Record the foreign text or deletion in a snapshot, and return the newest revision after that.
 
-        Of several replicas one records it, and all get the same. The text must be UTF-8 (else ValueError:
-        other bytes are no policy). Raises ConflictError when C was changed since `look`.
+        Of several replicas one records it, and all return the same revision. Raises ValueError when the text
+        is not UTF-8, and so not a policy, and ConflictError when the config key changed since the snapshot.
         """
-        if look.wrong_type:
-            raise ValueError("a key that is no string has no text to adopt")
+        if snapshot.wrong_type:
+            raise ValueError("a key that is not a string has no text to adopt")
         text, note = DEFAULT_TEXT, "the key was deleted"
-        if look.value is not None:
-            text, note = look.value.decode(), f"written to {self._config_key} directly"
-        return await self._record(None, look.sha1, EXTERNAL, note, text)
+        if snapshot.value is not None:
+            text, note = snapshot.value.decode(), f"written to {self._config_key} directly"
+        return await self._record(None, snapshot.sha1, EXTERNAL, note, text)
 
     async def announce_reset(self) -> None:
-        """Tells every replica that buckets were reset, so that it forgets the denials it remembers."""
+        """Tell every replica that buckets were reset, so that it drops the denials in its cache."""
         with store_errors():
             await self._client.publish(self.channel, RESET)
 
@@ -208,15 +199,14 @@ class Revisions:
 
     def _conflict(self, expected: int | None, newest: int, revision: Revision | None) -> str:
         if expected is None:
-            return f"{self._config_key} was changed again since it was looked at; look again"
-        who, when = f"revision {newest}", ""
+            return f"{self._config_key} changed again since it was read"
+        which, when = f"revision {newest}", ""
         if revision is not None:
-            instant = datetime.fromtimestamp(revision.at_us // MICRO, UTC)
-            who, when = f"{who} by {revision.author}", f", at {instant:%Y-%m-%dT%H:%M:%SZ}"
+            which, when = f"{which} by {revision.author}", f", at {iso_instant(revision.at_us)}"
         if newest > expected:
-            what = f"{who} was accepted meanwhile{when}"
+            what = f"{which} was accepted meanwhile{when}"
         elif newest == expected:
-            what = f"{self._config_key} was changed directly since you looked, on top of {who}{when}"
+            what = f"{self._config_key} was changed directly since you read it, on top of {which}{when}"
         else:
-            what = f"revision {expected} is gone, the newest is {who}{when}"
-        return f"{what}; look at it (policy diff), then apply again"
+            what = f"revision {expected} is gone, the newest is {which}{when}"
+        return f"{what}; review it (policy diff), then apply again"

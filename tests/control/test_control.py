@@ -15,7 +15,8 @@ from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
 from ratelimitd.policy.validation import validate
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replicas
-from ratelimitd.rollout.revisions import EXTERNAL, Revisions
+from ratelimitd.rollout.revision import EXTERNAL
+from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.settings import load
 from tests.core.fakes import check_over
 from tests.limiters import ScriptLimiter
@@ -254,7 +255,7 @@ async def test_a_reset_is_known_to_every_replica_at_once(control: Control, store
     """The denials that they remember are forgotten; other users keep theirs."""
     await applied(control, limits_json(user_rate=0.001, user_api_rate=0.001))
     cache = DenyCache(ScriptLimiter(store), now_us=lambda: 0)
-    async with PolicyFollower(store, KEY, replica(), on_reset=cache.clear).watched() as policies:
+    async with PolicyFollower(store, KEY, replica(), on_reset=cache.clear).following() as policies:
         check = check_over(cache, policy=policies.current())
         request = RequestSpec(path="/", user="al").request(SETTINGS)
         answers = [(await check(request)).template.http_status for _ in range(5)]

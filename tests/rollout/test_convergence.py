@@ -1,4 +1,4 @@
-"""Whatever operators, redis-cli and restarts do: replicas that look converge to the newest valid policy."""
+"""Replicas that poll converge to the newest valid policy, whatever operators, redis-cli and restarts do."""
 
 import asyncio
 from typing import Any
@@ -27,26 +27,27 @@ INVALID = st.sampled_from(["{", "[]", limits_json(user_rate=-1), "tiers: {}"])
 
 
 class Fleet(RuleBasedStateMachine):
-    """Replicas that hear of a change when the machine lets them: a lost message is a poll that never comes.
+    """Replicas that poll when the machine lets them. A lost message is a poll that never comes.
 
-    `accepted` is what must be in force; `standing` is what redis-cli left at the key and nobody saw yet.
+    `accepted` is the text that must be in force. `at_key` is the text at the config key; it may be one that
+    redis-cli wrote and no replica has read yet.
     """
 
     url = ""
 
     @initialize()
     def begin(self) -> None:
-        """An empty store, and replicas that run the defaults."""
+        """Begin with an empty store and replicas that run the default policy."""
         self.runner = asyncio.Runner()
         self.client: Redis = self.run(self._open())
         self.control = Control(self.client, SETTINGS)
         self.replicas = [self.started(at) for at in range(REPLICAS)]
-        self.accepted, self.standing = DEFAULT_TEXT, DEFAULT_TEXT
+        self.accepted, self.at_key = DEFAULT_TEXT, DEFAULT_TEXT
         self.valid = True
         self.everything = {digest_of(DEFAULT_TEXT)}
 
     def run(self, coroutine: Any) -> Any:
-        """The result, on the machine's own loop."""
+        """Return the result of a coroutine, run on the machine's own event loop."""
         return self.runner.run(coroutine)
 
     async def _open(self) -> Redis:
@@ -56,107 +57,106 @@ class Fleet(RuleBasedStateMachine):
         return client
 
     def started(self, at: int) -> PolicyFollower:
-        """A replica that has just started: it has looked once."""
-        policies = PolicyFollower(self.client, KEY, replica(f"r{at}"))
-        self.run(policies.poll())
-        return policies
+        """Return a replica that has just started: it has polled once."""
+        follower = PolicyFollower(self.client, KEY, replica(f"r{at}"))
+        self.run(follower.poll())
+        return follower
 
-    def looked(self) -> None:
-        """Somebody looked: what is valid there is accepted."""
-        if self.valid and self.standing != self.accepted:
-            self.accepted = self.standing
+    def read(self) -> None:
+        """Note that a replica or an operator read the key: a valid text there is accepted."""
+        if self.valid and self.at_key != self.accepted:
+            self.accepted = self.at_key
         self.everything.add(digest_of(self.accepted))
 
     @rule(text=VALID)
     def apply(self, text: str) -> None:
-        """An operator changes the policy."""
-        self.looked()
+        """Change the policy as an operator."""
+        self.read()
         self.run(self.control.apply(text, author="alice", note="", expected=None))
-        self.accepted, self.standing, self.valid = text, text, True
+        self.accepted, self.at_key, self.valid = text, text, True
         self.everything.add(digest_of(text))
 
     @rule(text=VALID)
     def apply_on_an_old_number(self, text: str) -> None:
-        """Somebody who looked before another change gets a conflict, and nothing happens."""
-        self.looked()
+        """Change the policy with an outdated number: it is a conflict, and nothing is written."""
+        self.read()
         number = self.run(self.control.current()).revision.number
         with pytest.raises(ConflictError):
             self.run(self.control.apply(text, author="bob", note="", expected=number + 1))
 
     @rule(back=st.integers(0, 3))
     def rollback(self, back: int) -> None:
-        """To one of the newest revisions."""
-        self.looked()
+        """Roll back to one of the newest revisions."""
+        self.read()
         history = self.run(self.control.history(4))
         if not history:
             return
         to = history[min(back, len(history) - 1)]
         self.run(self.control.rollback(to.number, author="alice", note="", expected=None))
-        self.accepted, self.standing, self.valid = to.text, to.text, True
+        self.accepted, self.at_key, self.valid = to.text, to.text, True
 
     @rule(text=VALID)
     def written_by_redis_cli(self, text: str) -> None:
-        """Past the revisions; nobody is told."""
+        """Write a valid text directly to the key; no replica is notified."""
         self.run(self.client.set(KEY, text))
-        self.standing, self.valid = text, True
+        self.at_key, self.valid = text, True
 
     @rule(text=INVALID)
     def spoiled_by_redis_cli(self, text: str) -> None:
-        """What stands there is no policy."""
+        """Write an invalid text directly to the key."""
         self.run(self.client.set(KEY, text))
-        self.standing, self.valid = text, False
+        self.at_key, self.valid = text, False
 
     @rule()
     def deleted_by_redis_cli(self) -> None:
-        """Which means the defaults."""
+        """Delete the key, which means the default policy."""
         self.run(self.client.delete(KEY))
-        self.standing, self.valid = DEFAULT_TEXT, True
+        self.at_key, self.valid = DEFAULT_TEXT, True
 
     @rule(at=st.integers(0, REPLICAS - 1))
-    def hears(self, at: int) -> None:
-        """A message or a poll reaches one replica."""
+    def polls(self, at: int) -> None:
+        """Let one replica poll."""
         self.run(self.replicas[at].poll())
-        self.looked()
+        self.read()
 
     @rule(at=st.integers(0, REPLICAS - 1))
     def restarts(self, at: int) -> None:
-        """It knows nothing but what the store tells."""
+        """Restart a replica: it knows only what the store holds."""
         self.replicas[at] = self.started(at)
-        self.looked()
+        self.read()
 
     @rule()
-    def all_hear(self) -> None:
-        """Then all run the newest valid policy, under one number, and tell so."""
-        for _ in range(2):  # what the first one records, the others learn the number of
+    def all_poll(self) -> None:
+        """Let all replicas poll: all run the newest valid policy under one number, and publish that."""
+        for _ in range(2):  # the first poll may record a revision, whose number the others read in the second
             for follower in self.replicas:
                 self.run(follower.poll())
-            self.looked()
+            self.read()
         expected = digest_of(self.accepted)
-        assert {replica.current().digest for replica in self.replicas} == {expected}
+        assert {follower.current().digest for follower in self.replicas} == {expected}
         revisions = Revisions(self.client, KEY)
         head = self.run(revisions.head())
         assert digest_of(head.text) == expected
-        look = self.run(revisions.snapshot())
-        told = self.run(Replicas(self.client, KEY).live(look.now_us))
-        assert {(one.number, one.digest, one.refused is None) for one in told} == {
+        snapshot = self.run(revisions.snapshot())
+        entries = self.run(Replicas(self.client, KEY).live(snapshot.now_us))
+        assert {(one.number, one.digest, one.refused is None) for one in entries} == {
             (head.number, expected, self.valid)
         }
 
     @invariant()
     def nothing_else_was_ever_in_force(self) -> None:
-        """Every replica runs a policy that was accepted once."""
+        """Check that every replica runs a policy that was accepted once."""
         for follower in getattr(self, "replicas", ()):
             assert follower.current().digest in self.everything
 
     def teardown(self) -> None:
-        """Closes the client."""
+        """Close the client."""
         if hasattr(self, "runner"):
             self.run(self.opened.__aexit__(None, None, None))
             self.runner.close()
 
 
 def test_replicas_converge_to_the_newest_valid_policy(store_url: str) -> None:
-    """Over changes, rollbacks, foreign writes, restarts and lost messages in any order."""
     machine = type("FleetOfThisStore", (Fleet,), {"url": store_url})
     run_state_machine_as_test(
         machine,

@@ -1,4 +1,4 @@
-"""How a replica follows the policy on a real store: what comes into force, when, and what it tells of it."""
+"""How a replica follows the policy on a real store: what comes into force, when, and what it publishes."""
 
 import asyncio
 from pathlib import Path
@@ -13,7 +13,8 @@ from ratelimitd.errors import StoreError
 from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replica, Replicas
-from ratelimitd.rollout.revisions import EXTERNAL, Revisions
+from ratelimitd.rollout.revision import EXTERNAL
+from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.store.client import open_client
 from tests.limits import KEY, limits_json
 from tests.replicas import replica
@@ -21,30 +22,40 @@ from tests.waiting import eventually
 
 GOOD, BETTER = limits_json(), limits_json(user_capacity=6)
 BAD = limits_json(user_rate=-1)
-NEVER_S = 3600.0
+NEVER_S, POLL_S = 3600.0, 0.01
 
 
-def policies_of(store: Redis, name: str = "r1") -> PolicyFollower:
-    """A replica that follows the store."""
-    return PolicyFollower(store, KEY, replica(name))
+def follower(store: Redis, name: str = "r1", poll_interval_s: float = NEVER_S) -> PolicyFollower:
+    """Return a replica that follows the store. It polls only when the test asks, unless told an interval."""
+    return PolicyFollower(store, KEY, replica(name), poll_interval_s=poll_interval_s)
 
 
-async def told(store: Redis) -> dict[str, Replica]:
-    """What the replicas tell of themselves."""
-    look = await Revisions(store, KEY).snapshot()
-    return {replica.id: replica for replica in await Replicas(store, KEY).live(look.now_us)}
+async def published(store: Redis) -> dict[str, Replica]:
+    """Return the entries of the live replicas, by id."""
+    snapshot = await Revisions(store, KEY).snapshot()
+    return {one.id: one for one in await Replicas(store, KEY).live(snapshot.now_us)}
 
 
 async def commit(store: Redis, text: str) -> int:
-    """A change as an operator makes it; the revision's number."""
+    """Change the policy as an operator does, and return the revision's number."""
     revisions = Revisions(store, KEY)
-    look = await revisions.snapshot()
-    done = await revisions.commit(text, author="alice", note="", expected=look.head, over=look.sha1)
+    seen = await revisions.snapshot()
+    done = await revisions.commit(text, author="alice", note="", expected=seen.head, over=seen.sha1)
     return done.number
 
 
+async def until_subscribed(store: Redis) -> None:
+    """Return once a replica listens on the channel."""
+    channel = Revisions(store, KEY).channel
+
+    async def subscribed() -> bool:
+        return bool((await store.pubsub_numsub(channel))[0][1])
+
+    await eventually(subscribed, "a subscription")
+
+
 async def until_in_force(policies: PolicyFollower, text: str) -> None:
-    """Returns once this text is in force."""
+    """Return once this text is in force."""
 
     async def in_force() -> bool:
         return policies.current().digest == digest_of(text)
@@ -52,21 +63,8 @@ async def until_in_force(policies: PolicyFollower, text: str) -> None:
     await eventually(in_force, f"{text} in force")
 
 
-@pytest.fixture
-def polls_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A poll every 10 ms."""
-    monkeypatch.setattr("ratelimitd.rollout.follower.POLL_INTERVAL_S", 0.01)
-
-
-@pytest.fixture
-def polls_never(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a message brings news."""
-    monkeypatch.setattr("ratelimitd.rollout.follower.POLL_INTERVAL_S", NEVER_S)
-
-
-async def test_an_absent_key_means_the_defaults_and_is_no_revision(store: Redis) -> None:
-    """500/50 for all, 100/5 a user, 20/2 a user on one API."""
-    policies = policies_of(store)
+async def test_an_absent_key_is_the_default_policy_and_not_a_revision(store: Redis) -> None:
+    policies = follower(store)
     await policies.poll()
     assert policies.current().digest == digest_of(DEFAULT_TEXT)
     limits = [rule.limit for rule in policies.current().tiers.values()]
@@ -74,11 +72,11 @@ async def test_an_absent_key_means_the_defaults_and_is_no_revision(store: Redis)
     assert (await Revisions(store, KEY).head()).number == 0
 
 
-async def test_what_redis_cli_writes_is_in_force_at_the_next_poll_and_becomes_a_revision(
+async def test_a_direct_write_is_in_force_at_the_next_poll_and_becomes_a_revision(
     store: Redis,
 ) -> None:
-    """And its removal, which brings the defaults back. The key itself stays as it was left."""
-    policies = policies_of(store)
+    """So does a deletion, which brings the default policy back. The key itself is not changed."""
+    policies = follower(store)
     await store.set(KEY, GOOD)
     await policies.poll()
     assert policies.current().tiers[TierName.USER_API].limit == Limit(3, 1.0)
@@ -93,64 +91,47 @@ async def test_what_redis_cli_writes_is_in_force_at_the_next_poll_and_becomes_a_
     assert await store.get(KEY) is None
 
 
-async def test_a_write_seen_by_many_replicas_is_one_revision(store: Redis) -> None:
-    """Whoever comes first records it; all run the same number."""
+async def test_a_direct_write_read_by_many_replicas_is_one_revision(store: Redis) -> None:
     await store.set(KEY, GOOD)
-    replicas = [policies_of(store, f"r{n}") for n in range(5)]
+    replicas = [follower(store, f"r{n}") for n in range(5)]
     await asyncio.gather(*(one.poll() for one in replicas))
     for one in replicas:
         await one.poll()
     assert [one.number for one in await Revisions(store, KEY).history()] == [1]
-    assert {one.number for one in (await told(store)).values()} == {1}
+    assert {one.number for one in (await published(store)).values()} == {1}
 
 
-async def test_a_commit_is_told_at_once(store: Redis, polls_never: None) -> None:
-    """By a message: no replica waits for its next poll."""
-    del polls_never
+async def test_a_commit_is_in_force_before_the_next_poll(store: Redis) -> None:
     await store.set(KEY, GOOD)
-    async with policies_of(store).watched() as policies:
-
-        async def listens() -> bool:
-            return bool((await store.pubsub_numsub(Revisions(store, KEY).channel))[0][1])
-
-        await eventually(listens, "a subscription")
+    async with follower(store).following() as policies:
+        await until_subscribed(store)
         await commit(store, BETTER)
         await until_in_force(policies, BETTER)
 
 
-async def test_a_lost_message_is_made_good_by_the_poll(store: Redis, polls_often: None) -> None:
-    """Also what redis-cli writes, which nobody tells of."""
-    del polls_often
+async def test_a_change_without_a_message_is_in_force_at_the_next_poll(store: Redis) -> None:
     await store.set(KEY, GOOD)
-    async with policies_of(store).watched() as policies:
+    async with follower(store, poll_interval_s=POLL_S).following() as policies:
         assert policies.current().tiers[TierName.USER].limit == Limit(5, 1.0)
         await store.set(KEY, BETTER)
         await until_in_force(policies, BETTER)
 
 
-async def test_a_lost_subscription_is_made_again(
-    store: Redis, polls_never: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a broken connection messages are heard as before, and what was missed meanwhile is read."""
-    del polls_never
-    async with policies_of(store).watched() as policies:
-
-        async def listens() -> bool:
-            return bool((await store.pubsub_numsub(Revisions(store, KEY).channel))[0][1])
-
-        await eventually(listens, "a subscription")
-        monkeypatch.setattr("ratelimitd.rollout.follower.POLL_INTERVAL_S", 0.01)
+async def test_a_lost_subscription_is_renewed(store: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with follower(store).following() as policies:
+        await until_subscribed(store)
+        monkeypatch.setattr("ratelimitd.rollout.changes.RESUBSCRIBE_INTERVAL_S", 0.01)
         await store.client_kill_filter(_type="pubsub")
-        await eventually(listens, "another subscription")
+        await until_subscribed(store)
         await store.set(KEY, GOOD)
         await store.publish(Revisions(store, KEY).channel, "1")
         await until_in_force(policies, GOOD)
 
 
 @pytest.mark.parametrize("bad", ["{", BAD, "\xff"])
-async def test_a_bad_write_is_logged_and_told_and_changes_nothing(store: Redis, bad: str) -> None:
-    """The last good policy stays for as long as the bad one stands; the next good one is taken."""
-    policies = policies_of(store)
+async def test_an_invalid_write_is_logged_and_published_and_changes_nothing(store: Redis, bad: str) -> None:
+    """The last good policy stays in force until the next valid text."""
+    policies = follower(store)
     await store.set(KEY, GOOD)
     await policies.poll()
     good = policies.current()
@@ -161,27 +142,27 @@ async def test_a_bad_write_is_logged_and_told_and_changes_nothing(store: Redis, 
     assert policies.current() is good
     assert [(line["event"], line["log_level"]) for line in lines] == [("policy_refused", "error")]
     assert lines[0]["in_force"] == good.digest
-    assert (await told(store))["r1"].refused == lines[0]["reason"]
+    assert (await published(store))["r1"].refused == lines[0]["reason"]
     assert [one.text for one in await Revisions(store, KEY).history()] == [GOOD]
     await store.set(KEY, BETTER)
     await policies.poll()
     assert policies.current().digest == digest_of(BETTER)
-    assert (await told(store))["r1"].refused is None
+    assert (await published(store))["r1"].refused is None
 
 
-async def test_the_last_good_policy_stays_across_a_restart(store: Redis) -> None:
-    """A replica that starts beside a bad text takes the newest revision, not the defaults."""
+async def test_the_last_good_policy_survives_a_restart(store: Redis) -> None:
+    """A replica that starts beside an invalid text takes the newest revision, not the default policy."""
     number = await commit(store, GOOD)
     await store.set(KEY, BAD)
-    restarted = policies_of(store, "r2")
+    restarted = follower(store, "r2")
     await restarted.poll()
     assert restarted.current().digest == digest_of(GOOD)
-    assert (await told(store))["r2"].number == number
+    assert (await published(store))["r2"].number == number
 
 
-async def test_a_commit_that_was_overwritten_by_a_bad_text_is_in_force_all_the_same(store: Redis) -> None:
-    """Though this replica saw it only when the bad text stood there already."""
-    policies = policies_of(store)
+async def test_a_commit_overwritten_by_an_invalid_text_is_in_force(store: Redis) -> None:
+    """The replica polls only after the invalid text was written."""
+    policies = follower(store)
     await commit(store, GOOD)
     await policies.poll()
     await commit(store, BETTER)
@@ -191,12 +172,12 @@ async def test_a_commit_that_was_overwritten_by_a_bad_text_is_in_force_all_the_s
 
 
 @pytest.mark.parametrize("newest", ["nonsense", None, BAD])
-async def test_a_newest_revision_that_cannot_be_read_gives_way_to_the_one_before(
+async def test_before_an_unreadable_newest_revision_the_previous_one_is_in_force(
     store: Redis, newest: str | None
 ) -> None:
-    """Damaged, lost, or with words that only a later version knows: a start and a running replica agree."""
+    """It may be damaged, lost, or use fields of a later version. A start and a running replica agree."""
     await commit(store, GOOD)
-    running = policies_of(store)
+    running = follower(store)
     await running.poll()
     await commit(store, BAD)
     history = f"{{{KEY}}}:revisions"
@@ -205,66 +186,61 @@ async def test_a_newest_revision_that_cannot_be_read_gives_way_to_the_one_before
     elif newest != BAD:
         await store.hset(history, "2", newest)
     await store.set(KEY, BAD)
-    started = policies_of(store, "r2")
+    started = follower(store, "r2")
     for policies in (running, started):
         with capture_logs() as lines:
             await policies.poll()
         assert policies.current().digest == digest_of(GOOD)
-        assert "revision_unread" in [line["event"] for line in lines]
-    assert {one.number for one in (await told(store)).values()} == {1}
+        assert "revision_unreadable" in [line["event"] for line in lines]
+    assert {one.number for one in (await published(store)).values()} == {1}
 
 
-async def test_a_lost_history_beside_a_bad_text_takes_nothing_from_who_runs(store: Redis) -> None:
-    """A start knows nothing better than the defaults; a running replica does, and keeps it."""
+async def test_a_running_replica_keeps_its_policy_when_the_history_is_lost(store: Redis) -> None:
+    """A replica that starts then falls back to the default policy."""
     await commit(store, GOOD)
-    running = policies_of(store)
+    running = follower(store)
     await running.poll()
     await store.delete(f"{{{KEY}}}:revisions")
     await store.set(KEY, BAD)
-    started = policies_of(store, "r2")
+    started = follower(store, "r2")
     for policies in (running, started):
         await policies.poll()
     assert running.current().digest == digest_of(GOOD)
     assert started.current().digest == digest_of(DEFAULT_TEXT)
 
 
-async def test_a_key_of_another_type_is_refused_like_a_bad_policy(store: Redis) -> None:
-    """HSET instead of SET is a mistake of the writer, no outage."""
+async def test_a_key_of_another_type_is_refused_like_an_invalid_policy(store: Redis) -> None:
     await store.hset(KEY, "user_rate", "1")
-    policies = policies_of(store)
+    policies = follower(store)
     with capture_logs() as lines:
         await policies.poll()
     assert policies.current().digest == digest_of(DEFAULT_TEXT)
     assert "must be a string" in next(x["reason"] for x in lines if x["event"] == "policy_refused")
 
 
-async def test_without_a_store_no_policy_is_made_up(tmp_path: Path) -> None:
-    """Until it could be read once, nothing can be decided; one line says so, not one a second."""
+async def test_without_a_store_there_is_no_policy_and_one_log_line(tmp_path: Path) -> None:
     async with open_client(f"unix://{tmp_path}/none.sock") as client:
-        policies = policies_of(client)
+        policies = follower(client)
         with capture_logs() as lines:
             await policies.poll()
             await policies.poll()
         with pytest.raises(StoreError, match="no policy could be read"):
             policies.current()
-    assert [line["event"] for line in lines] == ["policy_unread"]
+    assert [line["event"] for line in lines] == ["policy_read_failed"]
 
 
-async def test_who_may_not_write_follows_the_policy_all_the_same(store: Redis) -> None:
-    """A store that refuses what only people want to know: one line, and the policy is in force."""
+async def test_a_replica_that_cannot_publish_its_entry_follows_the_policy(store: Redis) -> None:
     await store.set(KEY, GOOD)
     await store.set(f"{{{KEY}}}:replicas", "no hash")
-    policies = policies_of(store)
+    policies = follower(store)
     with capture_logs() as lines:
         await policies.poll()
         await policies.poll()
     assert policies.current().digest == digest_of(GOOD)
-    assert [line["event"] for line in lines].count("replica_untold") == 1
+    assert [line["event"] for line in lines].count("replica_publish_failed") == 1
 
 
-async def test_a_change_and_a_reset_are_passed_on(store: Redis, polls_often: None) -> None:
-    """What remembers denials is told of both, and of nothing else."""
-    del polls_often
+async def test_changes_and_resets_call_back_and_nothing_else_does(store: Redis) -> None:
     calls: list[str] = []
     reset = asyncio.Event()
 
@@ -273,16 +249,17 @@ async def test_a_change_and_a_reset_are_passed_on(store: Redis, polls_often: Non
         reset.set()
 
     policies = PolicyFollower(
-        store, KEY, replica(), on_change=lambda: calls.append("change"), on_reset=on_reset
+        store,
+        KEY,
+        replica(),
+        on_change=lambda: calls.append("change"),
+        on_reset=on_reset,
+        poll_interval_s=POLL_S,
     )
-    async with policies.watched():
+    async with policies.following():
         await commit(store, GOOD)
         await until_in_force(policies, GOOD)
-
-        async def listens() -> bool:
-            return bool((await store.pubsub_numsub(Revisions(store, KEY).channel))[0][1])
-
-        await eventually(listens, "a subscription")
+        await until_subscribed(store)
         await Revisions(store, KEY).announce_reset()
         await reset.wait()
         await store.set(KEY, BAD)
@@ -292,10 +269,9 @@ async def test_a_change_and_a_reset_are_passed_on(store: Redis, polls_often: Non
     assert calls == ["change", "change", "reset"]  # the first change is the defaults
 
 
-async def test_what_would_have_been_denied_in_shadow_is_published_once(store: Redis) -> None:
-    """Under the revision that ran, added up over replicas."""
+async def test_shadow_counts_of_replicas_are_published_once(store: Redis) -> None:
     await store.set(KEY, GOOD)
-    replicas = [policies_of(store, name) for name in ("r1", "r2")]
+    replicas = [follower(store, name) for name in ("r1", "r2")]
     for one in replicas:
         await one.poll()
         one.shadow_counts.counts["tiers.user"] += 1
@@ -305,10 +281,9 @@ async def test_what_would_have_been_denied_in_shadow_is_published_once(store: Re
     assert await Replicas(store, KEY).shadow(1) == {"tiers.user": 4}
 
 
-async def test_what_shadow_counted_before_a_change_stands_under_the_revision_of_then(store: Redis) -> None:
-    """A new policy does not begin with what another one would have denied."""
+async def test_shadow_counts_stay_with_the_revision_that_was_in_force(store: Redis) -> None:
     await commit(store, GOOD)
-    policies = policies_of(store)
+    policies = follower(store)
     await policies.poll()
     policies.shadow_counts.counts["tiers.user"] += 1
     await commit(store, BETTER)
@@ -319,19 +294,16 @@ async def test_what_shadow_counted_before_a_change_stands_under_the_revision_of_
     assert [await replicas.shadow(number) for number in (1, 2)] == [{"tiers.user": 1}, {"routes[0]": 1}]
 
 
-async def test_a_replica_that_stops_is_not_listed_any_more(store: Redis) -> None:
-    """At once, not after some seconds of silence."""
-    async with policies_of(store).watched():
-        assert (await told(store)).keys() == {"r1"}
-    assert await told(store) == {}
+async def test_a_replica_that_stops_is_not_listed(store: Redis) -> None:
+    async with follower(store).following():
+        assert (await published(store)).keys() == {"r1"}
+    assert await published(store) == {}
 
 
-async def test_a_defect_in_a_poll_does_not_end_the_watch(
-    store: Redis, polls_often: None, monkeypatch: pytest.MonkeyPatch
+async def test_a_defect_in_a_poll_is_logged_and_polling_goes_on(
+    store: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is logged, and the next poll is tried."""
-    del polls_often
-    policies = policies_of(store)
+    policies = follower(store, poll_interval_s=POLL_S)
     healthy = policies.poll
     broken = asyncio.Event()
 
@@ -341,10 +313,10 @@ async def test_a_defect_in_a_poll_does_not_end_the_watch(
             raise ZeroDivisionError
         await healthy()
 
-    async with policies.watched():
+    async with policies.following():
         await store.set(KEY, GOOD)
         monkeypatch.setattr(policies, "poll", poll)
         with capture_logs() as lines:
             await broken.wait()
             await until_in_force(policies, GOOD)
-    assert "policy_poll_broke" in [line["event"] for line in lines]
+    assert "policy_poll_failed" in [line["event"] for line in lines]

@@ -1,4 +1,4 @@
-"""What replicas say of themselves, on a real store: who is live, and what shadows would have denied."""
+"""The entries of replicas on a real store: which are live, and what shadows would have denied."""
 
 import json
 from pathlib import Path
@@ -34,8 +34,7 @@ ENTRY = {
 """The entry of ONE in the store. Versions before 0.5 write and require exactly these fields."""
 
 
-async def test_a_published_replica_is_live_as_it_is(store: Redis) -> None:
-    """Every field comes back, by id; redis-cli shows JSON."""
+async def test_a_published_entry_is_read_back_and_is_documented_json(store: Redis) -> None:
     replicas = Replicas(store, KEY)
     await replicas.publish(TWO)
     await replicas.publish(ONE)
@@ -46,8 +45,8 @@ async def test_a_published_replica_is_live_as_it_is(store: Redis) -> None:
     assert await replicas.live(NOW + MICRO) == [newer, TWO]
 
 
-async def test_a_replica_not_seen_for_5_seconds_is_not_live(store: Redis) -> None:
-    """By the instant that is given, which is the store's; one seen in the future is none either."""
+async def test_an_entry_older_than_5_seconds_is_not_live(store: Redis) -> None:
+    """Neither is one from the future, which a failover with a clock step can leave."""
     replicas = Replicas(store, KEY)
     await replicas.publish(ONE)
     assert await replicas.live(NOW + 5 * MICRO) == [ONE]
@@ -57,7 +56,6 @@ async def test_a_replica_not_seen_for_5_seconds_is_not_live(store: Redis) -> Non
 
 
 async def test_a_replica_that_leaves_is_gone_at_once(store: Redis) -> None:
-    """And only that one."""
     replicas = Replicas(store, KEY)
     await replicas.publish(ONE)
     await replicas.publish(TWO)
@@ -66,16 +64,14 @@ async def test_a_replica_that_leaves_is_gone_at_once(store: Redis) -> None:
     assert await replicas.live(NOW) == [TWO]
 
 
-async def test_a_start_removes_who_was_not_seen_for_a_minute(store: Redis) -> None:
-    """Replicas that were killed leave nothing behind, however often they start."""
+async def test_the_first_entry_of_a_replica_removes_stale_ones(store: Redis) -> None:
     await Replicas(store, KEY).publish(ONE)
     await Replicas(store, KEY).publish(TWO.model_copy(update={"seen_us": NOW + 1}))
     await Replicas(store, KEY).publish(replica("three", seen_us=NOW + 60 * MICRO + 1))
     assert set(await store.hkeys(HASH)) == {b"two", b"three"}
 
 
-async def test_the_last_entries_expire_together(store: Redis) -> None:
-    """A minute after the last replica published, whether it left or not."""
+async def test_the_hash_expires_a_minute_after_the_last_entry(store: Redis) -> None:
     replicas = Replicas(store, KEY)
     await replicas.publish(ONE)
     assert 50 < await store.ttl(HASH) <= 60
@@ -102,22 +98,20 @@ async def test_the_last_entries_expire_together(store: Redis) -> None:
         json.dumps(ENTRY | {"refused": ["x"]}).encode(),
     ],
 )
-async def test_garbage_among_the_replicas_is_passed_over(store: Redis, garbage: bytes) -> None:
-    """Somebody's hand hides nobody else."""
+async def test_garbage_among_the_entries_is_skipped(store: Redis, garbage: bytes) -> None:
     await store.hset(HASH, "garbage", garbage)
     replicas = Replicas(store, KEY)
     await replicas.publish(ONE)
     assert await replicas.live(NOW) == [ONE]
 
 
-async def test_a_newer_version_may_say_more(store: Redis) -> None:
-    """While replicas are upgraded one by one, all see all."""
+async def test_unknown_fields_of_newer_versions_are_ignored(store: Redis) -> None:
     await store.hset(HASH, "one", json.dumps(ENTRY | {"region": "eu"}))
     assert await Replicas(store, KEY).live(NOW) == [ONE]
 
 
 async def test_shadow_counts_of_replicas_add_up(store: Redis, store_url: str) -> None:
-    """By label, for one revision; they are kept a week after the last."""
+    """They are kept for a week after the last addition."""
     async with open_client(store_url) as other:
         one, two = Replicas(store, KEY), Replicas(other, KEY)
         assert await one.shadow(7) == {}
@@ -130,22 +124,19 @@ async def test_shadow_counts_of_replicas_add_up(store: Redis, store_url: str) ->
     assert 604_790 < await store.ttl(SHADOW) <= 604_800
 
 
-async def test_no_shadow_counts_cost_no_round_trip(tmp_path: Path) -> None:
-    """Most replicas have none to add, each second."""
+async def test_without_shadow_counts_there_is_no_round_trip(tmp_path: Path) -> None:
     async with open_client(f"unix://{tmp_path}/none.sock") as client:
         await Replicas(client, KEY).add_shadow(7, {})
 
 
-async def test_garbage_among_the_shadow_counts_is_passed_over(store: Redis) -> None:
-    """What is no number, or has no name, neither shows nor stops the others."""
+async def test_garbage_among_the_shadow_counts_is_skipped(store: Redis) -> None:
     await store.hset(SHADOW, mapping={b"by hand": b"many", b"\xff": b"3", b"huge": b"9" * 30, b"ok": b"-1"})
     replicas = Replicas(store, KEY)
     await replicas.add_shadow(7, {"by hand": 1, "ok": 3})
     assert await replicas.shadow(7) == {"huge": int("9" * 30), "ok": 2}
 
 
-async def test_without_a_store_everything_is_a_store_error(tmp_path: Path) -> None:
-    """The driver's errors do not leave the module."""
+async def test_without_a_store_every_call_raises_store_error(tmp_path: Path) -> None:
     async with open_client(f"unix://{tmp_path}/none.sock") as client:
         replicas = Replicas(client, KEY)
         for call in (

@@ -1,4 +1,4 @@
-"""The revisions of the policy, on a real store: who wins, what is kept, and what is told."""
+"""The revisions of the policy on a real store: conflicts, what is kept, and what is announced."""
 
 import asyncio
 import hashlib
@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 
 from ratelimitd.errors import ConflictError, StoreError, UnknownRevisionError
 from ratelimitd.policy.text import DEFAULT_TEXT
-from ratelimitd.rollout.revision import WRONG_TYPE, Revision, sha1_of
-from ratelimitd.rollout.revisions import EXTERNAL, KEPT, Revisions
+from ratelimitd.rollout.revision import EXTERNAL, WRONG_TYPE, Revision, sha1_of
+from ratelimitd.rollout.revisions import KEPT, Revisions
 from ratelimitd.store.client import open_client
 from tests.limits import KEY
 
@@ -24,25 +24,25 @@ MICRO = 1_000_000
 
 @pytest.fixture
 def revisions(store: Redis) -> Revisions:
-    """Those of an empty store."""
+    """Return the revisions of an empty store."""
     return Revisions(store, KEY)
 
 
 async def commit(revisions: Revisions, text: str, author: str = "alice", note: str = "") -> Revision:
-    """A commit over whatever stands there."""
-    look = await revisions.snapshot()
-    return await revisions.commit(text, author=author, note=note, expected=look.head, over=look.sha1)
+    """Commit a text over the current value of the key."""
+    seen = await revisions.snapshot()
+    return await revisions.commit(text, author=author, note=note, expected=seen.head, over=seen.sha1)
 
 
 async def now_us(store: Redis) -> int:
-    """The store's clock."""
+    """Return the store's clock."""
     seconds, micros = await store.time()
     return int(seconds) * MICRO + int(micros)
 
 
 @asynccontextmanager
-async def heard(store: Redis, revisions: Revisions) -> AsyncIterator[Any]:
-    """Awaits the next message of the channel."""
+async def subscribed(store: Redis, revisions: Revisions) -> AsyncIterator[Any]:
+    """Subscribe to the channel, and yield a function that returns the next message."""
     async with store.pubsub(ignore_subscribe_messages=False) as pubsub:
         await pubsub.subscribe(revisions.channel)
         await pubsub.get_message(timeout=None)
@@ -54,24 +54,23 @@ async def heard(store: Redis, revisions: Revisions) -> AsyncIterator[Any]:
         yield message
 
 
-async def test_in_an_empty_store_the_defaults_are_number_0(store: Redis, revisions: Revisions) -> None:
-    """They are in force, nobody accepted them, and the absent key is nothing foreign."""
+async def test_in_an_empty_store_the_default_policy_is_number_0(store: Redis, revisions: Revisions) -> None:
+    """The absent key is not foreign."""
     before = await now_us(store)
-    look = await revisions.snapshot()
-    assert (look.value, look.wrong_type, look.sha1, look.head, look.stored) == (None, False, "", 0, "")
-    assert not look.foreign
-    assert before <= look.now_us <= await now_us(store)
+    seen = await revisions.snapshot()
+    assert (seen.value, seen.wrong_type, seen.sha1, seen.head, seen.stored) == (None, False, "", 0, "")
+    assert not seen.foreign
+    assert before <= seen.now_us <= await now_us(store)
     head = await revisions.head()
     assert (head.number, head.text) == (0, DEFAULT_TEXT)
     assert head.sha256 == hashlib.sha256(DEFAULT_TEXT.encode()).hexdigest()
     assert await revisions.get(0) == head
     assert await revisions.history() == []
-    assert await revisions.adopt(look) == head
+    assert await revisions.adopt(seen) == head
     assert await store.exists(HASH) == 0
 
 
-async def test_a_commit_is_numbered_stamped_and_in_force(store: Redis, revisions: Revisions) -> None:
-    """Number, digest, the store's time, author, note, text; and the text stands at the key."""
+async def test_a_commit_records_every_field_and_sets_the_key(store: Redis, revisions: Revisions) -> None:
     before = await now_us(store)
     first = await commit(revisions, '{"a":1}', "alice", "the first")
     after = await now_us(store)
@@ -85,12 +84,12 @@ async def test_a_commit_is_numbered_stamped_and_in_force(store: Redis, revisions
     assert (second.number, second.author, second.note, second.text) == (2, "bob", "the second", "b: 2")
     assert await revisions.head() == second
     assert [await revisions.get(1), await revisions.get(2)] == [first, second]
-    look = await revisions.snapshot()
-    assert (look.value, look.sha1, look.head, look.foreign) == (b"b: 2", sha1_of(b"b: 2"), 2, False)
+    seen = await revisions.snapshot()
+    assert (seen.value, seen.sha1, seen.head, seen.foreign) == (b"b: 2", sha1_of(b"b: 2"), 2, False)
 
 
-async def test_the_layout_is_readable_in_redis(store: Redis, revisions: Revisions) -> None:
-    """What redis-cli shows is what the script's header says; no integer is 1e+15, however big."""
+async def test_the_layout_in_redis_is_the_documented_one(store: Redis, revisions: Revisions) -> None:
+    """No integer is written as 1e+15, however large."""
     await store.hset(HASH, "head", "1000000000000000")
     made = await commit(revisions, "{}", "alice", "big")
     assert made.number == 10**15 + 1
@@ -109,7 +108,6 @@ async def test_the_layout_is_readable_in_redis(store: Redis, revisions: Revision
 
 
 async def test_history_is_newest_first_and_the_last_100_are_kept(store: Redis, revisions: Revisions) -> None:
-    """An older one is gone, and the sentence says which ones are not."""
     for number in range(1, KEPT + 4):
         assert (await commit(revisions, f"text {number}")).number == number
     assert [revision.number for revision in await revisions.history(3)] == [103, 102, 101]
@@ -123,19 +121,18 @@ async def test_history_is_newest_first_and_the_last_100_are_kept(store: Redis, r
 
 
 @pytest.mark.parametrize("number", [1, -1])
-async def test_an_unknown_revision_is_named(revisions: Revisions, number: int) -> None:
-    """Before the first there is only number 0."""
+async def test_an_unknown_revision_is_named_in_the_error(revisions: Revisions, number: int) -> None:
     with pytest.raises(UnknownRevisionError, match=f"no revision {number}: none was accepted yet"):
         await revisions.get(number)
 
 
-async def test_of_two_commits_at_once_exactly_one_wins(store: Redis, revisions: Revisions) -> None:
-    """The other is told who was first, when, and what to do; nothing of its own was written."""
+async def test_of_two_simultaneous_commits_exactly_one_wins(store: Redis, revisions: Revisions) -> None:
+    """The other error names the winner and the time, and nothing of the loser is written."""
     await commit(revisions, "before")
-    look = await revisions.snapshot()
+    seen = await revisions.snapshot()
     made = await asyncio.gather(
         *(
-            revisions.commit(author, author=author, note="", expected=look.head, over=look.sha1)
+            revisions.commit(author, author=author, note="", expected=seen.head, over=seen.sha1)
             for author in ("bob", "carol")
         ),
         return_exceptions=True,
@@ -143,7 +140,7 @@ async def test_of_two_commits_at_once_exactly_one_wins(store: Redis, revisions: 
     (won,) = [result for result in made if isinstance(result, Revision)]
     (lost,) = [result for result in made if isinstance(result, ConflictError)]
     assert str(lost).startswith(f"revision 2 by {won.author} was accepted meanwhile, at 20")
-    assert str(lost).endswith("Z; look at it (policy diff), then apply again")
+    assert str(lost).endswith("Z; review it (policy diff), then apply again")
     assert await store.get(KEY) == won.text.encode()
     assert [revision.text for revision in await revisions.history()] == [won.text, "before"]
 
@@ -151,74 +148,73 @@ async def test_of_two_commits_at_once_exactly_one_wins(store: Redis, revisions: 
 async def test_the_time_in_a_conflict_is_that_of_the_newest_revision(
     store: Redis, revisions: Revisions
 ) -> None:
-    """In UTC, to the second."""
     first = await commit(revisions, "{}")
     await store.hset(HASH, "1", json.dumps(first.model_dump() | {"at_us": 1_795_492_799_999_999}))
     with pytest.raises(
-        ConflictError, match="revision 1 by alice was accepted meanwhile, at 2026-11-24T03:59:59Z"
+        ConflictError, match=r"revision 1 by alice was accepted meanwhile, at 2026-11-24T03:59:59\.999Z"
     ):
         await revisions.commit("x", author="bob", note="", expected=0, over="")
 
 
-async def test_a_commit_on_a_number_that_is_gone_is_a_conflict(store: Redis, revisions: Revisions) -> None:
-    """The store was emptied or set back: nobody has seen what is in force now."""
-    look = await revisions.snapshot()
+async def test_a_commit_on_a_missing_number_is_a_conflict(store: Redis, revisions: Revisions) -> None:
+    """The store was emptied or restored from a backup."""
+    seen = await revisions.snapshot()
     with pytest.raises(ConflictError, match="revision 7 is gone, the newest is revision 0;"):
-        await revisions.commit("x", author="bob", note="", expected=7, over=look.sha1)
+        await revisions.commit("x", author="bob", note="", expected=7, over=seen.sha1)
     assert await store.exists(KEY, HASH) == 0
 
 
-async def test_a_value_changed_since_the_look_is_a_conflict(store: Redis, revisions: Revisions) -> None:
-    """A hurried redis-cli is not overwritten unseen, though no number moved."""
+async def test_a_direct_write_since_the_snapshot_is_a_conflict(store: Redis, revisions: Revisions) -> None:
     await commit(revisions, "{}")
-    look = await revisions.snapshot()
+    seen = await revisions.snapshot()
     await store.set(KEY, "foreign")
     with pytest.raises(
         ConflictError,
-        match=f"{KEY} was changed directly since you looked, on top of revision 1 by alice, at 20",
+        match=f"{KEY} was changed directly since you read it, on top of revision 1 by alice, at 20",
     ):
-        await revisions.commit("x", author="bob", note="", expected=look.head, over=look.sha1)
+        await revisions.commit("x", author="bob", note="", expected=seen.head, over=seen.sha1)
     assert await store.get(KEY) == b"foreign"
     assert (await revisions.head()).number == 1
 
 
-async def test_a_foreign_text_is_overwritten_by_who_has_seen_it(store: Redis, revisions: Revisions) -> None:
-    """So an invalid one, which nobody adopts, is repaired by applying a good policy."""
+async def test_a_commit_may_overwrite_a_foreign_text_of_its_snapshot(
+    store: Redis, revisions: Revisions
+) -> None:
+    """An invalid text, which is never adopted, is repaired this way."""
     await commit(revisions, "good")
     await store.set(KEY, b"\xff not even UTF-8")
-    look = await revisions.snapshot()
-    assert look.foreign
+    seen = await revisions.snapshot()
+    assert seen.foreign
     with pytest.raises(ValueError, match="utf-8"):
-        await revisions.adopt(look)
-    made = await revisions.commit("better", author="bob", note="repair", expected=1, over=look.sha1)
+        await revisions.adopt(seen)
+    made = await revisions.commit("better", author="bob", note="repair", expected=1, over=seen.sha1)
     assert made.number == 2
     assert await store.get(KEY) == b"better"
     assert not (await revisions.snapshot()).foreign
 
 
-async def test_a_key_of_another_type_is_repaired_alike(store: Redis, revisions: Revisions) -> None:
-    """It can be seen, it is never adopted, and a commit over it makes it a string."""
+async def test_a_commit_replaces_a_key_of_another_type(store: Redis, revisions: Revisions) -> None:
     await store.hset(KEY, "user_rate", "1")
-    look = await revisions.snapshot()
-    assert (look.value, look.wrong_type, look.sha1, look.foreign) == (None, True, WRONG_TYPE, True)
-    assert look.now_us > 0
-    with pytest.raises(ValueError, match="no string has no text"):
-        await revisions.adopt(look)
+    seen = await revisions.snapshot()
+    assert (seen.value, seen.wrong_type, seen.sha1, seen.foreign) == (None, True, WRONG_TYPE, True)
+    assert seen.now_us > 0
+    with pytest.raises(ValueError, match="not a string has no text"):
+        await revisions.adopt(seen)
     with pytest.raises(ConflictError, match="changed directly"):
         await revisions.commit("{}", author="bob", note="", expected=0, over="")
-    await revisions.commit("{}", author="bob", note="", expected=0, over=look.sha1)
+    await revisions.commit("{}", author="bob", note="", expected=0, over=seen.sha1)
     assert await store.get(KEY) == b"{}"
 
 
-async def test_a_foreign_write_is_adopted_once_by_five(store: Redis, store_url: str) -> None:
-    """One records it, all get the same revision, and the bytes at the key stay as they are."""
+async def test_five_replicas_adopt_a_foreign_write_once(store: Redis, store_url: str) -> None:
+    """All get the same revision, and the bytes at the key stay the same."""
     await commit(Revisions(store, KEY), "{}")
     await store.set(KEY, "foreign: é")
     await store.expire(KEY, 1000)
     async with open_client(store_url) as other:
         replicas = [Revisions(client, KEY) for client in (store, other, store, other, store)]
-        looks = [await replica.snapshot() for replica in replicas]
-        made = await asyncio.gather(*(r.adopt(look) for r, look in zip(replicas, looks, strict=True)))
+        snapshots = [await replica.snapshot() for replica in replicas]
+        made = await asyncio.gather(*(r.adopt(seen) for r, seen in zip(replicas, snapshots, strict=True)))
         assert [revision.number for revision in made] == [2] * 5
         assert len(set(made)) == 1
         assert await replicas[1].history() == [made[0], await replicas[0].get(1)]
@@ -230,42 +226,41 @@ async def test_a_foreign_write_is_adopted_once_by_five(store: Redis, store_url: 
     assert not (await replicas[0].snapshot()).foreign
 
 
-async def test_a_key_that_was_there_first_becomes_revision_1(store: Redis, revisions: Revisions) -> None:
-    """Whoever comes from an earlier version keeps the limits, and sees them in the history."""
+async def test_a_key_older_than_the_revisions_becomes_revision_1(store: Redis, revisions: Revisions) -> None:
+    """An upgrade from a version without revisions keeps the limits."""
     await store.set(KEY, "")
-    look = await revisions.snapshot()
-    assert look.foreign
-    made = await revisions.adopt(look)
+    seen = await revisions.snapshot()
+    assert seen.foreign
+    made = await revisions.adopt(seen)
     assert (made.number, made.author, made.text) == (1, EXTERNAL, "")
 
 
-async def test_a_deletion_is_adopted_as_the_defaults(store: Redis, revisions: Revisions) -> None:
-    """Once; the key stays absent, and that is nothing foreign any more."""
+async def test_a_deletion_is_adopted_once_as_the_default_policy(store: Redis, revisions: Revisions) -> None:
     await commit(revisions, "{}")
     await store.delete(KEY)
-    look = await revisions.snapshot()
-    assert look.foreign
-    made = await revisions.adopt(look)
+    seen = await revisions.snapshot()
+    assert seen.foreign
+    made = await revisions.adopt(seen)
     assert (made.number, made.author, made.note) == (2, EXTERNAL, "the key was deleted")
     assert made.text == DEFAULT_TEXT
-    assert await revisions.adopt(look) == made == await revisions.head()
+    assert await revisions.adopt(seen) == made == await revisions.head()
     assert await store.exists(KEY) == 0
     assert not (await revisions.snapshot()).foreign
     assert (await commit(revisions, "{}")).number == 3
 
 
-async def test_what_changed_again_is_not_adopted(store: Redis, revisions: Revisions) -> None:
-    """What was judged is not what stands there: look again."""
+async def test_a_text_that_changed_since_the_snapshot_is_not_adopted(
+    store: Redis, revisions: Revisions
+) -> None:
     await store.set(KEY, "one")
-    look = await revisions.snapshot()
+    seen = await revisions.snapshot()
     await store.set(KEY, "two")
-    with pytest.raises(ConflictError, match=f"{KEY} was changed again since it was looked at; look again"):
-        await revisions.adopt(look)
+    with pytest.raises(ConflictError, match=f"{KEY} changed again since it was read"):
+        await revisions.adopt(seen)
     assert await revisions.history() == []
 
 
-async def test_an_old_text_comes_back_as_a_new_revision(store: Redis, revisions: Revisions) -> None:
-    """A rollback: the same digest under the next number."""
+async def test_an_old_text_becomes_a_new_revision(store: Redis, revisions: Revisions) -> None:
     first = await commit(revisions, "good")
     await commit(revisions, "bad")
     third = await commit(revisions, first.text, "bob", "back to 1")
@@ -273,26 +268,26 @@ async def test_an_old_text_comes_back_as_a_new_revision(store: Redis, revisions:
     assert await store.get(KEY) == b"good"
 
 
-async def test_every_change_is_told_on_the_channel(store: Redis, revisions: Revisions) -> None:
-    """The number of a commit and of an adoption, once; `reset` when buckets were; nothing for a conflict."""
-    async with heard(store, revisions) as message:
+async def test_commits_adoptions_and_resets_are_announced_and_conflicts_are_not(
+    store: Redis, revisions: Revisions
+) -> None:
+    async with subscribed(store, revisions) as message:
         assert revisions.channel == f"{{{KEY}}}:changes"
         await commit(revisions, "{}")
         assert await message() == "1"
         assert await store.get(KEY) == b"{}"
         await store.set(KEY, "foreign")
-        look = await revisions.snapshot()
-        await revisions.adopt(look)
-        await revisions.adopt(look)
+        seen = await revisions.snapshot()
+        await revisions.adopt(seen)
+        await revisions.adopt(seen)
         assert await message() == "2"
         with pytest.raises(ConflictError):
-            await revisions.commit("x", author="bob", note="", expected=1, over=look.sha1)
+            await revisions.commit("x", author="bob", note="", expected=1, over=seen.sha1)
         await revisions.announce_reset()
         assert await message() == "reset"
 
 
-async def test_who_may_not_publish_has_written_nothing(store: Redis, store_url: str) -> None:
-    """A commit is all or nothing, also for a user whose rights end half-way."""
+async def test_a_user_who_may_not_publish_writes_nothing(store: Redis, store_url: str) -> None:
     await store.acl_setuser(
         "quiet", enabled=True, nopass=True, commands=["+@all"], keys=["*"], reset_channels=True
     )
@@ -305,8 +300,7 @@ async def test_who_may_not_publish_has_written_nothing(store: Redis, store_url: 
         await store.acl_deluser("quiet")
 
 
-async def test_a_big_text_of_any_characters_comes_back_exactly(store: Redis, revisions: Revisions) -> None:
-    """1 MiB with quotes, backslashes, NULs, line ends and the whole of Unicode, in text, author and note."""
+async def test_a_large_text_of_any_characters_is_kept_exactly(store: Redis, revisions: Revisions) -> None:
     piece = "\"'\\\x00\x01\x7f\r\n\t\u2028é漢🚦\ufeff%s%d</script>{}"
     text = piece * ((1 << 20) // len(piece.encode()))
     made = await commit(revisions, text, piece, piece * 10)
@@ -318,8 +312,8 @@ async def test_a_big_text_of_any_characters_comes_back_exactly(store: Redis, rev
     assert (await revisions.adopt(await revisions.snapshot())).text == text[1:]
 
 
-async def test_an_author_of_broken_bytes_is_kept_readable(store: Redis, revisions: Revisions) -> None:
-    """A shell passes them on as lone surrogates, which nothing can print."""
+async def test_lone_surrogates_in_author_and_note_are_replaced(store: Redis, revisions: Revisions) -> None:
+    """A shell passes bytes that are not UTF-8 on as lone surrogates."""
     made = await commit(revisions, "{}", "ren\udce9", "\ud800")
     assert (made.author, made.note) == ("ren?", "?")
     with pytest.raises(ValueError, match="surrogates"):
@@ -327,40 +321,40 @@ async def test_an_author_of_broken_bytes_is_kept_readable(store: Redis, revision
     assert await store.get(KEY) == b"{}"
 
 
-async def test_a_lost_script_is_sent_again(store: Redis, revisions: Revisions) -> None:
-    """A restart or SCRIPT FLUSH costs a round trip, no commit."""
+async def test_the_script_is_loaded_again_after_script_flush(store: Redis, revisions: Revisions) -> None:
     await commit(revisions, "one")
     await store.script_flush()
     assert (await commit(revisions, "two")).number == 2
 
 
-async def test_a_damaged_revision_is_one_that_is_not_kept(store: Redis, revisions: Revisions) -> None:
-    """Somebody's hand in the hash hides one revision, and blocks neither the others nor the next."""
+async def test_a_damaged_revision_counts_as_lost(store: Redis, revisions: Revisions) -> None:
+    """It blocks neither the other revisions nor the next commit."""
     await commit(revisions, "one")
     await commit(revisions, "two")
     await store.hset(HASH, "2", '{"number":"2"}')
     assert [revision.number for revision in await revisions.history()] == [1]
     with pytest.raises(UnknownRevisionError, match="no revision 2"):
         await revisions.head()
-    with pytest.raises(ConflictError, match=r"^revision 2 was accepted meanwhile; look at it"):
+    with pytest.raises(ConflictError, match=r"^revision 2 was accepted meanwhile; review it"):
         await revisions.commit("x", author="bob", note="", expected=1, over=sha1_of(b"two"))
     assert (await commit(revisions, "three")).number == 3
     assert (await revisions.head()).text == "three"
 
 
-async def test_a_head_that_is_no_number_is_named(store: Redis, revisions: Revisions) -> None:
-    """Nothing can be counted on from there, so nothing is written."""
+async def test_a_head_that_is_not_a_number_is_an_error_and_nothing_is_written(
+    store: Redis, revisions: Revisions
+) -> None:
     await store.hset(HASH, "head", "seven")
     for reading in (revisions.snapshot(), revisions.head(), revisions.history(), revisions.get(1)):
         with pytest.raises(StoreError, match=r"head of .* must be a whole number, got b'seven'"):
             await reading
-    with pytest.raises(StoreError, match="head of the revisions is no number"):
+    with pytest.raises(StoreError, match="head of the revisions is not a number"):
         await revisions.commit("x", author="bob", note="", expected=7, over="")
     assert await store.exists(KEY) == 0
 
 
 async def test_a_hash_of_another_type_is_a_failure_of_the_store(store: Redis, revisions: Revisions) -> None:
-    """It is not mistaken for the text being of another type."""
+    """It must not be mistaken for a config key of another type."""
     await store.set(HASH, "x")
     for call in (
         revisions.snapshot(),
@@ -372,10 +366,9 @@ async def test_a_hash_of_another_type_is_a_failure_of_the_store(store: Redis, re
     assert await store.exists(KEY) == 0
 
 
-async def test_without_a_store_everything_is_a_store_error(tmp_path: Path, store: Redis) -> None:
-    """The driver's errors do not leave the module."""
+async def test_without_a_store_every_call_raises_store_error(tmp_path: Path, store: Redis) -> None:
     await store.set(KEY, "{}")
-    look = await Revisions(store, KEY).snapshot()
+    seen = await Revisions(store, KEY).snapshot()
     async with open_client(f"unix://{tmp_path}/none.sock") as client:
         revisions = Revisions(client, KEY)
         for call in (
@@ -384,7 +377,7 @@ async def test_without_a_store_everything_is_a_store_error(tmp_path: Path, store
             revisions.get(1),
             revisions.history(),
             revisions.commit("{}", author="alice", note="", expected=0, over=""),
-            revisions.adopt(look),
+            revisions.adopt(seen),
             revisions.announce_reset(),
         ):
             with pytest.raises(StoreError, match="the store failed"):

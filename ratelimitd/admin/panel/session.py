@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import Request
 
 from ratelimitd.admin.admin_keys import AdminKeys, Role
-from ratelimitd.rollout.revisions import EXTERNAL
+from ratelimitd.rollout.revision import EXTERNAL
 
 DEFAULT_AUTHOR = "panel"
 """The author of changes by visitors who gave no name."""

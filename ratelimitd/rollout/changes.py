@@ -1,0 +1,62 @@
+"""Waits until the policy may have changed: a message of the store says so, or some time has passed."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from ratelimitd.errors import StoreError
+from ratelimitd.rollout.revisions import RESET
+from ratelimitd.store.client import store_errors
+
+RESUBSCRIBE_INTERVAL_S = 1.0
+"""Pause before the next attempt to subscribe."""
+
+
+class Changes:
+    """The changes of a policy, for one replica.
+
+    Args:
+        client: the store.
+        channel: `Revisions.channel`.
+        on_reset: called when a person reset buckets.
+    """
+
+    def __init__(self, client: Redis, channel: str, on_reset: Callable[[], None]) -> None:
+        self._client = client
+        self._channel = channel
+        self._on_reset = on_reset
+        self._changed = asyncio.Event()
+        self._log = structlog.get_logger("ratelimitd.policy")
+
+    async def wait(self, at_most_s: float) -> None:
+        """Return when a change is announced, or after this time."""
+        try:
+            async with asyncio.timeout(at_most_s):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+        self._changed.clear()
+
+    async def listen(self) -> None:
+        """Subscribe to the channel, and again whenever the connection is lost, until cancelled."""
+        while True:
+            try:
+                with store_errors():
+                    async with self._client.pubsub() as pubsub:
+                        await pubsub.subscribe(self._channel)
+                        async for message in pubsub.listen():
+                            self._handle(message)
+            except StoreError:
+                pass  # the poll logs that the store is unavailable
+            except Exception:  # noqa: BLE001 - after a defect, later changes must still be announced
+                self._log.exception("policy_subscription_failed")
+            await asyncio.sleep(RESUBSCRIBE_INTERVAL_S)
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        if message["type"] == "message" and message["data"] == RESET:
+            self._on_reset()
+        else:  # a change, or the confirmation of the subscription: a change may have been missed before it
+            self._changed.set()
