@@ -12,11 +12,13 @@ from redis.asyncio import Redis
 from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
 
-# A gate must give the same answer twice; new examples are looked for on people's machines. No test asserts a
-# time, so examples have no deadline.
-settings.register_profile("default", deadline=None)
-settings.register_profile("ci", derandomize=True, deadline=None)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+# HYPOTHESIS_PROFILE chooses: `quick` looks for new examples in every run, `ci` always runs the same ones, and
+# `nightly` searches longest. Some tests run a multiple of the profile's number of examples.
+# No test asserts a time, so examples have no deadline.
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
+settings.register_profile("nightly", max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "quick"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -464,7 +464,7 @@ def run(call: Coroutine[object, object, Outcome]) -> Outcome:
     raise AssertionError("it waited")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples)
 @given(st.lists(st.tuples(POLICIES, STEPS), min_size=1, max_size=2))
 def test_whoever_is_denied_here_is_denied_by_the_store_and_told_its_wait(
     eras: list[tuple[tuple[Limit, ...], list[tuple[int, Ask]]]],

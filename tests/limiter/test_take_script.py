@@ -111,7 +111,9 @@ def stored(server: Any) -> dict[str, Bucket]:
     }
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=4 * settings().max_examples, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(steps=STEPS)
 @example(steps=[(0, [taking({"a": Limit(72_057_595, 0.000001)})])])
 def test_the_script_agrees_with_the_oracle(server: Any, steps: list[tuple[int, list[TakeRequest]]]) -> None:

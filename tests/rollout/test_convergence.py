@@ -161,9 +161,8 @@ def test_replicas_converge_to_the_newest_valid_policy(store_url: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=settings().max_examples * 3 // 5,
             stateful_step_count=25,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
