@@ -1,6 +1,5 @@
 """Path patterns: what each matches, that the first wins, and what covers what."""
 
-import time
 from dataclasses import dataclass
 
 import pytest
@@ -8,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ratelimitd.core.routes import RouteTable, covers, pattern_segments
+from tests.line_count import lines_run
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,14 @@ def test_what_is_no_pattern_is_refused_with_a_sentence(pattern: str) -> None:
         RouteTable([Rule(pattern)])
 
 
-def test_a_long_path_among_many_routes_is_no_work() -> None:
+def test_the_work_for_a_path_is_bounded_by_the_depth_of_the_routes() -> None:
     """A client chooses the path: neither its length nor wildcards at every step may cost much."""
     choices = [f"{number:010b}".replace("0", "*").replace("1", "a") for number in range(1000)]
     table = RouteTable([Rule("/" + "/".join(choice)) for choice in choices])
-    began = time.perf_counter()
     assert table.find("GET", "/a" * 50_000) is None
+    assert lines_run(lambda: table.find("GET", "/a" * 50_000)) < 20_000
     assert table.find("GET", "/a" * 9 + "/b") is not None
-    assert time.perf_counter() - began < 1
+    assert lines_run(lambda: table.find("GET", "/a" * 9 + "/b")) < 20_000
 
 
 def test_a_table_knows_its_rules() -> None:
