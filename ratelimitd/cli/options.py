@@ -13,7 +13,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, the same as the 
 RedisUrl = Annotated[
     str | None,
     typer.Option(
-        help=f"URL of the service's store; see the setting. [env: {env_name('redis_url')}]",
+        help=f"URL of the service's store. [env: {env_name('redis_url')}]",
         metavar="URL",
         show_default=False,
     ),

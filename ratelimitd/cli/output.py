@@ -15,9 +15,8 @@ from pydantic import TypeAdapter
 from ratelimitd.core.model import Limit
 from ratelimitd.errors import Problem
 
-if (
-    TYPE_CHECKING
-):  # rich is imported only where it is used: the service prints no tables and starts faster without it
+# rich is imported only where it is used: the service prints no tables and starts faster without it.
+if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_COLUMNS = 100_000
@@ -52,7 +51,7 @@ def print_warnings(advice: Iterable[Problem]) -> None:
 
 def print_fields(*fields: tuple[str, object]) -> None:
     """Prints names and values, one pair per line. A value of None is left out."""
-    from rich.table import Table  # noqa: PLC0415 - see the import of Console
+    from rich.table import Table  # noqa: PLC0415 - see above
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -65,7 +64,7 @@ def print_fields(*fields: tuple[str, object]) -> None:
 
 def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table. A name that begins with > marks a column of numbers: right-aligned, never wrapped."""
-    from rich.table import Table  # noqa: PLC0415 - see the import of Console
+    from rich.table import Table  # noqa: PLC0415 - see above
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     cells = [[printable(str(value)) for value in row] for row in rows]
@@ -88,7 +87,7 @@ def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def _console() -> "Console":
-    from rich.console import Console  # noqa: PLC0415 - see the import of Console
+    from rich.console import Console  # noqa: PLC0415 - see above
 
     columns = None if sys.stdout.isatty() else PIPE_COLUMNS
     return Console(width=columns, markup=False, highlight=False, emoji=False)

@@ -56,9 +56,10 @@ def connector(url: str) -> Connect:
 
 
 async def negotiate(connection: AbstractConnection) -> Connection:
-    """Connects and does TLS, AUTH, SELECT and CLIENT SETNAME, each step within 5 s unless the URL differs.
+    """Opens a connection of redis-py for a link: TLS, AUTH, CLIENT SETNAME, SELECT.
 
-    Raises RedisError when the store cannot be reached, refuses, or sends more than it should.
+    redis-py bounds each step to 5 s, unless the URL says otherwise. Raises RedisError if the store cannot be
+    reached, refuses a step, or sends more than it should.
     """
     try:
         await connection.connect()  # type: ignore[no-untyped-call] # it is untyped
@@ -74,7 +75,7 @@ class _Negotiated:
     """A connection of redis-py in the shape that a link needs.
 
     redis-py has no public name for the transport, so this reads a private attribute. A release of redis-py
-    without it could not connect, and the failing attempt would name the attribute.
+    without it could not connect, and the error of each attempt would name the attribute.
     """
 
     def __init__(self, connection: Any) -> None:
