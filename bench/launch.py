@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ from bench.stores import STORE_TIMEOUT_S
 from bench.targets import ECHO_OF, INSIDE, STORE_ECHO_OF, UNLIMITED, Front, Target
 from ratelimitd.address import TcpAddress
 from ratelimitd.demo.stack import ADDRESS_HEADER
-from ratelimitd.process.child import Child, child
+from ratelimitd.process.child import child
 from ratelimitd.process.envoy_binary import envoy_binary
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.settings import PREFIX
@@ -44,19 +44,6 @@ def _environ(store_url: str, checkout: Path = ROOT) -> dict[str, str]:
         "RATELIMITD_LEAVE_S": "0",
         "RATELIMITD_LOG_LEVEL": "warning",
     }
-
-
-async def _until(started: Child, ready: Callable[[], Awaitable[bool]]) -> None:
-    """Waits like `Child.until`, but polls more often, because start-up times below a second are measured."""
-
-    async def soon() -> bool:
-        for _ in range(5):
-            if await ready():
-                return True
-            await asyncio.sleep(_POLL_INTERVAL_S)
-        return False
-
-    await started.until(soon)
 
 
 async def _is_serving(address: TcpAddress) -> bool:
@@ -100,12 +87,13 @@ async def service(
     name = name or transport
     python = sys.executable if checkout == ROOT else str(checkout / ".venv/bin/python")
     address = TcpAddress(LOOPBACK, free_port())
-    # The host's Python may import from the working directory, so the process starts in an empty one.
-    command = ["env", "-C", str(_empty(folder)), python, "-P", "-m", "ratelimitd", "serve"]
+    command = [python, "-P", "-m", "ratelimitd", "serve"]
     command += ["--transport", transport, "--listen", str(address)]
     began = time.perf_counter()
-    async with child(name, command, folder / f"{name}.log", _environ(store_url, checkout)) as process:
-        await _until(process, partial(_is_serving, address))
+    # Up to version 0.4.2, Python inside Envoy imports from the working directory, so the folder is empty.
+    cwd, environ = _empty(folder), _environ(store_url, checkout)
+    async with child(name, command, folder / f"{name}.log", environ, cwd=cwd) as process:
+        await process.until(partial(_is_serving, address), poll_interval_s=_POLL_INTERVAL_S)
         yield Target(name, address, service_pid=process.process.pid, start_s=time.perf_counter() - began)
 
 
@@ -123,7 +111,7 @@ async def echo_server(transport: str, store_url: str | None, folder: Path) -> As
     command = [sys.executable, "-P", "-m", f"bench.echo_{transport}", str(address)]
     environ = _environ("") | {STORE_URL: store_url or ""}
     async with child(name, command, folder / f"{name}.log", environ) as process:
-        await _until(process, partial(_accepts, address))
+        await process.until(partial(_accepts, address), poll_interval_s=_POLL_INTERVAL_S)
         yield Target(name, address, grpc_methods.echo_call(), service_pid=process.process.pid)
 
 
@@ -135,7 +123,7 @@ async def backend(folder: Path) -> AsyncIterator[TcpAddress]:
     config.write_text(backend_config(address))
     command = [*_envoy(config), "--concurrency", "1"]
     async with child("backend", command, folder / "backend.log", os.environ) as process:
-        await _until(process, partial(_accepts, address))
+        await process.until(partial(_accepts, address), poll_interval_s=_POLL_INTERVAL_S)
         yield address
 
 
@@ -149,7 +137,7 @@ async def front_envoy(target: Target | None, forward: TcpAddress, folder: Path) 
     config.write_text(front_config(listener, forward, service_address, limited=target is not None))
     command = [*_envoy(config), "--concurrency", "2"]
     async with child(f"Envoy ({name})", command, folder / f"front-{name}.log", os.environ) as envoy:
-        await _until(envoy, partial(_forwards, listener))
+        await envoy.until(partial(_forwards, listener), poll_interval_s=_POLL_INTERVAL_S)
         yield replace(target or Target(name, None), front=Front(listener, envoy.process.pid))
 
 
@@ -163,7 +151,7 @@ async def service_inside(store_url: str, forward: TcpAddress, folder: Path) -> A
     command += ["--", "--concurrency", "2"]
     began = time.perf_counter()
     async with child(INSIDE, command, folder / "inside.log", _environ(store_url)) as process:
-        await _until(process, partial(_forwards, listener))
+        await process.until(partial(_forwards, listener), poll_interval_s=_POLL_INTERVAL_S)
         start_s = time.perf_counter() - began
         yield Target(INSIDE, None, front=Front(listener, process.process.pid), start_s=start_s)
 
@@ -181,7 +169,7 @@ async def echo_inside(forward: TcpAddress, folder: Path) -> AsyncIterator[Target
     command = [*_envoy(config), "--concurrency", "2"]
     environ = {**_environ(""), **bootstrap.environment()}
     async with child(name, command, folder / "echo_inside.log", environ) as process:
-        await _until(process, partial(_forwards, listener))
+        await process.until(partial(_forwards, listener), poll_interval_s=_POLL_INTERVAL_S)
         yield Target(name, None, front=Front(listener, process.process.pid))
 
 

@@ -16,7 +16,7 @@ from ratelimitd.transport.client import CheckReply
 
 
 class CheckService(Protocol):
-    """Sends a real Check to a running service, as `ratelimitd.transport.client.ask` does."""
+    """Sends a real Check to a running service, as `ratelimitd.transport.client.check_service` does."""
 
     async def __call__(self, target: str, request: model.Request, /, *, dry_run: bool) -> CheckReply:
         """Returns the reply of the service at `target`. Raises CheckCallError."""

@@ -18,7 +18,7 @@ from ratelimitd.errors import SettingsError
 from ratelimitd.settings import EMBEDDED, Settings, env_name
 from ratelimitd.store.client import open_client
 from ratelimitd.telemetry.logs import configure_logs
-from ratelimitd.transport.client import ask
+from ratelimitd.transport.client import check_service
 from ratelimitd.transport.listener import ensure_free
 
 DRAIN_S = 5
@@ -62,7 +62,7 @@ async def serve_admin(settings: Settings) -> None:
     ensure_free(address)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_client(settings.redis_url))
-        app = admin_app(Control(client, settings), keys, settings, ask)
+        app = admin_app(Control(client, settings), keys, settings, check_service)
         config = uvicorn.Config(
             app,
             host=address.host,

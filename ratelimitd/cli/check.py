@@ -52,12 +52,14 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Send one Check to a running service, as Envoy does. It spends what the request costs."""
-    from ratelimitd.transport.client import ask  # noqa: PLC0415 - see above
+    from ratelimitd.transport.client import check_service  # noqa: PLC0415 - see above
 
     settings = load_settings()
     spec = request_spec(path=path, method=method, user=user, address=address, headers=header, context=context)
     request = spec.request(settings)
-    reply = asyncio.run(ask(target or settings.listen, request, dry_run=dry_run, timeout_s=timeout_s))
+    reply = asyncio.run(
+        check_service(target or settings.listen, request, dry_run=dry_run, timeout_s=timeout_s)
+    )
     if as_json:
         output.print_json(reply)
     else:

@@ -1,1 +1,1 @@
-"""Child processes of ratelimitd, and the ports and programs that they use."""
+"""Child processes, and the ports and programs that they use."""

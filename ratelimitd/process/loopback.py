@@ -1,4 +1,4 @@
-"""Where this machine's own processes listen."""
+"""The loopback interface, on which the processes of one machine reach each other."""
 
 import socket
 

@@ -1,1 +1,1 @@
-"""gRPC in. The only place that knows protobuf."""
+"""gRPC: the only package that knows protobuf."""

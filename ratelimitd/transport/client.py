@@ -1,6 +1,6 @@
-"""One real Check, asked as Envoy asks it: what a running service answers, not what it should answer.
+"""A client that calls a running service once, as Envoy does.
 
-It spends what any request spends, unless it is a dry run.
+The call takes tokens like any request, unless it is a dry run.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,31 +19,31 @@ from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import Che
 from ratelimitd.transport.services import CHECK
 from ratelimitd.utf8 import encodable
 
-Outcome = Literal["allowed", "denied", "error"]
+CheckOutcome = Literal["allowed", "denied", "error"]
 
 _CODES = {status.value[0]: status.name for status in grpc.StatusCode}
 
 _OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
-"""No proxy of this machine's environment is asked. And no failure is remembered: who comes back is there."""
+"""No proxy of the environment, and no shared subchannel, whose backoff could hide a service that is back."""
 
-_SAY_NO_MORE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-"""Statuses whose details are gRPC's own, about sockets and clocks; those of others are a service's words."""
+_WITHOUT_DETAILS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+"""Statuses that grpc itself sets, with details about sockets. Other details come from the service."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReply:
-    """What a service answered.
+    """The reply of a service.
 
     Args:
-        outcome: `error` leaves it to Envoy's failure_mode_allow.
-        http_status: what the client would get; 200 when allowed, which stands for the backend's own.
-        headers: what the client would get beside the backend's own; when allowed, too.
-        body: what the client would get, empty when allowed.
-        metadata: the dynamic metadata, whose whole numbers are of type int.
-        grpc_code: the name of the answer's google.rpc.Code: OK when allowed.
+        outcome: `error` leaves the request to Envoy's failure_mode_allow.
+        http_status: the status that the client would get; 200, when allowed, stands for the backend's status.
+        headers: headers that the client would get, in addition to those of the backend.
+        body: the body that the client would get, empty when allowed.
+        metadata: the dynamic metadata, with whole numbers as int.
+        grpc_code: the name of the reply's google.rpc.Code, OK when allowed.
     """
 
-    outcome: Outcome
+    outcome: CheckOutcome
     http_status: int
     headers: dict[str, str]
     body: str
@@ -51,23 +51,23 @@ class CheckReply:
     grpc_code: str
 
 
-async def ask(
-    target: str, question: Request, *, dry_run: bool = False, timeout_s: float = CLIENT_TIMEOUT_S
+async def check_service(
+    target: str, request: Request, *, dry_run: bool = False, timeout_s: float = CLIENT_TIMEOUT_S
 ) -> CheckReply:
-    """What the service at `target` answers to this request.
+    """The reply of the service at `target` to this request.
 
     Args:
-        target: HOST:PORT, [IPV6]:PORT or unix:/path. 0.0.0.0 and [::] are loopback.
-        question: the request; its context travels too.
-        dry_run: the service decides and takes nothing: it tells of the tokens that are still there.
-        timeout_s: how long to wait for the answer.
+        target: HOST:PORT, [IPV6]:PORT or unix:/path. 0.0.0.0 and [::] stand for loopback.
+        request: the request, whose context is sent as well.
+        dry_run: the service decides, but takes no tokens. The reply shows the tokens that are there now.
+        timeout_s: how long to wait for the reply, in seconds.
 
-    Raises CheckCallError when there is no answer, or no such target can be.
+    Raises CheckCallError without a reply, and for an invalid target.
     """
     try:
         reachable = str(parse_address(target).reachable)
     except ValueError as error:
-        raise CheckCallError(f"{target!r} cannot be asked: {error}") from error
+        raise CheckCallError(f"invalid target {target!r}: {error}") from error
     async with grpc.aio.insecure_channel(reachable, options=_OPTIONS) as channel:
         check = channel.unary_unary(
             CHECK,
@@ -75,39 +75,39 @@ async def ask(
             response_deserializer=CheckResponse.FromString,
         )
         try:
-            response = await check(check_request(question, dry_run=dry_run), timeout=timeout_s)
+            response = await check(_check_request(request, dry_run=dry_run), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise CheckCallError(_no_answer(target, error)) from error
-    return _asked(response)
+            raise CheckCallError(_failure(target, error)) from error
+    return _reply(response)
 
 
-def _no_answer(target: str, error: grpc.aio.AioRpcError) -> str:
+def _failure(target: str, error: grpc.aio.AioRpcError) -> str:
     sentence = f"{target} does not answer: {error.code().name}"
     details = " ".join((error.details() or "").split())
-    return sentence if error.code() in _SAY_NO_MORE or not details else f"{sentence}, {details}"
+    return sentence if error.code() in _WITHOUT_DETAILS or not details else f"{sentence}, {details}"
 
 
-def check_request(question: Request, *, dry_run: bool) -> CheckRequest:
-    """The message that Envoy sends for such a request with encode_raw_headers, so any byte travels."""
-    request = CheckRequest()
-    attributes = request.attributes
-    if question.peer_address:
-        attributes.source.address.socket_address.address = question.peer_address
+def _check_request(request: Request, *, dry_run: bool) -> CheckRequest:
+    """The message that Envoy sends with encode_raw_headers, which carries any byte in a header."""
+    message = CheckRequest()
+    attributes = message.attributes
+    if request.peer_address:
+        attributes.source.address.socket_address.address = request.peer_address
     http = attributes.request.http
-    http.method = encodable(question.method)
-    http.path = encodable(question.path)
-    http.host = encodable(question.host)
-    for name, value in question.headers.items():
+    http.method = encodable(request.method)
+    http.path = encodable(request.path)
+    http.host = encodable(request.host)
+    for name, value in request.headers.items():
         http.header_map.headers.add(key=name, raw_value=value.encode(errors="surrogateescape"))
-    for key, value in question.context.items():
+    for key, value in request.context.items():
         attributes.context_extensions[encodable(key)] = encodable(value)
     if dry_run:
         attributes.context_extensions[DRY_RUN_CONTEXT] = "true"
-    return request
+    return message
 
 
-def _asked(response: CheckResponse) -> CheckReply:
-    """Only the code of an answer decides, and of a refusal whether Envoy counts it as an error."""
+def _reply(response: CheckResponse) -> CheckReply:
+    """Reads a response as Envoy does: the code decides, and `error_response` makes a refusal an error."""
     metadata = _scalars(MessageToDict(response.dynamic_metadata))
     if response.status.code == 0:
         headers = _headers(response.ok_response.response_headers_to_add)
@@ -116,7 +116,7 @@ def _asked(response: CheckResponse) -> CheckReply:
     refusal = response.error_response if failed else response.denied_response
     return CheckReply(
         outcome="error" if failed else "denied",
-        http_status=refusal.status.code or 403,  # which is what Envoy makes of none
+        http_status=refusal.status.code or 403,  # Envoy's default
         headers=_headers(refusal.headers),
         body=refusal.body,
         metadata=metadata,
@@ -129,7 +129,7 @@ def _headers(options: Iterable[HeaderValueOption]) -> dict[str, str]:
 
 
 def _scalars(fields: Mapping[str, object]) -> dict[str, str | int]:
-    """Of a Struct, which knows no whole numbers, what a service of ours tells: texts and whole numbers."""
+    """The texts and numbers of a Struct by key. A Struct holds floats; the service sends whole numbers."""
     return {
         key: value if isinstance(value, str) else int(value)
         for key, value in sorted(fields.items())

@@ -1,4 +1,4 @@
-"""A transport that is up, and a clear sentence when its address cannot be had."""
+"""The handle of a running transport, and a check that its address is free."""
 
 import errno
 import os
@@ -13,10 +13,12 @@ from ratelimitd.errors import ListenError
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A transport that is up: where, and how it ends.
+    """A running transport.
 
-    After `leave` health says NOT_SERVING, and calls are taken all the same, until those who ask have noticed.
-    `ended` returns, with a sentence, when the transport has ended by itself.
+    Args:
+        address: where it listens.
+        leave: turns health to NOT_SERVING. Calls are still accepted, because callers notice only later.
+        ended: returns when the transport has ended by itself, with a sentence that says how.
     """
 
     address: Address
@@ -25,9 +27,9 @@ class Listener:
 
 
 def ensure_free(address: Address) -> None:
-    """Raises ListenError, which says why, when `address` cannot be listened on.
+    """Raises ListenError with the reason when no process can listen on `address`.
 
-    gRPC itself only says that it failed, and takes over a Unix socket that another process still serves.
+    grpc itself gives no reason, and takes over a Unix socket that another process still serves.
     """
     try:
         if isinstance(address, UnixAddress):

@@ -112,8 +112,8 @@ def with_our_listener(config: Any) -> Any:
     ("change", "sentence"),
     [
         (without_http2, "cluster 'ratelimitd' needs http2_protocol_options: gRPC is HTTP/2"),
-        (without_the_cluster, "there is no cluster 'ratelimitd' (there are: backend)"),
-        (with_our_listener, "there is a listener named ratelimitd already"),
+        (without_the_cluster, "unknown cluster 'ratelimitd'; known are: backend."),
+        (with_our_listener, "a listener named ratelimitd exists already"),
         (lambda _: [1, 2], "it must be an Envoy bootstrap, with static_resources"),
         (lambda _: None, "it must be an Envoy bootstrap, with static_resources"),
     ],

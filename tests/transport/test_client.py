@@ -9,7 +9,7 @@ from ratelimitd.address import TcpAddress, UnixAddress
 from ratelimitd.core.model import OnStoreError, Request
 from ratelimitd.errors import CheckCallError
 from ratelimitd.process.loopback import free_port
-from ratelimitd.transport.client import CheckReply, ask
+from ratelimitd.transport.client import CheckReply, check_service
 from tests.core.fakes import BrokenLimiter, OracleLimiter
 from tests.transport.conftest import Serve, Service
 from tests.transport.service import MAX_MESSAGE_BYTES
@@ -28,7 +28,7 @@ def question(
 
 async def ask_service(service: Service, request: Request, *, dry_run: bool = False) -> CheckReply:
     """What the service answers."""
-    return await ask(str(service.address), request, dry_run=dry_run, timeout_s=10)
+    return await check_service(str(service.address), request, dry_run=dry_run, timeout_s=10)
 
 
 async def test_an_allowed_request_is_told_with_its_headers_and_metadata(service: Service) -> None:
@@ -97,7 +97,7 @@ async def test_text_that_no_message_can_hold_is_no_error(service: Service) -> No
 async def test_an_answer_that_leaves_it_to_envoy_is_an_error(serve: Serve) -> None:
     """The store is away, and failure_mode_allow decides."""
     async with serve(BrokenLimiter(), on_store_error=OnStoreError.ENVOY) as listener:
-        asked = await ask(str(listener.address), question(), timeout_s=10)
+        asked = await check_service(str(listener.address), question(), timeout_s=10)
     assert (asked.outcome, asked.http_status, asked.grpc_code) == ("error", 503, "UNAVAILABLE")
     assert asked.metadata["outcome"] == "undecided"
 
@@ -105,14 +105,14 @@ async def test_an_answer_that_leaves_it_to_envoy_is_an_error(serve: Serve) -> No
 async def test_a_unix_socket_can_be_asked(serve: Serve, socket_path: UnixAddress) -> None:
     """By the name that the setting gives it."""
     async with serve(OracleLimiter(), socket_path):
-        assert (await ask(str(socket_path), question(), timeout_s=10)).outcome == "allowed"
+        assert (await check_service(str(socket_path), question(), timeout_s=10)).outcome == "allowed"
 
 
 async def test_where_a_service_listens_everywhere_loopback_is_asked(serve: Serve) -> None:
     """The setting `listen` can be asked as it is."""
     async with serve(OracleLimiter(), TcpAddress("0.0.0.0", 0)) as listener:
         assert str(listener.address).startswith("0.0.0.0:")
-        assert (await ask(str(listener.address), question(), timeout_s=10)).outcome == "allowed"
+        assert (await check_service(str(listener.address), question(), timeout_s=10)).outcome == "allowed"
 
 
 async def test_a_proxy_of_the_environment_is_not_asked(
@@ -137,10 +137,10 @@ async def test_nobody_is_a_sentence_and_somebody_who_comes_is_asked_at_once(serv
     """A failure is not remembered: gRPC waits a second before it connects again, and a person asks again."""
     target = TcpAddress("127.0.0.1", free_port())
     with pytest.raises(CheckCallError) as error:
-        await ask(str(target), question())
+        await check_service(str(target), question())
     assert str(error.value) == f"{target} does not answer: UNAVAILABLE"
     async with serve(OracleLimiter(), target):
-        assert (await ask(str(target), question(), timeout_s=10)).outcome == "allowed"
+        assert (await check_service(str(target), question(), timeout_s=10)).outcome == "allowed"
 
 
 async def test_who_does_not_answer_in_time_is_a_sentence() -> None:
@@ -150,13 +150,13 @@ async def test_who_does_not_answer_in_time_is_a_sentence() -> None:
         with pytest.raises(
             CheckCallError, match=f"^{target} does not answer: (DEADLINE_EXCEEDED|UNAVAILABLE)$"
         ):
-            await ask(target, question(), timeout_s=0.2)
+            await check_service(target, question(), timeout_s=0.2)
 
 
 @pytest.mark.parametrize("target", ["localhost", "unix:relative", "127.0.0.1:99999", ""])
 async def test_what_is_no_target_is_a_sentence(target: str) -> None:
     """It says what would be one."""
     with pytest.raises(
-        CheckCallError, match=r"cannot be asked: must be HOST:PORT, \[IPV6\]:PORT or unix:/path$"
+        CheckCallError, match=r"invalid target .*: must be HOST:PORT, \[IPV6\]:PORT or unix:/path$"
     ):
-        await ask(target, question())
+        await check_service(target, question())

@@ -1,5 +1,6 @@
-"""The fast transport: an Envoy hosts this Python (pyvoy), which speaks gRPC itself, over ASGI.
+"""The fast transport: an Envoy hosts this Python by means of pyvoy, and calls it over ASGI.
 
-`wire` is the format of a message, `asgi` the calls, `health` and `reflection` the two standard services,
-`module` how an Envoy loads it all, `host` the process, `front` the same inside a user's own Envoy.
+`framing` is the format of gRPC, `grpc_app` and `streams` serve calls, `health` and `reflection` are the two
+standard services. `application` is what Envoy loads, `bootstrap` how it is started. `supervisor` runs it as a
+child process, and `embed` puts it into the user's own Envoy. `host_site` keeps the host's imports in order.
 """

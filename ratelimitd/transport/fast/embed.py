@@ -1,7 +1,6 @@
-"""The service inside a user's own Envoy: an internal listener, and the cluster of the service pointing at it.
+"""The service inside the user's own Envoy: an internal listener, to which the cluster of the service points.
 
-The checks are the same gRPC, without a socket and without a second process. All else in the configuration
-stays as it is.
+The calls stay gRPC, but need neither a socket nor a second process. The rest of the configuration stays.
 """
 
 import copy
@@ -30,11 +29,11 @@ _KEPT = frozenset(
         "http2_protocol_options",
     }
 )
-"""What stays of the cluster. How replicas are found and watched has no meaning within one process."""
+"""Fields of the cluster that stay. How it finds and checks replicas means nothing inside one process."""
 
 
 def with_service(config: Any, *, app: str, cluster: str) -> Config:
-    """A copy of `config` (a parsed bootstrap) in which `cluster` is `app` (module:attribute), hosted here.
+    """A copy of `config`, a parsed bootstrap, in which `cluster` is `app` (module:attribute), hosted here.
 
     Raises FrontConfigError, which says what is missing.
     """
@@ -44,7 +43,7 @@ def with_service(config: Any, *, app: str, cluster: str) -> Config:
     resources = changed["static_resources"]
     clusters, listeners = (resources.get(kind) or [] for kind in ("clusters", "listeners"))
     if any(listener.get("name") == LISTENER for listener in listeners):
-        raise FrontConfigError(f"there is a listener named {LISTENER} already: give it another name")
+        raise FrontConfigError(f"a listener named {LISTENER} exists already: give it another name")
     resources["clusters"] = list(_clusters(clusters, cluster))
     resources["listeners"] = [
         *listeners,
@@ -59,15 +58,15 @@ def with_service(config: Any, *, app: str, cluster: str) -> Config:
 def _clusters(clusters: list[Config], name: str) -> Iterator[Config]:
     names = [cluster.get("name") for cluster in clusters]
     if name not in names:
-        there = ", ".join(map(str, names)) or "none"
+        known = ", ".join(map(str, names)) or "none"
         raise FrontConfigError(
-            f"there is no cluster {name!r} (there are: {there}); --cluster names the one that ext_authz asks"
+            f"unknown cluster {name!r}; known are: {known}. --cluster names the one that ext_authz calls"
         )
     for cluster in clusters:
-        yield _inside(cluster) if cluster.get("name") == name else cluster
+        yield _internal(cluster) if cluster.get("name") == name else cluster
 
 
-def _inside(cluster: Config) -> Config:
+def _internal(cluster: Config) -> Config:
     if "http2_protocol_options" not in str(cluster):
         raise FrontConfigError(f"cluster {cluster['name']!r} needs http2_protocol_options: gRPC is HTTP/2")
     address = {"envoy_internal_address": {"server_listener_name": LISTENER}}

@@ -1,58 +1,66 @@
-"""Runs the Envoy that hosts the service, and ends it in order: calls in flight finish first."""
+"""Runs the Envoy that hosts the service, and stops it in order: calls in flight finish first."""
 
 import asyncio
 import os
 import socket
-from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from ratelimitd.address import Address, TcpAddress, UnixAddress
-from ratelimitd.errors import ChildError
+from ratelimitd.process.child import Child, child
 from ratelimitd.process.loopback import free_port
 from ratelimitd.transport.fast import bootstrap
 from ratelimitd.transport.listener import Listener, ensure_free
 
 LIFELINE = "_RATELIMITD_LIFELINE"
-"""The environment variable that tells the module which file descriptor its lifeline is."""
+"""The environment variable that names the file descriptor of the lifeline to the application."""
 
-START_TIMEOUT_S = 30.0
 STOP_MARGIN_S = 5.0
-"""How much longer than the drain a stop may take, before the process is killed."""
+"""How much longer than the drain a stop may take before the process is killed, in seconds."""
 
+_NAME = "the host of the service"
+_LEAVE = b"l"
 _POLL_INTERVAL_S = 0.02
 
 _ARGUMENTS = ("--concurrency", "1", "--log-level", "error")
-"""One thread is enough for one Python."""
+"""More than one worker thread of Envoy would wait for the one interpreter."""
 
 
 @asynccontextmanager
 async def serve_hosted(
     app: str, address: Address, *, environ: Mapping[str, str], drain_s: float
 ) -> AsyncIterator[Listener]:
-    """Serves `app` (module:attribute, a Module) until the end of the block.
+    """Serves `app` in an Envoy until the end of the block.
 
     Args:
-        app: what Envoy's Python loads; it reads its lifeline from the variable LIFELINE.
-        address: where to listen; port 0 picks a free one of loopback.
-        environ: the process's environment, to which is added what the host needs.
-        drain_s: how long the module lets calls in flight finish.
+        app: module:attribute of a HostedApplication, which reads its lifeline from the variable LIFELINE.
+        address: where to listen; port 0 picks a free port of loopback.
+        environ: the environment of the process. The variables that the host needs are added.
+        drain_s: how long the application lets calls in flight finish, in seconds.
 
     Raises ListenError, ChildError or MissingExtraError.
     """
     ensure_free(address)
     if isinstance(address, TcpAddress) and not address.port:
         address = TcpAddress(address.host, free_port())
-    async with _process(_config(app, address), environ, stop_s=drain_s + STOP_MARGIN_S) as (process, held):
-        await _until_listening(process, address)
+    async with _host(_config(app, address), environ, stop_timeout_s=drain_s + STOP_MARGIN_S) as (
+        host,
+        lifeline,
+    ):
+
+        async def accepts() -> bool:
+            return await asyncio.to_thread(_accepts, address)
+
+        # Envoy loads the application before it listens, so the service is open once connections are accepted.
+        await host.until(accepts, poll_interval_s=_POLL_INTERVAL_S)
 
         async def leave() -> None:
-            with suppress(BrokenPipeError):  # it ended meanwhile: `ended` says so
-                os.write(held, b"l")
+            with suppress(BrokenPipeError):  # the host has ended, which `ended` reports
+                os.write(lifeline, _LEAVE)
 
         async def ended() -> str:
-            return f"the host of the service ended by itself, with status {await process.wait()}"
+            return f"{_NAME} ended by itself, with status {await host.process.wait()}"
 
         yield Listener(address, leave, ended)
     if isinstance(address, UnixAddress):
@@ -60,28 +68,28 @@ async def serve_hosted(
 
 
 @asynccontextmanager
-async def _process(
-    config: bootstrap.Config, environ: Mapping[str, str], *, stop_s: float
-) -> AsyncIterator[tuple[Process, int]]:
-    """An Envoy with this configuration, and the end of its lifeline that is held here."""
+async def _host(
+    config: bootstrap.Config, environ: Mapping[str, str], *, stop_timeout_s: float
+) -> AsyncIterator[tuple[Child, int]]:
+    """An Envoy with this configuration, and the writing end of its lifeline, whose end stops it."""
     environ = {**environ, **bootstrap.environment()}
     command, config_file = bootstrap.command(config)
+    reading_end, writing_end = os.pipe()
     async with AsyncExitStack() as stack:
-        lifeline, held = os.pipe()
         with ExitStack() as inherited:
             inherited.callback(os.close, config_file)
-            inherited.callback(os.close, lifeline)
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                *_ARGUMENTS,
-                stdin=DEVNULL,
-                env={**environ, LIFELINE: str(lifeline)},
-                pass_fds=(lifeline, config_file),
-                start_new_session=True,  # Ctrl-C is for this process, which then ends that one in order
+            inherited.callback(os.close, reading_end)
+            process = child(
+                _NAME,
+                [*command, *_ARGUMENTS],
+                None,
+                {**environ, LIFELINE: str(reading_end)},
+                pass_fds=(reading_end, config_file),
+                stop=lambda _: os.close(writing_end),
+                stop_timeout_s=stop_timeout_s,
             )
-        stack.push_async_callback(_stopped, process, stop_s)
-        stack.callback(os.close, held)
-        yield process, held
+            host = await stack.enter_async_context(process)
+        yield host, writing_end
 
 
 def _config(app: str, address: Address) -> bootstrap.Config:
@@ -92,29 +100,19 @@ def _config(app: str, address: Address) -> bootstrap.Config:
     listener = {
         "name": "ratelimitd",
         "address": where,
-        # Else two processes share a port by accident, each with half the calls.
+        # Otherwise two processes could share a port by accident, and each would get half the calls.
         "enable_reuse_port": False,
         "filter_chains": [bootstrap.filter_chain(app)],
     }
     return {
         "static_resources": {"listeners": [listener]},
-        "stats_config": {"stats_matcher": {"reject_all": True}},  # nobody could read them: it has no admin
+        # Nothing could read the statistics, because this Envoy has no admin interface.
+        "stats_config": {"stats_matcher": {"reject_all": True}},
     }
 
 
-async def _until_listening(process: Process, address: Address) -> None:
-    """Returns once connections are taken. The module is open by then: Envoy loads it before it listens."""
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            while not await asyncio.to_thread(_connects, address):
-                if process.returncode is not None:
-                    raise ChildError(f"the host of the service ended with status {process.returncode}")
-                await asyncio.sleep(_POLL_INTERVAL_S)
-    except TimeoutError as error:
-        raise ChildError(f"the host of the service did not listen within {START_TIMEOUT_S:g} s") from error
-
-
-def _connects(address: Address) -> bool:
+def _accepts(address: Address) -> bool:
+    """Whether connections are accepted there."""
     try:
         if isinstance(address, UnixAddress):
             with socket.socket(socket.AF_UNIX) as probe:
@@ -128,14 +126,3 @@ def _connects(address: Address) -> bool:
 
 def _remove(address: UnixAddress) -> None:
     Path(address.path).unlink(missing_ok=True)
-
-
-async def _stopped(process: Process, within_s: float) -> None:
-    """The end of the lifeline ends the process, unless it hangs."""
-    try:
-        async with asyncio.timeout(within_s):
-            await process.wait()
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()

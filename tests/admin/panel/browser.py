@@ -12,7 +12,7 @@ from ratelimitd.admin.app import DEADLINES, admin_app
 from ratelimitd.admin.deadlines import Deadlines
 from ratelimitd.control.control import Control
 from ratelimitd.settings import load
-from ratelimitd.transport.client import ask
+from ratelimitd.transport.client import check_service
 
 WRITE, READ = "write-key-of-a-test", "read-key-of-a-test"
 SETTINGS = load({}, {})
@@ -84,7 +84,7 @@ async def browsing(
     control: Control, keys: AdminKeys = KEYS, deadlines: Deadlines = DEADLINES
 ) -> AsyncIterator[Browser]:
     """Yields a browser on a new admin service."""
-    app = admin_app(control, keys, SETTINGS, ask, refusal_delay_s=0, deadlines=deadlines)
+    app = admin_app(control, keys, SETTINGS, check_service, refusal_delay_s=0, deadlines=deadlines)
     async with Browser(transport=httpx.ASGITransport(app), base_url="http://panel.test") as browser:
         yield browser
 
