@@ -9,7 +9,7 @@ from ratelimitd.core.model import MAX_EXACT, MICRO
 
 
 def iso_instant(at_us: int) -> str:
-    """Return an instant such as 2026-01-31T12:00:00.123Z.
+    """Returns an instant such as 2026-01-31T12:00:00.123Z.
 
     Values outside 1970 to 2255 come only from manual edits of the store. They are clamped, so that one bad
     value cannot break the answer that holds it.

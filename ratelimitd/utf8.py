@@ -2,5 +2,5 @@
 
 
 def encodable(text: str) -> str:
-    """Return the text with `?` in place of each character that UTF-8 cannot encode."""
+    """Returns the text with `?` in place of each character that UTF-8 cannot encode."""
     return text.encode(errors="replace").decode()

@@ -14,7 +14,7 @@ def replica(
     started_us: int = 0,
     seen_us: int = 0,
 ) -> Replica:
-    """Return an entry; by default that of a replica which runs no policy yet."""
+    """Returns an entry; by default that of a replica which runs no policy yet."""
     return Replica(
         id=replica_id,
         version=version,

@@ -1,1 +1,1 @@
-"""All that an operator can do. The command line and the admin service are two thin faces of it."""
+"""Operations on policies, replicas and buckets. The CLI and the admin service are thin layers on it."""

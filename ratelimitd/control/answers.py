@@ -58,7 +58,7 @@ class PolicyDiff(Answer):
 
     @classmethod
     def of(cls, diff: str) -> Self:
-        """Return the answer for a unified diff."""
+        """Returns the answer for a unified diff."""
         return cls(same=not diff, diff=diff)
 
 
@@ -84,7 +84,7 @@ class ReplicaStatus(Replica):
 
     @classmethod
     def of(cls, replica: Replica, newest: int) -> Self:
-        """Return the status of a replica when `newest` is the number of the newest revision."""
+        """Returns the status of a replica when `newest` is the number of the newest revision."""
         return cls(**dict(replica), behind=replica.number < newest, revision=replica.digest)
 
 
@@ -133,7 +133,7 @@ class ExplainedTier(Answer):
 
     @classmethod
     def of(cls, state: TierState) -> Self:
-        """Return the answer for a tier of the core."""
+        """Returns the answer for a tier of the core."""
         return cls(**state._asdict() | state.limit._asdict())
 
 
@@ -158,7 +158,7 @@ class ExplainedRequest(Answer):
 
     @classmethod
     def of(cls, explanation: Explanation) -> Self:
-        """Return the answer for an explanation of the core."""
+        """Returns the answer for an explanation of the core."""
         parts = {
             "identity": explanation.identity._asdict(),
             "tiers": [ExplainedTier.of(state) for state in explanation.tiers],

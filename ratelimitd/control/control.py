@@ -1,7 +1,7 @@
-"""The control of limits: every change is validated, is a revision, and is told to all replicas.
+"""The operations that the command line and the admin service share.
 
-Nothing here takes a token. What is decided is read from the store at the call, so any number of these may
-work side by side.
+Every change of the policy is validated, recorded as a revision and announced to all replicas. No operation
+takes a token. All state is in the store, so any number of these objects may work at the same time.
 """
 
 import asyncio
@@ -37,18 +37,18 @@ from ratelimitd.settings import Settings
 from ratelimitd.store.buckets import Buckets
 
 ATTEMPTS = 3
-"""How often a change that expects no number is tried when others change the policy at the same time."""
+"""Attempts of a change without an expected number when others change the policy at the same time."""
 
-LOOK_AGAIN_S = 0.05
-"""Between two looks at the replicas while somebody waits for them."""
+STATUS_INTERVAL_S = 0.05
+"""Pause between two reads of the status in `wait`."""
 
 
 class Control:
-    """Everything that an operator can do, over one store. Every method that asks it may raise StoreError.
+    """The operations on one store. Every method may raise StoreError.
 
     Args:
         client: the store.
-        settings: those of the service: its keys, and how it identifies.
+        settings: the settings of the service: its keys, and how it identifies requests.
     """
 
     def __init__(self, client: Redis, settings: Settings) -> None:
@@ -58,36 +58,36 @@ class Control:
         self._buckets = Buckets(client, settings.key_prefix)
 
     async def current(self) -> CurrentPolicy:
-        """The newest accepted policy. A good one written past the revisions is recorded first."""
+        """Returns the newest accepted policy. A valid one written directly to Redis is recorded first."""
         current, _ = await self._current()
         return current
 
     async def _current(self) -> tuple[CurrentPolicy, PolicySnapshot]:
         while True:
-            look = await self._revisions.snapshot()
-            if not look.foreign:
-                return CurrentPolicy(revision=await self._revisions.newest(look), refused=()), look
+            snapshot = await self._revisions.snapshot()
+            if not snapshot.foreign:
+                return CurrentPolicy(revision=await self._revisions.newest(snapshot), refused=()), snapshot
             try:
-                parse(look.text())
+                parse(snapshot.text())
             except PolicyError as error:
                 revision = await self._revisions.last_good()
-                return CurrentPolicy(revision=revision, refused=error.problems), look
-            with suppress(ConflictError):  # it was changed again meanwhile
-                await self._revisions.adopt(look)
+                return CurrentPolicy(revision=revision, refused=error.problems), snapshot
+            with suppress(ConflictError):  # the key changed again: read it again
+                await self._revisions.adopt(snapshot)
 
     async def apply(self, text: str, *, author: str, note: str, expected: int | None) -> AppliedRevision:
         """Makes a text the policy in force.
 
-        Raises PolicyError, and ConflictError when the newest revision is not `expected`. With None whatever
-        is the newest is replaced.
+        Raises PolicyError, and ConflictError when the newest revision is not `expected`. None replaces any
+        revision.
         """
         advised = advice(parse(text))
         for attempt in range(ATTEMPTS):
-            _, look = await self._current()
-            number = look.head if expected is None else expected
+            _, snapshot = await self._current()
+            number = snapshot.head if expected is None else expected
             try:
                 revision = await self._revisions.commit(
-                    text, author=author, note=note, expected=number, over=look.sha1
+                    text, author=author, note=note, expected=number, over=snapshot.sha1
                 )
             except ConflictError:
                 if expected is not None or attempt == ATTEMPTS - 1:
@@ -97,7 +97,7 @@ class Control:
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
     async def diff(self, text: str, against: int | None = None) -> str:
-        """A unified diff from a revision, the newest when None, to `text`, both in normal form.
+        """Returns a unified diff from a revision, the newest when None, to a text, both in normal form.
 
         It is empty when they mean the same. Raises PolicyError and UnknownRevisionError.
         """
@@ -107,12 +107,12 @@ class Control:
         return "".join(difflib.unified_diff(before, new, f"revision {old.number}", "new"))
 
     async def history(self, limit: int = HISTORY_LENGTH) -> list[Revision]:
-        """The newest revisions, newest first."""
+        """Returns the newest revisions, newest first."""
         await self.current()
         return await self._revisions.history(limit)
 
     async def revision(self, number: int) -> Revision:
-        """One revision. Raises UnknownRevisionError."""
+        """Returns a revision. Raises UnknownRevisionError."""
         return await self._revisions.get(number)
 
     async def rollback(self, to: int, *, author: str, note: str, expected: int | None) -> Revision:
@@ -122,20 +122,20 @@ class Control:
         return applied.revision
 
     async def status(self) -> Status:
-        """The newest policy, and which replica runs which."""
-        current, look = await self._current()
+        """Returns the newest policy and the policies that replicas run."""
+        current, snapshot = await self._current()
         newest = current.revision.number
-        live = await self._replicas.live(look.now_us)
+        live = await self._replicas.live(snapshot.now_us)
         return Status(
             revision=current.revision,
             refused=current.refused,
             replicas=[ReplicaStatus.of(replica, newest) for replica in live],
             shadow=await self._replicas.shadow(newest),
-            now_us=look.now_us,
+            now_us=snapshot.now_us,
         )
 
     async def wait(self, number: int, timeout_s: float) -> Status:
-        """The status, once every live replica runs this revision or a newer one. Raises WaitError."""
+        """Returns the status once every live replica runs this revision or a newer one. Raises WaitError."""
         deadline_s = time.monotonic() + timeout_s
         while True:
             status = await self.status()
@@ -146,11 +146,11 @@ class Control:
                 raise WaitError(
                     f"after {timeout_s:g} s revision {number} does not run yet on {', '.join(behind)}"
                 )
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(STATUS_INTERVAL_S)
 
-    async def explain(self, question: RequestSpec) -> ExplainedRequest:
-        """What such a request would get now, and why. Raises RequestSpecError."""
-        request = question.request(self._settings)
+    async def explain(self, spec: RequestSpec) -> ExplainedRequest:
+        """Returns the decision that such a request would get now. Raises RequestSpecError."""
+        request = spec.request(self._settings)
         identity = identity_of(request, self._settings)
         policy = await self._policy()
         keys = keys_of(policy, request, identity, self._settings.key_prefix)
@@ -159,9 +159,9 @@ class Control:
             explain(policy, request, identity, self._settings.key_prefix, stored.buckets, stored.now_us)
         )
 
-    async def buckets(self, who: Subject) -> list[BucketState]:
-        """The buckets that somebody has: those that are not full. Raises RequestSpecError."""
-        identity = who.identity()
+    async def buckets(self, subject: Subject) -> list[BucketState]:
+        """Returns the buckets of a subject. One that is not listed is full. Raises RequestSpecError."""
+        identity = subject.identity()
         policy = await self._policy()
         keys = await self._buckets.keys_of(identity.key)
         stored = await self._buckets.read(keys)
@@ -186,9 +186,9 @@ class Control:
             )
         return states
 
-    async def reset(self, who: Subject) -> list[str]:
-        """Makes every bucket of somebody a full one. The keys that were deleted. Raises RequestSpecError."""
-        keys = await self._buckets.keys_of(who.identity().key)
+    async def reset(self, subject: Subject) -> list[str]:
+        """Makes every bucket of a subject full. Returns the keys deleted. Raises RequestSpecError."""
+        keys = await self._buckets.keys_of(subject.identity().key)
         await self._buckets.delete(keys)
         await self._revisions.announce_reset()
         return keys

@@ -25,7 +25,7 @@ _EXEMPT = "has no effect beside exempt: the requests take no tokens"
 
 
 def advice(policy: Policy) -> tuple[Problem, ...]:
-    """Return the advice on a policy, in the order of its text. There is none on the flat form."""
+    """Returns the advice on a policy, in the order of its text. There is none on the flat form."""
     if isinstance(policy, FlatPolicy):
         return ()
     unreachable = _unreachable(policy.routes)
@@ -55,7 +55,7 @@ def _already_match(earlier: Sequence[int]) -> str:
 
 
 def _unreachable(routes: Sequence[RouteEntry]) -> dict[int, list[int]]:
-    """Return each route that can never match, and the earlier ones that match all its requests.
+    """Returns each route that can never match, and the earlier ones that match all its requests.
 
     A pattern covers only patterns that have its rarest literal at the same position, so it is compared with
     these alone: a thousand routes make half a million pairs.
@@ -130,7 +130,7 @@ def _on_override(
 
 
 def _dearest(routes: Mapping[int, RouteEntry], tier: TierEntry | None) -> tuple[int, int]:
-    """Return the highest cost of a route that the tier can deny, and that route's index; 0 without one."""
+    """Returns the highest cost of a route that the tier can deny, and that route's index; 0 without one."""
     if tier is None or tier.shadow:
         return 0, 0
     costs = [(route.cost, -at) for at, route in routes.items() if not (route.exempt or route.shadow)]

@@ -15,7 +15,7 @@ from ratelimitd.policy.routes import RouteEntry
 
 
 def policy_set(policy: Policy, digest: str) -> PolicySet:
-    """Return the policy for the core. `digest` is that of its text, as `digest_of` computes it."""
+    """Returns the policy for the core. `digest` is that of its text, as `digest_of` computes it."""
     full = full_form(policy)
     overrides = full.overrides
     by_identity = {

@@ -14,7 +14,7 @@ Finding = tuple[Location, str]
 def unpayable_costs(
     tiers: TiersEntry, routes: Mapping[int, RouteEntry], *, shadow: bool
 ) -> Iterator[Finding]:
-    """Find costs of routes, by their indexes, above a capacity: each such request would be denied.
+    """Finds costs of routes, by their indexes, above a capacity: each such request would be denied.
 
     `shadow` is the policy's: no tier denies then.
     """
@@ -34,7 +34,7 @@ def unpayable_costs(
 
 
 def duplicate_identities(users: Iterable[str], addresses: Iterable[str]) -> Iterator[Finding]:
-    """Find users and addresses that are one identity: only one of their overrides could hold."""
+    """Finds users and addresses that are one identity: only one of their overrides could hold."""
     first: dict[str, str] = {}
     keys = [("users", name, plain_key(name)) for name in users]
     keys += [("addresses", name, key_of_address(name) or name) for name in addresses]

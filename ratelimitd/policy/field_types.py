@@ -25,7 +25,7 @@ _BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
 def per_second(rate: str) -> float:
-    """Return the tokens per second of a rate such as `100/min`. Raises ValueError with a sentence."""
+    """Returns the tokens per second of a rate such as `100/min`. Raises ValueError with a sentence."""
     found = _RATE.fullmatch(rate)
     if found is None:
         raise ValueError("must be a number, a slash and s, min, h or day, such as 100/min")
@@ -33,7 +33,7 @@ def per_second(rate: str) -> float:
 
 
 def key_of_address(text: str) -> str | None:
-    """Return the identity key of an address or an IPv6 /64 network, or None when the text is neither."""
+    """Returns the identity key of an address or an IPv6 /64 network, or None when the text is neither."""
     if text != text.strip():
         return None
     key = address_key(text.removesuffix("/64"))

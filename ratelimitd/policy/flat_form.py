@@ -26,7 +26,7 @@ Policy = FlatPolicy | PolicyDocument
 
 
 def full_form(policy: Policy) -> PolicyDocument:
-    """Return the same policy in the full form."""
+    """Returns the same policy in the full form."""
     if isinstance(policy, PolicyDocument):
         return policy
     tiers = {
@@ -40,7 +40,7 @@ def full_form(policy: Policy) -> PolicyDocument:
 
 
 def flat_form(policy: Policy) -> FlatPolicy | None:
-    """Return the limits of the flat form's tiers, dropping the rest. None when one of these tiers is off."""
+    """Returns the limits of the flat form's tiers, dropping the rest. None when one of these tiers is off."""
     if isinstance(policy, FlatPolicy):
         return policy
     tiers = dict(policy.tiers.items())
@@ -54,7 +54,7 @@ def flat_form(policy: Policy) -> FlatPolicy | None:
 
 
 def not_flat(policy: Policy) -> list[str]:
-    """Return the paths of what the flat form cannot express, such as `tiers.user.shadow`."""
+    """Returns the paths of what the flat form cannot express, such as `tiers.user.shadow`."""
     if isinstance(policy, FlatPolicy):
         return []
     present: dict[str, object] = {"shadow": policy.shadow, "routes": policy.routes}

@@ -20,7 +20,7 @@ P = TypeVar("P", bound=Part)
 
 
 def with_fields(fields: Mapping[str, Any]) -> Callable[[type[P]], type[P]]:
-    """Decorate a part with further fields, each a type and a default or a Field."""
+    """Decorates a part with further fields, each a type and a default or a Field."""
 
     def extended(part: type[P]) -> type[P]:
         return create_model(
@@ -98,7 +98,7 @@ class TiersEntry(Part):
     """The buckets that a request takes tokens from. Each is a limit, or off."""
 
     def items(self) -> list[tuple[TierName, TierEntry | None]]:
-        """Return each tier and its limit, None when it is off, widest first."""
+        """Returns each tier and its limit, None when it is off, widest first."""
         return [(name, getattr(self, name)) for name in TIERS]
 
 
@@ -106,7 +106,7 @@ class LimitingPart(Part):
     """A part that may have limits of its own, in fields named after tiers."""
 
     def limits(self) -> dict[TierName, LimitEntry]:
-        """Return the limits that are given, by tier, widest first."""
+        """Returns the limits that are given, by tier, widest first."""
         given = {name: getattr(self, name, None) for name in TIERS}
         return {name: limit for name, limit in given.items() if limit is not None}
 
@@ -115,5 +115,5 @@ MaybeLimit = Maybe[LimitEntry]
 
 
 def limit_fields(descriptions: Mapping[TierName, str]) -> dict[str, Any]:
-    """Return the fields of a LimitingPart for these tiers, for `with_fields`."""
+    """Returns the fields of a LimitingPart for these tiers, for `with_fields`."""
     return {name.value: (MaybeLimit, Field(None, description=text)) for name, text in descriptions.items()}

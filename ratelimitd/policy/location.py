@@ -9,7 +9,7 @@ _SHOWN_CHARACTERS = 100
 
 
 def path_of(location: Location) -> str:
-    """Return a location as text, such as `overrides.users.alice.user.capacity`. Long keys are cut."""
+    """Returns a location as text, such as `overrides.users.alice.user.capacity`. Long keys are cut."""
     path = ""
     for part in location:
         if isinstance(part, int):

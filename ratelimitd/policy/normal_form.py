@@ -25,7 +25,7 @@ _BARE = re.compile(r"[A-Za-z/][A-Za-z0-9_/.*+@-]*|[0-9]+/[a-z]+")
 
 
 def normal_text(policy: Policy) -> str:
-    """Return the normal form. `parse` reads the same policy from it."""
+    """Returns the normal form. `parse` reads the same policy from it."""
     return "\n".join(_lines(_document(full_form(policy)))) + "\n"
 
 
@@ -136,7 +136,7 @@ def _flow(value: Any) -> str:
 
 
 def _word(text: str) -> str:
-    """Return text as YAML: bare where every YAML reader sees the same text in it, else in double quotes."""
+    """Returns text as YAML: bare where every YAML reader sees the same text in it, else in double quotes."""
     if _BARE.fullmatch(text) and isinstance(plain_scalar(text), str):
         return text
     return '"' + "".join(_escaped(character) for character in text) + '"'

@@ -55,7 +55,7 @@ class OverridesEntry(Part):
     @model_validator(mode="before")
     @classmethod
     def _few_enough(cls, data: Any) -> Any:
-        """Reject too many before any of them is validated, as `at_most` does for lists."""
+        """Rejects too many before any of them is validated, as `at_most` does for lists."""
         count = sum(map(len, _groups(data)))
         if count > MAX_OVERRIDES:
             reason = f"must be at most {MAX_OVERRIDES} together, got {count}"
@@ -63,7 +63,7 @@ class OverridesEntry(Part):
         return data
 
     def items(self) -> Iterator[tuple[str, OverrideEntry]]:
-        """Yield every override with its path in the policy."""
+        """Yields every override with its path in the policy."""
         for kind, by_name in (("users", self.users), ("addresses", self.addresses)):
             for name, override in by_name.items():
                 yield f"overrides.{kind}.{name}", override
@@ -74,7 +74,7 @@ class OverridesEntry(Part):
 
 
 def _groups(overrides: Any) -> Iterator[dict[Any, Any]]:
-    """Yield each group of overrides in plain data of any shape."""
+    """Yields each group of overrides in plain data of any shape."""
     for kind, values in overrides.items() if isinstance(overrides, dict) else ():
         if isinstance(values, dict):
             nested = values.values() if kind in {"headers", "context"} else (values,)

@@ -22,7 +22,7 @@ class Part(BaseModel):
 
 
 def at_most(most: int) -> BeforeValidator:
-    """Reject a longer list before its items are validated: each mistake in them would take a kilobyte."""
+    """Rejects a longer list before its items are validated: each mistake in them would take a kilobyte."""
 
     def checked(value: Any) -> Any:
         if isinstance(value, list) and len(value) > most:

@@ -15,7 +15,7 @@ from ratelimitd.policy.yaml_reader import TOO_DEEP, yaml_data
 
 
 def plain_data(text: str) -> Any:
-    """Return the data in a text that UTF-8 can encode. Raises PolicyError and nothing else."""
+    """Returns the data in a text that UTF-8 can encode. Raises PolicyError and nothing else."""
     try:
         if not text.lstrip().startswith("{"):
             return yaml_data(text)

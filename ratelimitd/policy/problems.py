@@ -44,7 +44,7 @@ _WITHOUT_VALUE = {"missing", "too_short", ONE_REQUIRED, INCONSISTENT, TOO_MANY}
 
 
 def validated(data: Any) -> Policy:
-    """Return the policy in plain data. Raises PolicyError with every problem."""
+    """Returns the policy in plain data. Raises PolicyError with every problem."""
     if not isinstance(data, dict):
         raise PolicyError(Problem("", f"must be an object with the keys of a policy, got {_shown(data)}"))
     full = any(name in data for name in PolicyDocument.model_fields)
@@ -62,13 +62,13 @@ def validated(data: Any) -> Policy:
 
 
 def bounded(problems: Sequence[Problem]) -> list[Problem]:
-    """Return the first MAX_PROBLEMS problems, and one that counts the rest."""
+    """Returns the first MAX_PROBLEMS problems, and one that counts the rest."""
     more = len(problems) - MAX_PROBLEMS
     return [*problems[:MAX_PROBLEMS], *([Problem("", f"and {more} more")] if more > 0 else [])]
 
 
 def _inconsistencies(data: Mapping[str, Any]) -> Iterator[Problem]:
-    """Find problems between the valid parts. Pydantic looks for them only when every part is valid."""
+    """Finds problems between the valid parts. Pydantic looks for them only when every part is valid."""
     tiers = _valid(TiersEntry, data.get("tiers"))
     routes = data.get("routes")
     if tiers is not None and isinstance(routes, list) and len(routes) <= MAX_ROUTES:
@@ -136,12 +136,12 @@ def _keys(part: type[BaseModel]) -> Iterator[str]:
 
 
 def _number(value: Any) -> Any:
-    """Return a bound without an exponent: 0.000001, not 1e-06."""
+    """Returns a bound without an exponent: 0.000001, not 1e-06."""
     return f"{value:f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
 
 
 def _shown(value: Any) -> str:
-    """Return a short text for a value from the policy."""
+    """Returns a short text for a value from the policy."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
     if value is None or isinstance(value, bool):

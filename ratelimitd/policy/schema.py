@@ -17,23 +17,23 @@ class _Schema(GenerateJsonSchema):
     """Omits titles, which only repeat names, and null, which no policy holds."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        """Return the schema of the value when it is given."""
+        """Returns the schema of the value when it is given."""
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        """Omit the default None, which means that the field is not given."""
+        """Omits the default None, which means that the field is not given."""
         found = super().default_schema(schema)
         if found.get("default", ...) is None:
             del found["default"]
         return found
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic's hook
-        """Return False for every field."""
+        """Returns False for every field."""
         return False
 
 
 def schema() -> dict[str, Any]:
-    """Return the schema, in draft 2020-12."""
+    """Returns the schema, in draft 2020-12."""
     made = TypeAdapter(Policy).json_schema(schema_generator=_Schema)
     for part in made["$defs"].values():
         part.pop("title", None)
@@ -45,5 +45,5 @@ def schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """Return the schema as text, as it is printed and committed."""
+    """Returns the schema as text, as it is printed and committed."""
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"

@@ -23,22 +23,22 @@ DIGEST_DIGITS = 12
 
 
 def sha256_of(text: bytes | str) -> str:
-    """Return the SHA-256 of a policy text in hex."""
+    """Returns the SHA-256 of a policy text in hex."""
     return hashlib.sha256(_encoded(text)).hexdigest()
 
 
 def digest_of(text: bytes | str) -> str:
-    """Return the digest of a policy text: the first 12 hex digits of its SHA-256."""
+    """Returns the digest of a policy text: the first 12 hex digits of its SHA-256."""
     return digest_of_sha256(sha256_of(text))
 
 
 def digest_of_sha256(sha256: str) -> str:
-    """Return the digest of the policy text that has this SHA-256, in hex."""
+    """Returns the digest of the policy text that has this SHA-256, in hex."""
     return sha256[:DIGEST_DIGITS]
 
 
 def parse(text: bytes | str) -> Policy:
-    """Return the policy in a text. Raises PolicyError with every problem at once."""
+    """Returns the policy in a text. Raises PolicyError with every problem at once."""
     try:
         data = plain_data(_decoded(text))
     except PolicyError as error:

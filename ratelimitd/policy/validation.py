@@ -18,7 +18,7 @@ class ValidationResult(BaseModel):
 
 
 def validate(text: bytes | str) -> ValidationResult:
-    """Return the problems of a policy text, or the advice on it when it is valid."""
+    """Returns the problems of a policy text, or the advice on it when it is valid."""
     try:
         return ValidationResult(valid=True, problems=(), advice=advice(parse(text)))
     except PolicyError as error:

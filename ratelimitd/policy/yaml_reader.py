@@ -33,7 +33,7 @@ _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 
 def yaml_data(text: str) -> Any:
-    """Return the data of the only document in a text. Raises PolicyError."""
+    """Returns the data of the only document in a text. Raises PolicyError."""
     reader = _YamlReader()
     reader.read(text)
     if reader.problems:
@@ -42,7 +42,7 @@ def yaml_data(text: str) -> Any:
 
 
 def yaml_lines(text: str) -> dict[str, int]:
-    """Return the line of every key and list item in a text, by its path, up to where reading fails.
+    """Returns the line of every key and list item in a text, by its path, up to where reading fails.
 
     Lines count from 1. Of a repeated key the first line counts. JSON is read as YAML.
     """
@@ -71,7 +71,7 @@ class _YamlReader:
         self._documents = 0
 
     def read(self, text: str) -> None:
-        """Read a text. Raises PolicyError where the rest of the text has no meaning."""
+        """Reads a text. Raises PolicyError where the rest of the text has no meaning."""
         try:
             for event in yaml.parse(text, Loader=_LOADER):
                 self.feed(event)
@@ -80,7 +80,7 @@ class _YamlReader:
             raise PolicyError(Problem("", f"must be JSON or YAML; {_yaml_reason(error)}")) from error
 
     def feed(self, event: Any) -> None:
-        """Take the next event."""
+        """Takes the next event."""
         if isinstance(event, yaml.NodeEvent):
             top = self._open[-1] if self._open else None
             if top is not None and isinstance(top.into, dict) and top.at is None:
@@ -172,7 +172,7 @@ def _line(event: Any) -> str:
 
 
 def plain_scalar(text: str) -> Any:
-    """Return the value of an unquoted text of YAML."""
+    """Returns the value of an unquoted text of YAML."""
     if text.lower() in _WORDS and text in {text.lower(), text.upper(), text.capitalize()}:
         return _WORDS[text.lower()]
     if text[0] not in "+-.0123456789" or len(text) > MAX_DIGITS:

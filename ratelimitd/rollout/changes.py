@@ -32,7 +32,7 @@ class Changes:
         self._log = structlog.get_logger("ratelimitd.policy")
 
     async def wait(self, at_most_s: float) -> None:
-        """Return when a change is announced, or after this time."""
+        """Returns when a change is announced, or after this time."""
         try:
             async with asyncio.timeout(at_most_s):
                 await self._changed.wait()
@@ -41,7 +41,7 @@ class Changes:
         self._changed.clear()
 
     async def listen(self) -> None:
-        """Subscribe to the channel, and again whenever the connection is lost, until cancelled."""
+        """Subscribes to the channel, and again whenever the connection is lost, until cancelled."""
         while True:
             try:
                 with store_errors():

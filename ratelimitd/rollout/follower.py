@@ -73,7 +73,7 @@ class PolicyFollower:
         self._failing: set[str] = set()
 
     def current(self) -> PolicySet:
-        """Return the policy in force. Raises StoreError until the store was read once."""
+        """Returns the policy in force. Raises StoreError until the store was read once."""
         if self._current is None:
             raise StoreError("no policy could be read from the store yet")
         return self._current
@@ -84,7 +84,7 @@ class PolicyFollower:
         return self._presence.shadow
 
     async def poll(self) -> None:
-        """Read the policy, put a new valid one in force, and publish this replica's entry.
+        """Reads the policy, puts a new valid one in force, and publishes this replica's entry.
 
         Only changes are logged.
         """
@@ -102,7 +102,7 @@ class PolicyFollower:
 
     @contextmanager
     def _logging_once(self, event: str) -> Iterator[None]:
-        """Swallow failures of the store. Log the first one, and again after the next success."""
+        """Swallows failures of the store. Logs the first one, and again after the next success."""
         try:
             yield
         except (StoreError, TimeoutError) as error:
@@ -122,7 +122,7 @@ class PolicyFollower:
         self._presence.refuses(None)
 
     async def _adopt(self, snapshot: PolicySnapshot) -> None:
-        """Record a foreign policy that is in force here as a revision."""
+        """Records a foreign policy that is in force here as a revision."""
         if not snapshot.foreign or self._presence.replica.refused is not None:
             return
         try:
@@ -147,7 +147,7 @@ class PolicyFollower:
         self._on_change()
 
     async def _refuse(self, snapshot: PolicySnapshot, reason: str) -> None:
-        """Keep the newest good revision in force beside an invalid text."""
+        """Keeps the newest good revision in force beside an invalid text."""
         if self._current is None or snapshot.head != self._presence.replica.number:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 good = await self._revisions.last_good()
@@ -170,7 +170,7 @@ class PolicyFollower:
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator["PolicyFollower"]:
-        """Follow the store until the end of the block, which begins after the first poll."""
+        """Follows the store until the end of the block, which begins after the first poll."""
         await self.poll()
         tasks = [asyncio.create_task(self._poll_always()), asyncio.create_task(self._changes.listen())]
         try:
@@ -184,12 +184,12 @@ class PolicyFollower:
 
 
 def _compiled(text: bytes | str) -> PolicySet:
-    """Compile a policy: a quarter of a second for the longest text, so it runs in a thread."""
+    """Compiles a policy: a quarter of a second for the longest text, so it runs in a thread."""
     return policy_set(parse(text), digest_of(text))
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel until each task ends: asyncio.wait_for, used by redis-py, may swallow it before Python 3.12."""
+    """Cancels until each task ends: asyncio.wait_for, used by redis-py, may swallow it before Python 3.12."""
     pending = set(tasks)
     while pending:
         for task in pending:

@@ -24,17 +24,17 @@ class Presence:
         self._before: tuple[int, Counter[str]] = (0, Counter())
 
     def runs(self, digest: str, number: int) -> None:
-        """Note the policy in force. Shadow counts so far belong to the policy before it."""
+        """Notes the policy in force. Shadow counts so far belong to the policy before it."""
         if digest != self.replica.digest and self.shadow.counts:
             self._before, self.shadow.counts = (self.replica.number, self.shadow.counts), Counter()
         self.replica = self.replica.model_copy(update={"digest": digest, "number": number})
 
     def refuses(self, reason: str | None) -> None:
-        """Note why the text in the store is not in force; None when it is."""
+        """Notes why the text in the store is not in force; None when it is."""
         self.replica = self.replica.model_copy(update={"refused": reason})
 
     async def publish(self, now_us: int) -> None:
-        """Write the entry and add the shadow counts. Raises StoreError, and keeps the counts then.
+        """Writes the entry and adds the shadow counts. Raises StoreError, and keeps the counts then.
 
         `now_us` is the store's clock.
         """
@@ -49,5 +49,5 @@ class Presence:
         self.shadow.counts = +self.shadow.counts  # drops the counts that are 0 now
 
     async def leave(self) -> None:
-        """Remove the entry. Raises StoreError."""
+        """Removes the entry. Raises StoreError."""
         await self._replicas.leave(self.replica.id)

@@ -54,7 +54,7 @@ class Replicas:
         self._swept = False
 
     async def publish(self, replica: Replica) -> None:
-        """Write a replica's entry. The hash expires STALE_S after the last entry was written.
+        """Writes a replica's entry. The hash expires STALE_S after the last entry was written.
 
         The first call also removes stale entries. A start adds at most one entry, so this keeps the hash
         small.
@@ -73,19 +73,19 @@ class Replicas:
         self._swept = True
 
     async def leave(self, replica_id: str) -> None:
-        """Remove the entry of a replica that stops."""
+        """Removes the entry of a replica that stops."""
         with store_errors():
             await self._client.hdel(self._key, replica_id)
 
     async def live(self, now_us: int) -> list[Replica]:
-        """Return the replicas that wrote within LIVE_S of `now_us`, the store's clock, sorted by id."""
+        """Returns the replicas that wrote within LIVE_S of `now_us`, the store's clock, sorted by id."""
         with store_errors():
             found = await self._all()
         live = [replica for replica in found if _age_us(replica, now_us) <= LIVE_S * MICRO]
         return sorted(live, key=lambda replica: replica.id)
 
     async def add_shadow(self, number: int, denied: Mapping[str, int]) -> None:
-        """Add to the counts of requests that each shadow would have denied under a revision."""
+        """Adds to the counts of requests that each shadow would have denied under a revision."""
         if not denied:
             return
         key = self._shadow_key(number)
@@ -98,7 +98,7 @@ class Replicas:
             await pipeline.execute(raise_on_error=False)
 
     async def shadow(self, number: int) -> dict[str, int]:
-        """Return how many requests each shadow would have denied under a revision, on all replicas."""
+        """Returns how many requests each shadow would have denied under a revision, on all replicas."""
         with store_errors():
             found = await self._client.hgetall(self._shadow_key(number))
         counts = {}
@@ -119,5 +119,5 @@ class Replicas:
 
 
 def _age_us(replica: Replica, now_us: int) -> int:
-    """Return the distance between the instants: after a failover the clock may have stepped back."""
+    """Returns the distance between the instants: after a failover the clock may have stepped back."""
     return abs(now_us - replica.seen_us)

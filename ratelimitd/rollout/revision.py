@@ -80,19 +80,19 @@ class PolicySnapshot:
         return self.sha1 != self.stored
 
     def text(self) -> bytes | str:
-        """Return the policy text: the default policy without a key. PolicyError if it is not a string."""
+        """Returns the policy text: the default policy without a key. PolicyError if it is not a string."""
         if self.wrong_type:
             raise PolicyError(Problem("", "must be a string; the key holds another type"))
         return DEFAULT_TEXT if self.value is None else self.value
 
 
 def sha1_of(value: bytes | None) -> str:
-    """Return `PolicySnapshot.sha1` for a value or an absent key. Redis scripts can compute it too."""
+    """Returns `PolicySnapshot.sha1` for a value or an absent key. Redis scripts can compute it too."""
     return "" if value is None else hashlib.sha1(value, usedforsecurity=False).hexdigest()
 
 
 def decoded(raw: bytes | str | None) -> Revision | None:
-    """Return a revision from its JSON in Redis; None when it is not kept or damaged."""
+    """Returns a revision from its JSON in Redis; None when it is not kept or damaged."""
     try:
         return Revision.model_validate_json(raw, strict=True) if raw else None
     except ValidationError:
@@ -100,7 +100,7 @@ def decoded(raw: bytes | str | None) -> Revision | None:
 
 
 def checked_author(name: str) -> str:
-    """Return the name if a person may use it. Raises ValueError."""
+    """Returns the name if a person may use it. Raises ValueError."""
     if not 1 <= len(name) <= MAX_AUTHOR:
         raise ValueError(f"must have 1 to {MAX_AUTHOR} characters")
     if name.strip().casefold() == EXTERNAL:
@@ -109,7 +109,7 @@ def checked_author(name: str) -> str:
 
 
 def checked_note(note: str) -> str:
-    """Return the note if it is not too long. Raises ValueError."""
+    """Returns the note if it is not too long. Raises ValueError."""
     if len(note) > MAX_NOTE:
         raise ValueError(f"must have at most {MAX_NOTE} characters")
     return note

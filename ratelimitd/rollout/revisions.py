@@ -54,7 +54,7 @@ class Revisions:
         self._script = client.register_script(resource("lua/policy_commit.lua").read_text())
 
     async def snapshot(self) -> PolicySnapshot:
-        """Read the config key and the newest revision's number, in one round trip."""
+        """Reads the config key and the newest revision's number, in one round trip."""
         with store_errors():
             # A transaction: a commit between the two reads would look like a foreign write.
             pipeline = self._client.pipeline(transaction=True)
@@ -76,11 +76,11 @@ class Revisions:
         )
 
     async def head(self) -> Revision:
-        """Return the newest revision; number 0, the default policy, when there is none."""
+        """Returns the newest revision; number 0, the default policy, when there is none."""
         return await self.get(await self._head())
 
     async def get(self, number: int) -> Revision:
-        """Return the revision of that number; 0 is the default policy. Raises UnknownRevisionError."""
+        """Returns the revision of that number; 0 is the default policy. Raises UnknownRevisionError."""
         if number == 0:
             return DEFAULTS
         with store_errors():
@@ -92,7 +92,7 @@ class Revisions:
         return revision
 
     async def newest(self, snapshot: PolicySnapshot) -> Revision:
-        """Return the newest revision of a snapshot that is not foreign.
+        """Returns the newest revision of a snapshot that is not foreign.
 
         When its record is lost, only its number and the text at the config key are known.
         """
@@ -110,7 +110,7 @@ class Revisions:
             )
 
     async def last_good(self) -> Revision:
-        """Return the newest revision that can be read and parsed; the default policy when there is none.
+        """Returns the newest revision that can be read and parsed; the default policy when there is none.
 
         A revision may be damaged or lost, or use fields that only a later version of ratelimitd knows.
         """
@@ -123,7 +123,7 @@ class Revisions:
         return DEFAULTS
 
     async def history(self, limit: int = HISTORY_LENGTH) -> list[Revision]:
-        """Return the newest `limit` revisions that are kept, newest first."""
+        """Returns the newest `limit` revisions that are kept, newest first."""
         head = await self._head()
         numbers = range(head, max(0, head - min(limit, KEPT)), -1)
         if not numbers:
@@ -133,7 +133,7 @@ class Revisions:
         return [revision for raw in raws if (revision := decoded(raw)) is not None]
 
     async def commit(self, text: str, *, author: str, note: str, expected: int, over: str) -> Revision:
-        """Write a text to the config key as a new revision, if nothing changed since it was read.
+        """Writes a text to the config key as a new revision, if nothing changed since it was read.
 
         Args:
             text: a valid policy; it is kept byte for byte. Raises ValueError if UTF-8 cannot encode it.
@@ -148,7 +148,7 @@ class Revisions:
         return await self._record(expected, over, author, note, text, text)
 
     async def adopt(self, snapshot: PolicySnapshot) -> Revision:
-        """Record the foreign text or deletion in a snapshot, and return the newest revision after that.
+        """Records the foreign text or deletion in a snapshot, and returns the newest revision after that.
 
         Of several replicas one records it, and all return the same revision. Raises ValueError when the text
         is not UTF-8, and so not a policy, and ConflictError when the config key changed since the snapshot.
@@ -161,7 +161,7 @@ class Revisions:
         return await self._record(None, snapshot.sha1, EXTERNAL, note, text)
 
     async def announce_reset(self) -> None:
-        """Tell every replica that buckets were reset, so that it drops the denials in its cache."""
+        """Announces a reset of buckets to every replica, which then drops its cached denials."""
         with store_errors():
             await self._client.publish(self.channel, RESET)
 

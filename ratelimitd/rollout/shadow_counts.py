@@ -1,4 +1,4 @@
-"""Count the requests that parts of the policy in shadow would have denied."""
+"""Counts the requests that parts of the policy in shadow would have denied."""
 
 from collections import Counter
 

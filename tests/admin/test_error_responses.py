@@ -60,7 +60,7 @@ async def test_an_invalid_body_gets_an_error_sentence(
     [
         ({"author": "a" * 101}, "author: "),
         ({"author": ""}, "author: "),
-        ({"author": "External"}, "author: must be another"),
+        ({"author": "External"}, "author: must not be 'external'"),
         ({"author": "a\nb"}, "author: must be text without control characters"),
         ({"note": "n" * 501}, "note: "),
         ({"note": "\x1b[31m"}, "note: must be text without control characters"),

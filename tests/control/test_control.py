@@ -1,4 +1,4 @@
-"""The control of limits on a real store: changes, conflicts, explanations and resets."""
+"""The control operations on a real store: changes, conflicts, explanations and resets."""
 
 import asyncio
 
@@ -41,23 +41,21 @@ overrides:
 
 @pytest.fixture
 def control(store: Redis) -> Control:
-    """Over an empty store."""
+    """Returns the control of an empty store."""
     return Control(store, SETTINGS)
 
 
 async def applied(control: Control, text: str, expected: int | None = None) -> int:
-    """The number of the revision that this text became."""
+    """Applies a text and returns the number of its revision."""
     return (await control.apply(text, author="alice", note="why", expected=expected)).revision.number
 
 
-async def test_without_any_change_the_defaults_are_revision_0(control: Control) -> None:
-    """And nothing is refused."""
+async def test_without_any_change_the_default_policy_is_revision_0(control: Control) -> None:
     current = await control.current()
     assert (current.revision.number, current.revision.text, current.refused) == (0, DEFAULT_TEXT, ())
 
 
-async def test_a_change_is_a_revision_and_stands_at_the_key(control: Control, store: Redis) -> None:
-    """With its author and note; advice comes along."""
+async def test_a_change_is_a_revision_and_sets_the_key(control: Control, store: Redis) -> None:
     change = await control.apply(FULL, author="alice", note="search costs more", expected=0)
     assert (change.revision.number, change.revision.author, change.revision.note) == (
         1,
@@ -69,7 +67,9 @@ async def test_a_change_is_a_revision_and_stands_at_the_key(control: Control, st
     assert (await control.current()).revision == change.revision
 
 
-async def test_a_bad_text_changes_nothing_and_names_every_problem(control: Control, store: Redis) -> None:
+async def test_an_invalid_text_changes_nothing_and_names_every_problem(
+    control: Control, store: Redis
+) -> None:
     """`validate` names the same problems."""
     bad = limits_json(user_rate=-1, global_capacity=0)
     with pytest.raises(PolicyError) as error:
@@ -80,8 +80,8 @@ async def test_a_bad_text_changes_nothing_and_names_every_problem(control: Contr
     assert await store.get(KEY) is None
 
 
-async def test_of_two_who_saw_the_same_revision_one_gets_a_conflict(control: Control) -> None:
-    """It says who was first; nothing of the other's is written."""
+async def test_of_two_changes_of_the_same_revision_one_is_a_conflict(control: Control) -> None:
+    """The error names the author of the other, and nothing of the loser is written."""
     await applied(control, limits_json())
     tries = [applied(control, limits_json(user_capacity=n), expected=1) for n in (6, 7)]
     got = await asyncio.gather(*tries, return_exceptions=True)
@@ -90,14 +90,13 @@ async def test_of_two_who_saw_the_same_revision_one_gets_a_conflict(control: Con
     assert (await control.current()).revision.number == 2
 
 
-async def test_without_an_expected_number_all_get_through(control: Control) -> None:
-    """One after the other; no number is lost."""
+async def test_without_an_expected_number_every_change_is_accepted(control: Control) -> None:
     await asyncio.gather(*(applied(control, limits_json(user_capacity=n)) for n in (6, 7)))
     assert [one.number for one in await control.history()] == [2, 1]
 
 
-async def test_what_redis_cli_wrote_is_recorded_before_anything_else(control: Control, store: Redis) -> None:
-    """So it can be rolled back to, and who expected the number before it gets a conflict."""
+async def test_a_direct_write_is_recorded_before_any_other_operation(control: Control, store: Redis) -> None:
+    """It can be rolled back to, and a change that expects the number before it is a conflict."""
     await applied(control, limits_json())
     await store.set(KEY, limits_json(user_capacity=9))
     with pytest.raises(ConflictError, match="revision 2 by external"):
@@ -107,8 +106,8 @@ async def test_what_redis_cli_wrote_is_recorded_before_anything_else(control: Co
     assert (back.number, back.author, back.note, back.text) == (3, "bob", "rollback to 1", limits_json())
 
 
-async def test_a_refused_text_is_told_and_can_be_replaced(control: Control, store: Redis) -> None:
-    """The newest good revision stays the current one meanwhile."""
+async def test_a_refused_text_is_reported_and_can_be_replaced(control: Control, store: Redis) -> None:
+    """The newest good revision stays current meanwhile."""
     await applied(control, limits_json())
     await store.set(KEY, limits_json(user_rate=-1))
     current = await control.current()
@@ -119,14 +118,12 @@ async def test_a_refused_text_is_told_and_can_be_replaced(control: Control, stor
     assert (await control.current()).refused == ()
 
 
-async def test_a_rollback_to_what_is_not_kept_is_refused(control: Control) -> None:
-    """With the numbers that there are."""
+async def test_a_rollback_to_an_unknown_revision_is_an_error(control: Control) -> None:
     with pytest.raises(UnknownRevisionError, match="no revision 7"):
         await control.rollback(7, author="bob", note="", expected=None)
 
 
-async def test_a_diff_is_of_meaning_and_not_of_spelling(control: Control) -> None:
-    """The flat form and the full one can say the same."""
+async def test_a_diff_compares_meaning_and_not_spelling(control: Control) -> None:
     await applied(control, limits_json())
     same = FULL.partition("routes:")[0]
     assert await control.diff(same) == ""
@@ -139,8 +136,8 @@ async def test_a_diff_is_of_meaning_and_not_of_spelling(control: Control) -> Non
     assert await control.diff(limits_json(), against=1) == ""
 
 
-async def test_waiting_ends_when_every_live_replica_has_it(control: Control, store: Redis) -> None:
-    """Until then the one that lacks it is named."""
+async def test_wait_returns_when_every_live_replica_runs_the_revision(control: Control, store: Redis) -> None:
+    """Until then the error names the replicas that are behind."""
     policies = [PolicyFollower(store, KEY, replica(name)) for name in ("r1", "r2")]
     for one in policies:
         await one.poll()
@@ -154,8 +151,9 @@ async def test_waiting_ends_when_every_live_replica_has_it(control: Control, sto
     assert {one.number for one in status.replicas} == {number}
 
 
-async def test_the_status_counts_what_shadow_would_have_denied(control: Control, store: Redis) -> None:
-    """For the revision that is in force."""
+async def test_the_status_has_the_shadow_counts_of_the_revision_in_force(
+    control: Control, store: Redis
+) -> None:
     number = await applied(control, limits_json())
     await Replicas(store, KEY).add_shadow(number, {"tiers.user": 3})
     assert (await control.status()).shadow == {"tiers.user": 3}
@@ -163,17 +161,16 @@ async def test_the_status_counts_what_shadow_would_have_denied(control: Control,
     assert (await control.status()).shadow == {}
 
 
-async def test_an_explanation_is_the_decision_and_spends_nothing(control: Control, store: Redis) -> None:
-    """Before and after the tokens are gone."""
+async def test_an_explanation_is_the_real_decision_and_spends_nothing(control: Control, store: Redis) -> None:
     await applied(control, limits_json(user_rate=0.001, user_api_rate=0.001))
     policies = PolicyFollower(store, KEY, replica())
     await policies.poll()
     check = check_over(ScriptLimiter(store), policy=policies.current())
-    question = RequestSpec(path="/api/ping?q=1", user="user1", context={"api": "/api/*"})
+    spec = RequestSpec(path="/api/ping?q=1", user="user1", context={"api": "/api/*"})
     for _ in range(3):
-        assert (await control.explain(question)).outcome == "allowed"
-        await check(question.request(SETTINGS))
-    denied = await control.explain(question)
+        assert (await control.explain(spec)).outcome == "allowed"
+        await check(spec.request(SETTINGS))
+    denied = await control.explain(spec)
     assert (denied.outcome, denied.denied_by, denied.more) == ("denied", TierName.USER_API, 0)
     assert [state.key for state in denied.tiers] == [
         "rate:global",
@@ -184,8 +181,7 @@ async def test_an_explanation_is_the_decision_and_spends_nothing(control: Contro
     assert denied.retry_after_us is not None
 
 
-async def test_the_rules_of_a_full_policy_are_explained(control: Control) -> None:
-    """By user, by address, and with a header of the question's own."""
+async def test_routes_overrides_and_identities_are_explained(control: Control) -> None:
     await applied(control, FULL)
     search = await control.explain(RequestSpec(path="/api/search/", user="alice"))
     assert (search.route, search.cost, search.identity.key) == ("routes[0]", 2 * MICRO, "alice")
@@ -197,23 +193,19 @@ async def test_the_rules_of_a_full_policy_are_explained(control: Control) -> Non
 
 
 @pytest.mark.parametrize(
-    ("question", "reason"),
+    ("spec", "reason"),
     [
         (RequestSpec(path="api"), "the path must begin with /, got 'api'"),
         (RequestSpec(path="/", address="nowhere"), "'nowhere' is not an IP address"),
         (RequestSpec(path="/", headers={"a b": "c"}), "'a b' is not a header name"),
     ],
 )
-async def test_a_question_that_cannot_be_is_a_sentence(
-    control: Control, question: RequestSpec, reason: str
-) -> None:
-    """What is wrong with it."""
+async def test_an_invalid_request_spec_is_an_error(control: Control, spec: RequestSpec, reason: str) -> None:
     with pytest.raises(RequestSpecError, match=reason):
-        await control.explain(question)
+        await control.explain(spec)
 
 
-async def test_a_user_where_only_addresses_identify_is_a_sentence(store: Redis) -> None:
-    """It names the setting."""
+async def test_a_user_is_an_error_where_only_addresses_identify(store: Redis) -> None:
     control = Control(store, load({"RATELIMITD_IDENTITY": "address"}, {}))
     with pytest.raises(
         RequestSpecError, match=r"users cannot be given: the setting identity \(address\) has no header"
@@ -222,16 +214,15 @@ async def test_a_user_where_only_addresses_identify_is_a_sentence(store: Redis) 
 
 
 @pytest.mark.parametrize(
-    "who", [Subject(), Subject(user="a", address="203.0.113.9"), Subject(user="a,b"), Subject(user=" ")]
+    "subject", [Subject(), Subject(user="a", address="203.0.113.9"), Subject(user="a,b"), Subject(user=" ")]
 )
-async def test_nobody_or_two_at_once_are_refused(control: Control, who: Subject) -> None:
-    """Whose bucket is meant must be clear."""
+async def test_a_subject_is_exactly_one_valid_user_or_address(control: Control, subject: Subject) -> None:
     with pytest.raises(RequestSpecError):
-        await control.buckets(who)
+        await control.buckets(subject)
 
 
-async def test_somebodys_buckets_are_shown_as_they_are_now(control: Control, store: Redis) -> None:
-    """With the limit that holds, or as they were counted where the tier is off."""
+async def test_the_buckets_of_a_subject_are_refilled_to_now(control: Control, store: Redis) -> None:
+    """A tier that is off has no limit: its tokens are the ones counted last."""
     await applied(control, limits_json(user_rate=0.001))
     policies = PolicyFollower(store, KEY, replica())
     await policies.poll()
@@ -251,8 +242,7 @@ async def test_somebodys_buckets_are_shown_as_they_are_now(control: Control, sto
     assert [state.limit for state in await control.buckets(Subject(user="al"))] == [None, None]
 
 
-async def test_a_reset_is_known_to_every_replica_at_once(control: Control, store: Redis) -> None:
-    """The denials that they remember are forgotten; other users keep theirs."""
+async def test_a_reset_drops_the_cached_denials_of_every_replica(control: Control, store: Redis) -> None:
     await applied(control, limits_json(user_rate=0.001, user_api_rate=0.001))
     cache = DenyCache(ScriptLimiter(store), now_us=lambda: 0)
     async with PolicyFollower(store, KEY, replica(), on_reset=cache.clear).following() as policies:
@@ -272,15 +262,17 @@ async def test_a_reset_is_known_to_every_replica_at_once(control: Control, store
         await eventually(allowed, "a request that is allowed again")
 
 
-async def test_a_revision_is_named_by_its_text(control: Control) -> None:
-    """In history as in the access log."""
+async def test_the_digest_of_a_revision_is_that_of_its_text(control: Control) -> None:
     await applied(control, limits_json())
     revision = await control.revision(1)
-    assert revision.sha256.startswith(digest_of(limits_json()))
+    assert revision.digest == digest_of(limits_json())
+    assert revision.sha256.startswith(revision.digest)
 
 
-async def test_a_lost_record_of_the_newest_revision_blocks_nobody(control: Control, store: Redis) -> None:
-    """Its text stands at the key: it is shown, explained and replaced as before."""
+async def test_a_lost_record_of_the_newest_revision_blocks_no_operation(
+    control: Control, store: Redis
+) -> None:
+    """Its text is still at the config key."""
     await applied(control, limits_json())
     await applied(control, FULL)
     await store.hdel(f"{{{KEY}}}:revisions", "2")
@@ -292,10 +284,10 @@ async def test_a_lost_record_of_the_newest_revision_blocks_nobody(control: Contr
     assert await applied(control, limits_json()) == 3
 
 
-async def test_a_lost_record_beside_a_refused_text_shows_what_the_replicas_run(
+async def test_a_lost_record_beside_a_refused_text_shows_the_policy_in_force(
     control: Control, store: Redis
 ) -> None:
-    """The revision before it; and the way out is open."""
+    """It is the revision before the lost one, and a new policy can be applied."""
     await applied(control, FULL)
     await applied(control, limits_json())
     await store.hdel(f"{{{KEY}}}:revisions", "2")

@@ -18,19 +18,19 @@ TIERS: dict[str, Any] = {
 
 
 def document(**parts: Any) -> dict[str, Any]:
-    """Return a policy in the full form as plain data. `parts` are added to `tiers`, or replace it."""
+    """Returns a policy in the full form as plain data. `parts` are added to `tiers`, or replace it."""
     return {"tiers": copy.deepcopy(TIERS)} | parts
 
 
 def full(**parts: Any) -> PolicyDocument:
-    """Return the same policy, parsed."""
+    """Returns the same policy, parsed."""
     policy = parse(json.dumps(document(**parts)))
     assert isinstance(policy, PolicyDocument)
     return policy
 
 
 def problems(text: str | bytes | dict[str, Any]) -> list[str]:
-    """Return the problems of a policy; none when it is valid."""
+    """Returns the problems of a policy; none when it is valid."""
     try:
         parse(json.dumps(text) if isinstance(text, dict) else text)
     except PolicyError as error:
@@ -50,12 +50,12 @@ NAMES = st.sampled_from(["alice", "bob", "ä b", "a:b=c", "7"])
 
 
 def some_of(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Generate objects with some of the fields."""
+    """Generates objects with some of the fields."""
     return st.fixed_dictionaries({}, optional=fields)
 
 
 def limits(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Generate limits with some of the fields."""
+    """Generates limits with some of the fields."""
     rates = st.floats(0.000001, 1000) | st.integers(1, 1_000_000_000)
     texts = st.builds("{}/{}".format, st.integers(1, 999), st.sampled_from(["s", "min", "h", "day"]))
     rate = st.fixed_dictionaries({"refill_rate": rates}) | st.fixed_dictionaries({"rate": texts})

@@ -17,7 +17,7 @@ LIMIT = {"capacity": 7, "refill_rate": 1}
 
 
 def advised(**parts: Any) -> list[str]:
-    """Return the advice on a policy."""
+    """Returns the advice on a policy."""
     return [str(problem) for problem in advice(full(**parts))]
 
 

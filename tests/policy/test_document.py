@@ -15,19 +15,19 @@ LIMIT = {"capacity": 10, "refill_rate": 1}
 
 
 def with_tier(**tier: Any) -> dict[str, Any]:
-    """Return a policy with this tier `user`."""
+    """Returns a policy with this tier `user`."""
     policy = document()
     policy["tiers"]["user"] = tier
     return policy
 
 
 def with_route(**route: Any) -> dict[str, Any]:
-    """Return a policy with one route."""
+    """Returns a policy with one route."""
     return document(routes=[{"path": "/a"} | route])
 
 
 def with_overrides(**overrides: Any) -> dict[str, Any]:
-    """Return a policy with these overrides."""
+    """Returns a policy with these overrides."""
     return document(overrides=overrides)
 
 

@@ -278,7 +278,7 @@ def _with_overrides(count: int) -> dict[str, Any]:
 
 
 def _calls(text: str) -> int:
-    """Count the function calls that parsing a text makes."""
+    """Counts the function calls that parsing a text makes."""
     calls = 0
 
     def count(_frame: object, event: str, _argument: object) -> None:
@@ -373,7 +373,7 @@ def test_the_normal_text_means_the_same_policy(data: dict[str, Any]) -> None:
 
 
 def _rules(policy: FlatPolicy | PolicyDocument) -> object:
-    """Return the rules of a compiled policy without the names, in which addresses keep their spelling."""
+    """Returns the rules of a compiled policy without the names, in which addresses keep their spelling."""
     made = policy_set(policy, "")
     return (
         made.shadow,

@@ -37,7 +37,7 @@ class Fleet(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        """Begin with an empty store and replicas that run the default policy."""
+        """Begins with an empty store and replicas that run the default policy."""
         self.runner = asyncio.Runner()
         self.client: Redis = self.run(self._open())
         self.control = Control(self.client, SETTINGS)
@@ -47,7 +47,7 @@ class Fleet(RuleBasedStateMachine):
         self.everything = {digest_of(DEFAULT_TEXT)}
 
     def run(self, coroutine: Any) -> Any:
-        """Return the result of a coroutine, run on the machine's own event loop."""
+        """Returns the result of a coroutine, run on the machine's own event loop."""
         return self.runner.run(coroutine)
 
     async def _open(self) -> Redis:
@@ -57,20 +57,20 @@ class Fleet(RuleBasedStateMachine):
         return client
 
     def started(self, at: int) -> PolicyFollower:
-        """Return a replica that has just started: it has polled once."""
+        """Returns a replica that has just started: it has polled once."""
         follower = PolicyFollower(self.client, KEY, replica(f"r{at}"))
         self.run(follower.poll())
         return follower
 
     def read(self) -> None:
-        """Note that a replica or an operator read the key: a valid text there is accepted."""
+        """Notes that a replica or an operator read the key: a valid text there is accepted."""
         if self.valid and self.at_key != self.accepted:
             self.accepted = self.at_key
         self.everything.add(digest_of(self.accepted))
 
     @rule(text=VALID)
     def apply(self, text: str) -> None:
-        """Change the policy as an operator."""
+        """Changes the policy as an operator."""
         self.read()
         self.run(self.control.apply(text, author="alice", note="", expected=None))
         self.accepted, self.at_key, self.valid = text, text, True
@@ -78,7 +78,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(text=VALID)
     def apply_on_an_old_number(self, text: str) -> None:
-        """Change the policy with an outdated number: it is a conflict, and nothing is written."""
+        """Changes the policy with an outdated number: it is a conflict, and nothing is written."""
         self.read()
         number = self.run(self.control.current()).revision.number
         with pytest.raises(ConflictError):
@@ -86,7 +86,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(back=st.integers(0, 3))
     def rollback(self, back: int) -> None:
-        """Roll back to one of the newest revisions."""
+        """Rolls back to one of the newest revisions."""
         self.read()
         history = self.run(self.control.history(4))
         if not history:
@@ -97,37 +97,37 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(text=VALID)
     def written_by_redis_cli(self, text: str) -> None:
-        """Write a valid text directly to the key; no replica is notified."""
+        """Writes a valid text directly to the key; no replica is notified."""
         self.run(self.client.set(KEY, text))
         self.at_key, self.valid = text, True
 
     @rule(text=INVALID)
     def spoiled_by_redis_cli(self, text: str) -> None:
-        """Write an invalid text directly to the key."""
+        """Writes an invalid text directly to the key."""
         self.run(self.client.set(KEY, text))
         self.at_key, self.valid = text, False
 
     @rule()
     def deleted_by_redis_cli(self) -> None:
-        """Delete the key, which means the default policy."""
+        """Deletes the key, which puts the default policy in force."""
         self.run(self.client.delete(KEY))
         self.at_key, self.valid = DEFAULT_TEXT, True
 
     @rule(at=st.integers(0, REPLICAS - 1))
     def polls(self, at: int) -> None:
-        """Let one replica poll."""
+        """Lets one replica poll."""
         self.run(self.replicas[at].poll())
         self.read()
 
     @rule(at=st.integers(0, REPLICAS - 1))
     def restarts(self, at: int) -> None:
-        """Restart a replica: it knows only what the store holds."""
+        """Restarts a replica: it knows only what the store holds."""
         self.replicas[at] = self.started(at)
         self.read()
 
     @rule()
     def all_poll(self) -> None:
-        """Let all replicas poll: all run the newest valid policy under one number, and publish that."""
+        """Lets all replicas poll: all run the newest valid policy under one number, and publish that."""
         for _ in range(2):  # the first poll may record a revision, whose number the others read in the second
             for follower in self.replicas:
                 self.run(follower.poll())
@@ -145,12 +145,12 @@ class Fleet(RuleBasedStateMachine):
 
     @invariant()
     def nothing_else_was_ever_in_force(self) -> None:
-        """Check that every replica runs a policy that was accepted once."""
+        """Checks that every replica runs a policy that was accepted once."""
         for follower in getattr(self, "replicas", ()):
             assert follower.current().digest in self.everything
 
     def teardown(self) -> None:
-        """Close the client."""
+        """Closes the client."""
         if hasattr(self, "runner"):
             self.run(self.opened.__aexit__(None, None, None))
             self.runner.close()

@@ -26,18 +26,18 @@ NEVER_S, POLL_S = 3600.0, 0.01
 
 
 def follower(store: Redis, name: str = "r1", poll_interval_s: float = NEVER_S) -> PolicyFollower:
-    """Return a replica that follows the store. It polls only when the test asks, unless told an interval."""
+    """Returns a replica that follows the store. It polls only when the test asks, unless told an interval."""
     return PolicyFollower(store, KEY, replica(name), poll_interval_s=poll_interval_s)
 
 
 async def published(store: Redis) -> dict[str, Replica]:
-    """Return the entries of the live replicas, by id."""
+    """Returns the entries of the live replicas, by id."""
     snapshot = await Revisions(store, KEY).snapshot()
     return {one.id: one for one in await Replicas(store, KEY).live(snapshot.now_us)}
 
 
 async def commit(store: Redis, text: str) -> int:
-    """Change the policy as an operator does, and return the revision's number."""
+    """Changes the policy as an operator does, and returns the revision's number."""
     revisions = Revisions(store, KEY)
     seen = await revisions.snapshot()
     done = await revisions.commit(text, author="alice", note="", expected=seen.head, over=seen.sha1)
@@ -45,7 +45,7 @@ async def commit(store: Redis, text: str) -> int:
 
 
 async def until_subscribed(store: Redis) -> None:
-    """Return once a replica listens on the channel."""
+    """Returns once a replica listens on the channel."""
     channel = Revisions(store, KEY).channel
 
     async def subscribed() -> bool:
@@ -55,7 +55,7 @@ async def until_subscribed(store: Redis) -> None:
 
 
 async def until_in_force(policies: PolicyFollower, text: str) -> None:
-    """Return once this text is in force."""
+    """Returns once this text is in force."""
 
     async def in_force() -> bool:
         return policies.current().digest == digest_of(text)

@@ -24,25 +24,25 @@ MICRO = 1_000_000
 
 @pytest.fixture
 def revisions(store: Redis) -> Revisions:
-    """Return the revisions of an empty store."""
+    """Returns the revisions of an empty store."""
     return Revisions(store, KEY)
 
 
 async def commit(revisions: Revisions, text: str, author: str = "alice", note: str = "") -> Revision:
-    """Commit a text over the current value of the key."""
+    """Commits a text over the current value of the key."""
     seen = await revisions.snapshot()
     return await revisions.commit(text, author=author, note=note, expected=seen.head, over=seen.sha1)
 
 
 async def now_us(store: Redis) -> int:
-    """Return the store's clock."""
+    """Returns the store's clock."""
     seconds, micros = await store.time()
     return int(seconds) * MICRO + int(micros)
 
 
 @asynccontextmanager
 async def subscribed(store: Redis, revisions: Revisions) -> AsyncIterator[Any]:
-    """Subscribe to the channel, and yield a function that returns the next message."""
+    """Subscribes to the channel, and yields a function that returns the next message."""
     async with store.pubsub(ignore_subscribe_messages=False) as pubsub:
         await pubsub.subscribe(revisions.channel)
         await pubsub.get_message(timeout=None)

@@ -53,7 +53,7 @@ async def test_the_author_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [
-        ("--author", "External", "must be another: external is who writes past ratelimitd"),
+        ("--author", "External", "must not be 'external', which marks changes made directly in Redis"),
         ("--author", "", "must have 1 to 100 characters"),
         ("--author", "a" * 101, "must have 1 to 100 characters"),
         ("--note", "n" * 501, "must have at most 500 characters"),
