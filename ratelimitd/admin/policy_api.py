@@ -37,6 +37,8 @@ router = APIRouter(prefix="/v1")
 IfMatch = Annotated[list[str] | None, Header(include_in_schema=False)]
 """Lines of the header. Its absence is answered with 428 instead of 422, so OpenAPI declares it by hand."""
 
+IfNoneMatch = Annotated[str | None, Header(description="ETags of policies that the caller has already.")]
+
 IF_MATCH_REQUIRED: dict[str, Any] = {
     "parameters": [
         {
@@ -92,7 +94,7 @@ async def _expected_number(control: Control, if_match: list[str] | None) -> int 
     | {304: {"headers": _ETAG, "description": "The policy in force is the one in If-None-Match."}},
 )
 async def policy(
-    control: ControlDependency, response: Response, if_none_match: Annotated[str | None, Header()] = None
+    control: ControlDependency, response: Response, if_none_match: IfNoneMatch = None
 ) -> CurrentPolicy | Response:
     """Returns the policy in force, which is the newest accepted one."""
     current = await control.current()
@@ -180,6 +182,9 @@ async def revisions(control: ControlDependency, query: Annotated[HistoryQuery, Q
 
 
 @router.get("/revisions/{number}", responses=error_declarations(404, 422))
-async def revision(control: ControlDependency, number: Annotated[int, Path(ge=0, le=MAX_EXACT)]) -> Revision:
+async def revision(
+    control: ControlDependency,
+    number: Annotated[int, Path(ge=0, le=MAX_EXACT, description="Number of the revision.")],
+) -> Revision:
     """Returns one revision, with its text."""
     return await control.revision(number)

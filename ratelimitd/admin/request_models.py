@@ -97,14 +97,14 @@ class PolicyBody(ChangeBody, TextBody):
 class RollbackBody(ChangeBody):
     """The revision to roll back to."""
 
-    to: RevisionNumber
+    to: RevisionNumber = Field(description="Number of the revision whose text to use.")
 
 
 class RequestSpecBody(RequestModel):
     """A request as Envoy would describe it."""
 
     path: str = Field(max_length=MAX_VALUE, pattern="^/", description="Path as the client sends it.")
-    method: str = Field("GET", max_length=32, pattern=_TOKEN)
+    method: str = Field("GET", max_length=32, pattern=_TOKEN, description="HTTP method.")
     user: Value | None = Field(None, description="Value of the first identity header.")
     address: IpAddress | None = Field(None, description="IP address of the client.")
     headers: dict[Token, Value] = Field(
@@ -136,7 +136,7 @@ class CheckBody(RequestSpecBody):
     """A request to send to a running service as a Check."""
 
     dry_run: bool = Field(
-        default=False, description="Take no tokens; the service answers what it would have answered."
+        default=False, description="If true, the service answers as usual but takes no tokens."
     )
 
 
