@@ -56,24 +56,30 @@ class BodyLimits:
         if declared.isascii() and declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
             await error_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LONG)(scope, receive, send)
             return
-        read_bytes, complete = 0, False
-        deadline_s = asyncio.get_running_loop().time() + MAX_BODY_S
+        await self._app(scope, _LimitedReceive(receive), send)
 
-        async def limited() -> Message:
-            nonlocal read_bytes, complete
-            # FastAPI passes an HTTPException on, but turns any other exception while reading into a 400.
-            try:
-                async with asyncio.timeout_at(None if complete else deadline_s):
-                    message = await receive()
-            except TimeoutError as error:
-                raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, _TOO_LATE) from error
-            complete = not message.get("more_body", False)
-            read_bytes += len(message.get("body", b""))
-            if read_bytes > MAX_BODY_BYTES:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LONG)
-            return message
 
-        await self._app(scope, limited, send)
+class _LimitedReceive:
+    """Receives a body, and raises HTTPException once it is too long or too late."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._read_bytes = 0
+        self._complete = False
+        self._deadline_s = asyncio.get_running_loop().time() + MAX_BODY_S
+
+    async def __call__(self) -> Message:
+        """Returns the next message. FastAPI answers an HTTPException with its status, any other with 400."""
+        try:
+            async with asyncio.timeout_at(None if self._complete else self._deadline_s):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, _TOO_LATE) from error
+        self._complete = not message.get("more_body", False)
+        self._read_bytes += len(message.get("body", b""))
+        if self._read_bytes > MAX_BODY_BYTES:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LONG)
+        return message
 
 
 class SecurityHeaders:

@@ -19,7 +19,7 @@ class PlacedProblem(NamedTuple):
 
 
 def placed(text: str, problems: Iterable[Problem]) -> list[PlacedProblem]:
-    """Return the problems of a text with their lines. A missing key gets the line of its parent."""
+    """Returns the problems of a text with their lines. A missing key gets the line of its parent."""
     problems = list(problems)
     lines = yaml_lines(text) if problems else {}
     return [PlacedProblem(problem.path, problem.reason, _line(problem, lines)) for problem in problems]
