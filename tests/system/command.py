@@ -18,7 +18,8 @@ from unittest.mock import patch
 from redis.asyncio import Redis
 
 from ratelimitd.cli import main
-from ratelimitd.rollout.replicas import Replicas
+from ratelimitd.core.model import MICRO
+from ratelimitd.rollout.replicas import LIVE_S, Replicas
 from tests.limits import KEY
 from tests.replicas import replica
 
@@ -123,9 +124,9 @@ async def apply(text: str = FULL, *arguments: str) -> Result:
 
 
 async def publish(store: Redis, name: str, number: int, refused: str | None = None) -> None:
-    """Publishes a replica that was seen just now."""
+    """Publishes a replica that counts as seen just now, however long the machine takes to run the command."""
     seconds, micros = await store.time()
-    now_us = seconds * 1_000_000 + micros
+    now_us = seconds * MICRO + micros
     await Replicas(store, KEY).publish(
         replica(
             name,
@@ -133,6 +134,6 @@ async def publish(store: Redis, name: str, number: int, refused: str | None = No
             refused=refused,
             version="9.9.9",
             started_us=now_us - 90_000_000,
-            seen_us=now_us,
+            seen_us=now_us + (LIVE_S - 1) * MICRO,
         )
     )
