@@ -10,6 +10,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from ratelimitd.demo.stack import Stack, running_stack
+from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.store.client import open_client
 from tests.limits import KEY, new_limits_json, until_in_force
 
@@ -35,12 +36,14 @@ class Front:
     async def set_limits(self, **changes: float) -> None:
         """The seed's limits with changes, in force on every replica, and every bucket full."""
         limits = new_limits_json(**changes)
-        await self._fill()  # before, too: a replica that has the new limits must not meet an empty bucket
+        await self.fill()  # before, too: a replica that has the new limits must not meet an empty bucket
         await self.store.set(KEY, limits)
+        await self.store.publish(Revisions(self.store, KEY).channel, "")  # else replicas poll once a second
         await until_in_force(limits, [str(replica) for replica in self.stack.replicas])
-        await self._fill()
+        await self.fill()
 
-    async def _fill(self) -> None:
+    async def fill(self) -> None:
+        """Fills every bucket. A replica may still remember an earlier denial by a bucket for a second."""
         for key in await self.store.keys("rate:*"):
             await self.store.delete(key)
 
@@ -60,7 +63,7 @@ class Front:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def front_of_module(store_url: str) -> AsyncIterator[Front]:
+async def front(store_url: str) -> AsyncIterator[Front]:
     """The system on the shared store."""
     async with (
         running_stack(store_url, replicas=3, flags=GRPCIO) as stack,
@@ -68,13 +71,6 @@ async def front_of_module(store_url: str) -> AsyncIterator[Front]:
         client_of(stack) as http,
     ):
         yield Front(stack, store, http)
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def front(front_of_module: Front) -> Front:
-    """The system with the seed's limits and full buckets."""
-    await front_of_module.set_limits()
-    return front_of_module
 
 
 def client_of(stack: Stack) -> httpx.AsyncClient:
