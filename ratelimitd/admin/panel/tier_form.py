@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from ratelimitd.core.tiers import TierName
+from ratelimitd.core.tiers import TIERS, TierName
 from ratelimitd.errors import PolicyError, Problem
 from ratelimitd.policy.field_types import per_second
 from ratelimitd.policy.flat_form import Policy, full_form
@@ -15,12 +15,6 @@ from ratelimitd.policy.normal_form import normal_text
 from ratelimitd.policy.plain_data import plain_data
 from ratelimitd.policy.text import parse
 from ratelimitd.policy.yaml_reader import plain_scalar
-
-ABOUT = {
-    TierName.GLOBAL: ("Global", "One bucket for all requests"),
-    TierName.USER: ("User", "One bucket per user"),
-    TierName.USER_API: ("User and API", "One bucket per user and API"),
-}
 
 NUMBERS = ("capacity", "rate")
 
@@ -48,13 +42,12 @@ def tier_fields(
         reasons.setdefault(field_of(problem), []).append(problem.reason)
     fields = []
     for name, tier in full_form(policy).tiers.items():
-        label, about = ABOUT[name]
         numbers = _numbers(tier)
         fields.append(
             TierField(
                 name=name,
-                label=label,
-                about=about,
+                label=TIERS[name].label,
+                about=TIERS[name].meaning,
                 off=tier is None,
                 shadow=tier is not None and tier.shadow,
                 on_store_error=None if tier is None else tier.on_store_error,
@@ -94,7 +87,7 @@ def with_numbers(text: str, typed: Mapping[str, str]) -> str:
     if "tiers" not in data:
         return _checked(json.dumps(data | _flat(typed)))
     for name in TierName:
-        tier = data["tiers"][name]
+        tier = data["tiers"].get(name)
         if isinstance(tier, dict):
             data["tiers"][name] = _full(tier, typed, name)
     return normal_text(parse(json.dumps(data)))
