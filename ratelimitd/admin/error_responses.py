@@ -122,10 +122,16 @@ async def _on_invalid_request(_request: Request, error: Exception) -> Response:
     return error_response(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(str(one) for one in problems), problems)
 
 
+# Clearer than the messages of pydantic.
+_REASONS = {"missing": "is required", "extra_forbidden": "unknown field"}
+
+
 def _reason(problem: Mapping[str, Any]) -> str:
     if problem["loc"] == ("body",):
         return "the body must be a JSON object, sent as application/json"
-    return reason_of(problem["msg"])
+    if problem["type"] == "string_pattern_mismatch":
+        return f"must match the pattern {problem['ctx']['pattern']}"
+    return _REASONS.get(problem["type"]) or reason_of(problem["msg"])
 
 
 EXCEPTION_HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {

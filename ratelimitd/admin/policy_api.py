@@ -79,9 +79,10 @@ async def _expected_number(control: Control, if_match: list[str] | None) -> int 
         return None
     newest = (await control.current()).revision
     if etag(newest) not in known:
+        author = f" by {newest.author}" if newest.author else ""
         raise ConflictError(
-            f"If-Match does not name the newest policy, which is {etag(newest)}, revision {newest.number} by "
-            f"{newest.author}; compare it with yours (policy/diff), then send the change with this ETag"
+            f"If-Match does not name the newest policy, which is {etag(newest)}, revision {newest.number}"
+            f"{author}; compare it with yours (policy/diff), then send the change with this ETag"
         )
     return newest.number
 
