@@ -1,1 +1,1 @@
-"""The pure part, with no store, no gRPC and no clock."""
+"""Tests of ratelimitd.core. They need no store, no gRPC and no clock."""

@@ -1,4 +1,4 @@
-"""Ports in memory, short enough to trust by reading."""
+"""In-memory implementations of the ports in ratelimitd.core.ports."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -23,7 +23,7 @@ FLAT_POLICY = PolicySet(
 
 
 class FixedPolicies:
-    """One policy that never changes."""
+    """Provides one policy that never changes."""
 
     def __init__(self, policy: PolicySet = FLAT_POLICY) -> None:
         self._policy = policy
@@ -33,7 +33,7 @@ class FixedPolicies:
 
 
 class OracleLimiter(MemoryLimiter):
-    """The oracle at an instant that the test sets."""
+    """Decides in memory, at the instant `now_us` that the test sets."""
 
     def __init__(self) -> None:
         super().__init__(lambda: self.now_us)
@@ -41,7 +41,7 @@ class OracleLimiter(MemoryLimiter):
 
 
 class FixedLimiter:
-    """The same outcome for every request."""
+    """Returns the same outcome for each request."""
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -51,7 +51,7 @@ class FixedLimiter:
 
 
 class BrokenLimiter:
-    """A store that does not answer."""
+    """Fails each request, as if the store did not answer."""
 
     async def take(self, _request: TakeRequest) -> Outcome:
         raise StoreError("away")
@@ -64,7 +64,7 @@ def decider_over(
     observers: Sequence[Observer] = (),
     on_observer_error: Callable[[Observer, Exception], None] = lambda _observer, _error: None,
 ) -> Decider:
-    """Decides over this limiter, with small limits."""
+    """Returns a decider that uses this limiter."""
     return Decider(
         policies=FixedPolicies(policy),
         limiter=limiter,
@@ -82,7 +82,7 @@ def check_over(
     policy: PolicySet = FLAT_POLICY,
     observers: Sequence[Observer] = (),
 ) -> Callable[[Request], Awaitable[Response]]:
-    """Decides and renders over this limiter, with small limits."""
+    """Returns a function that decides a request with this limiter and renders the response."""
     decide, render = decider_over(limiter, on_store_error, policy, observers), Renderer()
 
     async def check(request: Request) -> Response:

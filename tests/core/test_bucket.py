@@ -1,4 +1,4 @@
-"""The laws of a token bucket, tried on the oracle."""
+"""Tests of the arithmetic of token buckets."""
 
 from fractions import Fraction
 from itertools import accumulate
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ratelimitd.core.bucket import EXPIRY_MARGIN_US, Bucket, charge_buckets, expiry_ms, refill, wait_us
 from ratelimitd.core.model import MICRO, Limit, TakeRequest
-from tests.core.takes import taking
+from tests.core.take_requests import take_request
 
 RATES = st.decimals("0.000001", 1000, places=6)
 CAPACITIES = st.integers(1, 4000)
@@ -17,34 +17,30 @@ NOW = 1_800_000_000_000_000
 
 
 def one_tier(limit: Limit, cost: int = MICRO, key: str = "k") -> TakeRequest:
-    """A request on a single bucket."""
-    return taking({key: limit}, cost)
+    """Returns a request on a single bucket."""
+    return take_request({key: limit}, cost)
 
 
 def test_an_unknown_bucket_is_full() -> None:
-    """The first request of anyone finds the whole capacity."""
     assert refill(None, Limit(3, 1.0), NOW) == Bucket(3 * MICRO, NOW)
 
 
-def test_tokens_come_back_at_the_refill_rate() -> None:
-    """Half a token a second for three seconds is a token and a half."""
+def test_tokens_refill_at_the_refill_rate() -> None:
     assert refill(Bucket(0, NOW), Limit(3, 0.5), NOW + 3 * MICRO).tokens == 1.5 * MICRO
 
 
-def test_a_clock_that_steps_back_refills_nothing_and_forgets_nothing() -> None:
-    """`last` stays at the later instant, so the same time is never credited twice."""
+def test_a_backward_clock_step_leaves_the_bucket_unchanged() -> None:
+    """`last` stays at the later instant, so no interval is credited twice."""
     assert refill(Bucket(0, NOW), Limit(3, 1.0), NOW - MICRO) == Bucket(0, NOW)
 
 
 def test_a_lowered_capacity_caps_the_tokens_at_once() -> None:
-    """Tokens above the new capacity are gone."""
     assert refill(Bucket(10 * MICRO, NOW), Limit(4, 1.0), NOW).tokens == 4 * MICRO
 
 
-def test_all_tiers_pay_or_none() -> None:
-    """One empty tier denies, and the full ones keep what they had."""
+def test_a_request_charges_all_tiers_or_none() -> None:
     rich, poor = Limit(5, 1.0), Limit(1, 1.0)
-    request = taking({"rich": rich, "poor": poor})
+    request = take_request({"rich": rich, "poor": poor})
     first, buckets = charge_buckets({}, request, NOW)
     second, untouched = charge_buckets(buckets, request, NOW)
     assert (first.allowed, first.tokens) == (True, (4 * MICRO, 0))
@@ -55,7 +51,7 @@ def test_all_tiers_pay_or_none() -> None:
 def test_no_window_admits_more_than_capacity_plus_refill(
     capacity: int, rate: Fraction, steps: list[tuple[int, int]]
 ) -> None:
-    """For every pair of admitted requests: cost between them <= capacity + refill_rate * time, exactly."""
+    """Between any two admitted requests, the admitted cost is at most capacity + refill_rate * time."""
     limit = Limit(capacity, float(rate))
     buckets: dict[str, Bucket] = {}
     now, latest = NOW, 0
@@ -78,8 +74,10 @@ def test_no_window_admits_more_than_capacity_plus_refill(
 
 
 @given(CAPACITIES, RATES, st.integers(0, 4000 * MICRO), st.integers(1, MICRO * 10))
-def test_the_wait_is_enough_and_the_shortest(capacity: int, rate: Fraction, tokens: int, needed: int) -> None:
-    """After `wait_us` the bucket pays; a microsecond earlier it does not."""
+def test_the_wait_is_the_shortest_that_suffices(
+    capacity: int, rate: Fraction, tokens: int, needed: int
+) -> None:
+    """After `wait_us` the bucket holds the tokens needed; one microsecond earlier it does not."""
     limit = Limit(capacity, float(rate))
     tokens, needed = min(tokens, limit.capacity_micro), min(needed, limit.capacity_micro)
     wait = wait_us(needed - tokens, limit.refill_rate)
@@ -88,10 +86,10 @@ def test_the_wait_is_enough_and_the_shortest(capacity: int, rate: Fraction, toke
 
 
 @given(CAPACITIES, RATES, st.integers(0, 4000 * MICRO), st.integers(0, 5 * MICRO))
-def test_a_bucket_outlives_its_refill_by_the_margin(
+def test_a_key_expires_when_its_bucket_has_been_full_for_the_margin(
     capacity: int, rate: Fraction, tokens: int, clock_behind_us: int
 ) -> None:
-    """When the key expires the bucket has been full for the margin, and not a millisecond more than that."""
+    """The key expires at most one millisecond later than that."""
     limit = Limit(capacity, float(rate))
     bucket = Bucket(min(tokens, limit.capacity_micro), NOW)
     now = NOW - clock_behind_us

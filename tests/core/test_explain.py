@@ -1,4 +1,4 @@
-"""The explanation of a request: the same word as the decision, with its reason, and nothing spent."""
+"""Tests of the explanation of a decision, which takes no tokens."""
 
 from dataclasses import replace
 
@@ -15,25 +15,24 @@ from ratelimitd.core.tiers import TierName
 from tests.core.fakes import FLAT_POLICY, OracleLimiter
 
 NOW = 1_800_000_000_000_000
-WHO = Identity("header", "user1")
+IDENTITY = Identity("header", "user1")
 REQUEST = Request("GET", "/api/search", "", {}, "", {"api": "/api/*"})
 SEARCH = Route("routes[0]", "/api/search", None, "search", cost=2)
 
 
-def explained(policy: PolicySet = FLAT_POLICY, **tokens: float) -> Explanation:
-    """What a request gets when each tier that is named holds so many tokens, and the others are full."""
+def explanation(policy: PolicySet = FLAT_POLICY, **tokens: float) -> Explanation:
+    """Explains REQUEST when the named tiers hold these numbers of tokens and the others are full."""
     keys = {
         "global": "rate:global",
         "user": "rate:user:user1",
         "user_api": "rate:user:user1:api:/api/*",
     }
     buckets = {keys[name]: Bucket(int(left * MICRO), NOW) for name, left in tokens.items()}
-    return explain(policy, REQUEST, WHO, "rate", buckets, NOW)
+    return explain(policy, REQUEST, IDENTITY, "rate", buckets, NOW)
 
 
-def test_an_allowed_request_is_told_how_many_more_there_are() -> None:
-    """By the tier that has the fewest."""
-    got = explained(user=2.5)
+def test_an_allowed_request_shows_how_many_more_would_be_allowed() -> None:
+    got = explanation(user=2.5)
     assert (got.outcome, got.more, got.retry_after_us, got.denied_by) == ("allowed", 2, None, None)
     assert got.reason == "every tier can pay 1"
     assert [(state.name, state.tokens, state.enough) for state in got.tiers] == [
@@ -44,9 +43,8 @@ def test_an_allowed_request_is_told_how_many_more_there_are() -> None:
     assert got.tiers[1].reset_after_us == 2_500_000
 
 
-def test_a_denied_request_is_told_by_whom_and_when_that_changes() -> None:
-    """The tier with the longest wait says no."""
-    got = explained(user=0.5, user_api=0.25)
+def test_a_denied_request_shows_the_tier_with_the_longest_wait() -> None:
+    got = explanation(user=0.5, user_api=0.25)
     assert (got.outcome, got.denied_by, got.retry_after_us, got.more) == (
         "denied",
         TierName.USER_API,
@@ -57,52 +55,49 @@ def test_a_denied_request_is_told_by_whom_and_when_that_changes() -> None:
     assert [state.enough for state in got.tiers] == [True, False, False]
 
 
-def test_the_rules_that_hold_are_named() -> None:
-    """Route and override, by their place in the policy's text."""
+def test_the_explanation_names_the_route_and_the_override() -> None:
     override = Override("overrides.users.user1", limits={TierName.USER: Limit(100, 1.0)})
     policy = replace(FLAT_POLICY, routes=RouteTable([SEARCH]), by_identity={"user1": override})
-    got = explained(policy)
+    got = explanation(policy)
     assert (got.route, got.override, got.cost) == ("routes[0]", "overrides.users.user1", 2 * MICRO)
     assert (got.tiers[1].limit, got.tiers[2].key) == (Limit(100, 1.0), "rate:user:user1:api:search")
 
 
-def test_blocked_exempt_and_nothing_at_all_have_their_reasons() -> None:
-    """None of them knows a bucket."""
+def test_a_request_that_uses_no_bucket_has_a_reason() -> None:
     blocked = replace(FLAT_POLICY, by_identity={"user1": Override("overrides.users.user1", blocked=True)})
     exempt = replace(FLAT_POLICY, routes=RouteTable([replace(SEARCH, exempt=True)]))
     nothing = replace(FLAT_POLICY, tiers={})
-    assert [(got.outcome, got.reason, got.tiers) for got in map(explained, (blocked, exempt, nothing))] == [
+    assert [(got.outcome, got.reason, got.tiers) for got in map(explanation, (blocked, exempt, nothing))] == [
         ("blocked", "overrides.users.user1 blocks it", ()),
         ("exempt", "routes[0] exempts it", ()),
         ("allowed", "no tier is on", ()),
     ]
 
 
-def test_what_would_be_denied_in_shadow_is_named() -> None:
-    """The request itself is allowed."""
+def test_the_explanation_names_a_tier_in_shadow_that_would_deny() -> None:
     policy = replace(
         FLAT_POLICY,
         tiers={**FLAT_POLICY.tiers, TierName.USER: replace(FLAT_POLICY.tiers[TierName.USER], shadow=True)},
     )
     buckets = {"rate:shadow:user:user1": Bucket(0, NOW)}
-    got = explain(policy, REQUEST, WHO, "rate", buckets, NOW)
+    got = explain(policy, REQUEST, IDENTITY, "rate", buckets, NOW)
     assert (got.outcome, got.shadow) == ("allowed", "tiers.user")
     assert got.reason == "every tier that can deny can pay 1; tiers.user is in shadow and would deny"
-    assert "rate:shadow:user:user1" in keys_of(policy, REQUEST, WHO, "rate")
+    assert "rate:shadow:user:user1" in keys_of(policy, REQUEST, IDENTITY, "rate")
 
 
 @given(st.lists(st.integers(0, 3 * MICRO), min_size=1, max_size=12), st.booleans())
-async def test_the_explanation_and_the_decision_say_the_same(gaps_us: list[int], in_shadow: bool) -> None:  # noqa: FBT001 - hypothesis draws it
-    """At any instant, after any history; and `more` is exactly how many go through at once."""
+async def test_the_explanation_agrees_with_the_decision(gaps_us: list[int], in_shadow: bool) -> None:  # noqa: FBT001 - hypothesis draws it
+    """`more` is exactly the number of requests that are allowed at this instant."""
     policy = replace(FLAT_POLICY, shadow=in_shadow)
     limiter = OracleLimiter()
-    spend = Matcher(policy, "rate").match(REQUEST, WHO).take_request(WHO)
+    request = Matcher(policy, "rate").match(REQUEST, IDENTITY).take_request(IDENTITY)
     for gap_us in gaps_us:
         limiter.now_us += gap_us
-        told = explain(policy, REQUEST, WHO, "rate", limiter.buckets, limiter.now_us)
-        outcome = await limiter.take(spend)
-        assert (told.outcome == "allowed") == outcome.allowed
-    told = explain(policy, REQUEST, WHO, "rate", limiter.buckets, limiter.now_us)
-    if told.more is not None:
-        outcomes = [await limiter.take(spend) for _ in range(told.more + 1)]
-        assert [outcome.allowed for outcome in outcomes] == [True] * told.more + [False]
+        explained = explain(policy, REQUEST, IDENTITY, "rate", limiter.buckets, limiter.now_us)
+        outcome = await limiter.take(request)
+        assert (explained.outcome == "allowed") == outcome.allowed
+    explained = explain(policy, REQUEST, IDENTITY, "rate", limiter.buckets, limiter.now_us)
+    if explained.more is not None:
+        outcomes = [await limiter.take(request) for _ in range(explained.more + 1)]
+        assert [outcome.allowed for outcome in outcomes] == [True] * explained.more + [False]

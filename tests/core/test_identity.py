@@ -1,4 +1,4 @@
-"""Who is charged: whatever a client sends, it never reaches somebody else's bucket."""
+"""Tests of the identity of a request. No header value reaches the bucket of another user."""
 
 import re
 
@@ -14,14 +14,14 @@ TRUSTED = "x-ratelimitd-client-address"
 
 
 def request(peer: str = ADDRESS, **headers: str) -> Request:
-    """A request with these headers; an underscore in a name stands for a dash."""
+    """Returns a request with these headers; an underscore in a name becomes a dash."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Request("GET", "/api/ping", "host", named, peer, {})
 
 
 @pytest.fixture
 def sources() -> tuple[Source, ...]:
-    """The default order, with a trusted header."""
+    """Returns the default sources, with a trusted address header."""
     return parse_sources("header:x-user-id,address", TRUSTED)
 
 
@@ -29,7 +29,7 @@ def sources() -> tuple[Source, ...]:
     ("value", "key"),
     [
         ("user1", "user1"),
-        ("  user1\t", "user1"),  # optional white space is no part of a field value: RFC 9110 section 5.5
+        ("  user1\t", "user1"),  # a field value excludes surrounding white space: RFC 9110 section 5.5
         ("Ada.Lovelace-1_~", "Ada.Lovelace-1_~"),
         ("a:api:/x", "a%3Aapi%3A%2Fx"),
         ("rate:global", "rate%3Aglobal"),
@@ -42,51 +42,48 @@ def sources() -> tuple[Source, ...]:
         ("10.1.2.3", "10.1.2.3"),
     ],
 )
-def test_a_header_value_is_percent_encoded(sources: tuple[Source, ...], value: str, key: str) -> None:
-    """Every byte that is not unreserved in a URL is escaped."""
+def test_bytes_that_are_not_unreserved_in_a_url_are_percent_encoded(
+    sources: tuple[Source, ...], value: str, key: str
+) -> None:
     assert identify(sources, request(x_user_id=value)) == Identity("header", key)
 
 
 @pytest.mark.parametrize("value", ["", " ", "\t", "u1,u2", "u1,", ","])
-def test_an_empty_or_joined_value_names_nobody(sources: tuple[Source, ...], value: str) -> None:
-    """Two headers joined could be anyone's two names: the address decides."""
+def test_an_empty_or_joined_header_value_is_ignored(sources: tuple[Source, ...], value: str) -> None:
+    """A comma may join two headers, so the value does not identify one user; the address is used."""
     assert identify(sources, request(x_user_id=value)) == Identity("address", f"ip={ADDRESS}")
 
 
 def test_a_long_value_is_replaced_by_its_hash(sources: tuple[Source, ...]) -> None:
-    """10 kB cost no more memory than 71 characters, and differ from each other."""
     one, other = (identify(sources, request(x_user_id=end + "x" * 10_000)).key for end in "ab")
     assert re.fullmatch("sha256=[0-9a-f]{64}", one)
     assert one != other
 
 
-def test_a_hash_cannot_be_sent_as_a_name(sources: tuple[Source, ...]) -> None:
-    """A user who calls himself by another's hash gets a key of his own."""
+def test_a_user_named_like_a_hash_does_not_get_the_key_of_the_hashed_user(
+    sources: tuple[Source, ...],
+) -> None:
     hashed = identify(sources, request(x_user_id="x" * 10_000)).key
     assert identify(sources, request(x_user_id=hashed)).key != hashed
 
 
-def test_a_name_that_looks_like_an_address_is_no_address(sources: tuple[Source, ...]) -> None:
-    """The user `203.0.113.9` and the client at that address have a bucket each."""
+def test_a_user_named_like_an_address_has_a_separate_key(sources: tuple[Source, ...]) -> None:
     assert identify(sources, request(x_user_id=ADDRESS)) != identify(sources, request())
 
 
-def test_only_the_trusted_header_and_the_peer_tell_the_address(sources: tuple[Source, ...]) -> None:
-    """X-Forwarded-For changes nothing."""
+def test_the_address_comes_from_the_trusted_header_or_the_peer(sources: tuple[Source, ...]) -> None:
     assert identify(sources, request(x_forwarded_for="1.1.1.1")).key == f"ip={ADDRESS}"
     assert identify(sources, request(x_ratelimitd_client_address="198.51.100.7")).key == "ip=198.51.100.7"
     assert identify(sources, request(x_ratelimitd_client_address="1.1.1.1,2.2.2.2")).key == f"ip={ADDRESS}"
 
 
-def test_without_a_trusted_header_only_the_peer_counts() -> None:
-    """A client that sends the header of another setup changes nothing."""
+def test_the_address_is_the_peer_when_no_header_is_trusted() -> None:
     untrusting = parse_sources("address", None)
     assert identify(untrusting, request(x_ratelimitd_client_address="1.1.1.1")).key == f"ip={ADDRESS}"
 
 
 @pytest.mark.parametrize("peer", ["", "/run/envoy.sock", "not an address"])
-def test_who_cannot_be_named_is_anonymous(sources: tuple[Source, ...], peer: str) -> None:
-    """They share one bucket, which no header value can name."""
+def test_a_request_without_user_and_address_is_anonymous(sources: tuple[Source, ...], peer: str) -> None:
     assert identify(sources, request(peer)) is ANONYMOUS
 
 
@@ -102,27 +99,25 @@ def test_who_cannot_be_named_is_anonymous(sources: tuple[Source, ...], peer: str
         ("", None),
     ],
 )
-def test_addresses_are_canonical(text: str, key: str | None) -> None:
-    """One client, one key: IPv6 by its /64, mapped IPv4 as IPv4."""
+def test_all_spellings_of_an_address_have_one_key(text: str, key: str | None) -> None:
+    """An IPv6 address counts as its /64 network, and a mapped IPv4 address as IPv4."""
     assert address_key(text) == key
 
 
 @given(st.text(), st.text())
 def test_different_names_have_different_keys(one: str, other: str) -> None:
-    """No two names share a bucket, and no key holds what could end or extend it."""
+    """A key contains no separator, so it cannot end or extend the key of a bucket."""
     assert (plain_key(one) == plain_key(other)) == (one == other)
     assert re.fullmatch(r"[A-Za-z0-9_.~%-]*|sha256=[0-9a-f]{64}", plain_key(one))
 
 
 def test_sources_are_tried_in_the_given_order() -> None:
-    """The address first, and the header only where there is no address."""
     address_first = parse_sources(" ADDRESS , header:X-Tenant ", None)
     assert identify(address_first, request(x_tenant="t")).kind == "address"
     assert identify(address_first, request("", x_tenant="t")) == Identity("header", "t")
 
 
 @pytest.mark.parametrize("text", ["", "header:", "header:a b", "cookie:x", "address:x", "header:x,,address"])
-def test_a_bad_list_of_sources_is_refused(text: str) -> None:
-    """The sentence says what would be right."""
+def test_an_invalid_list_of_sources_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="use header:NAME or address, separated by commas"):
         parse_sources(text, None)

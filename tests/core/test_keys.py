@@ -1,4 +1,4 @@
-"""Keys of buckets: built and parsed by one table."""
+"""Tests of the keys of buckets."""
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,7 @@ from ratelimitd.core.keys import BucketKey, identity_globs, key_template, parse_
 from ratelimitd.core.tiers import TIERS, TierName
 
 
-def built(tier: TierName, identity: str, api: str, prefix: str, *, shadow: bool) -> str:
+def built_key(tier: TierName, identity: str, api: str, prefix: str, *, shadow: bool) -> str:
     before, after = key_template(tier, api, prefix, shadow=shadow)
     return before if after is None else before + identity + after
 
@@ -24,8 +24,8 @@ def built(tier: TierName, identity: str, api: str, prefix: str, *, shadow: bool)
         (TierName.USER_API, True, "rate:shadow:user:u1:api:/api/*"),
     ],
 )
-def test_keys_are_the_documented_ones(tier: TierName, key: str, *, shadow: bool) -> None:
-    assert built(tier, "u1", "/api/*", "rate", shadow=shadow) == key
+def test_keys_have_the_documented_form(tier: TierName, key: str, *, shadow: bool) -> None:
+    assert built_key(tier, "u1", "/api/*", "rate", shadow=shadow) == key
 
 
 @given(
@@ -35,12 +35,12 @@ def test_keys_are_the_documented_ones(tier: TierName, key: str, *, shadow: bool)
     st.sampled_from(["rate", "a:b", "shadow", "user"]),
     st.booleans(),
 )
-def test_a_key_is_parsed_as_it_was_built(
+def test_parsing_a_key_reverses_building_it(
     tier: object, identity: str, api: str, prefix: str, shadow: object
 ) -> None:
     assert isinstance(tier, tuple)
     name, template = tier[0], tier[1]
-    parsed = parse_key(built(name, identity, api, prefix, shadow=bool(shadow)), prefix)
+    parsed = parse_key(built_key(name, identity, api, prefix, shadow=bool(shadow)), prefix)
     assert parsed == BucketKey(
         name,
         identity if "{identity}" in template else None,
@@ -56,7 +56,7 @@ def test_other_keys_are_not_buckets(key: str) -> None:
     assert parse_key(key, "rate") is None
 
 
-def test_the_buckets_of_an_identity_are_found_by_four_patterns() -> None:
+def test_four_patterns_find_the_buckets_of_an_identity() -> None:
     assert identity_globs("u1", "rate") == [
         "rate:user:u1",
         "rate:user:u1:api:*",

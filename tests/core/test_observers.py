@@ -1,4 +1,4 @@
-"""Observers see every decision, and change none."""
+"""Tests of observers, which see each decision and change none."""
 
 from typing import TYPE_CHECKING
 
@@ -23,12 +23,12 @@ class Recorder:
         self.decisions.append(decision)
 
 
-class Failing:
+class FailingObserver:
     def decided(self, _decision: Decision) -> None:
         raise ValueError("broken")
 
 
-async def test_an_observer_sees_every_decision_with_its_reason() -> None:
+async def test_an_observer_receives_each_decision() -> None:
     recorder = Recorder()
     decide = decider_over(OracleLimiter(), observers=[recorder])
     returned = [await decide(REQUEST) for _ in range(4)]
@@ -41,11 +41,11 @@ async def test_an_observer_sees_every_decision_with_its_reason() -> None:
 
 
 async def test_a_failing_observer_changes_no_decision_and_is_logged_once() -> None:
-    recorder, failing = Recorder(), Failing()
+    recorder, failing = Recorder(), FailingObserver()
     observers: list[Observer] = [failing, recorder]
     decide = decider_over(OracleLimiter(), observers=observers, on_observer_error=ObserverErrorLog())
     with capture_logs() as lines:
         verdicts = [(await decide(REQUEST)).verdict for _ in range(4)]
     assert verdicts == [Verdict.ALLOWED] * 3 + [Verdict.DENIED]
     assert len(recorder.decisions) == 4
-    assert [(line["event"], line["observer"]) for line in lines] == [("observer_failed", "Failing")]
+    assert [(line["event"], line["observer"]) for line in lines] == [("observer_failed", "FailingObserver")]

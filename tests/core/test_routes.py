@@ -1,4 +1,4 @@
-"""Path patterns: what each matches, that the first wins, and what covers what."""
+"""Tests of path patterns and route tables."""
 
 from dataclasses import dataclass
 
@@ -12,23 +12,23 @@ from tests.line_count import lines_run
 
 @dataclass(frozen=True)
 class Rule:
-    """A pattern, and the methods it is for."""
+    """A pattern, and the methods that it matches; None: all methods."""
 
     pattern: str
     methods: frozenset[str] | None = None
 
 
-def naive(pattern: list[str], path: list[str]) -> bool:
-    """Whether a pattern matches a path, by its definition."""
+def matches_simply(pattern: list[str], path: list[str]) -> bool:
+    """Returns whether a pattern matches a path, straight from the definition."""
     if not pattern:
         return not path
     if pattern[0] == "**":
         return True
-    return bool(path) and pattern[0] in {"*", path[0]} and naive(pattern[1:], path[1:])
+    return bool(path) and pattern[0] in {"*", path[0]} and matches_simply(pattern[1:], path[1:])
 
 
 def split(path: str) -> list[str]:
-    """The segments of a path that are not empty."""
+    """Returns the segments of a path that are not empty."""
     return [*filter(None, path.split("/"))]
 
 
@@ -48,13 +48,13 @@ PATHS = LIKELY_PATHS | st.lists(st.sampled_from(["a", "b", "c", "*", "**", ""]),
 @example([Rule("/a/b"), Rule("/*/c")], "GET", "/a/c")
 @example([Rule("/**"), Rule("/a/*"), Rule("/*/b")], "GET", "/a/b")
 @example([Rule("/*/b"), Rule("/a/**"), Rule("/a/b")], "GET", "/a/b")
-def test_the_first_rule_that_matches_is_found(rules: list[Rule], method: str, path: str) -> None:
-    """As a scan from the top would find it."""
+def test_the_table_finds_the_first_matching_rule(rules: list[Rule], method: str, path: str) -> None:
     expected = next(
         (
             rule
             for rule in rules
-            if (rule.methods is None or method in rule.methods) and naive(split(rule.pattern), split(path))
+            if (rule.methods is None or method in rule.methods)
+            and matches_simply(split(rule.pattern), split(path))
         ),
         None,
     )
@@ -62,22 +62,23 @@ def test_the_first_rule_that_matches_is_found(rules: list[Rule], method: str, pa
 
 
 @given(PATTERNS, PATTERNS, PATHS)
-def test_what_a_covered_pattern_matches_its_cover_matches_too(wide: str, narrow: str, path: str) -> None:
-    """For every path."""
-    if covers(pattern_segments(wide), pattern_segments(narrow)) and naive(split(narrow), split(path)):
-        assert naive(split(wide), split(path))
+def test_a_covering_pattern_matches_all_paths_of_the_covered_one(wide: str, narrow: str, path: str) -> None:
+    if covers(pattern_segments(wide), pattern_segments(narrow)) and matches_simply(
+        split(narrow), split(path)
+    ):
+        assert matches_simply(split(wide), split(path))
 
 
 @given(PATTERNS, PATTERNS)
-def test_a_pattern_that_is_not_covered_matches_a_path_that_the_other_does_not(wide: str, narrow: str) -> None:
-    """So nothing is said to be reachable that is not: one of four sample paths shows it."""
+def test_a_pattern_that_is_not_covered_matches_a_path_of_its_own(wide: str, narrow: str) -> None:
+    """One of three sample paths shows it."""
     segments = pattern_segments(narrow)
     samples = []
     for rest in ([], ["new"] * 1, ["new"] * 9):
         body = [*segments[:-1], *rest] if segments[-1:] == ["**"] else segments
         samples.append(["new" if segment == "*" else segment for segment in body])
-    assert all(naive(segments, sample) for sample in samples)
-    covered = all(naive(split(wide), sample) for sample in samples)
+    assert all(matches_simply(segments, sample) for sample in samples)
+    covered = all(matches_simply(split(wide), sample) for sample in samples)
     assert covers(pattern_segments(wide), segments) is covered
 
 
@@ -103,20 +104,18 @@ def test_a_pattern_that_is_not_covered_matches_a_path_that_the_other_does_not(wi
         ("/api/*", "/api/*", True),
     ],
 )
-def test_a_pattern_matches_what_operators_expect(pattern: str, path: str, matches: bool) -> None:  # noqa: FBT001 - the expectation
-    """The examples of the documentation."""
+def test_a_pattern_matches_as_documented(pattern: str, path: str, matches: bool) -> None:  # noqa: FBT001 - the expectation
     assert (RouteTable([Rule(pattern)]).find("GET", path) is not None) is matches
 
 
 @pytest.mark.parametrize("pattern", ["", "api", "/a b", "/**/a", "/a*", "/***", "/a?b", "/a#b", "/a\n"])
-def test_what_is_no_pattern_is_refused_with_a_sentence(pattern: str) -> None:
-    """It says what a pattern must be."""
+def test_an_invalid_pattern_is_rejected(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"^must "):
         RouteTable([Rule(pattern)])
 
 
-def test_the_work_for_a_path_is_bounded_by_the_depth_of_the_routes() -> None:
-    """A client chooses the path: neither its length nor wildcards at every step may cost much."""
+def test_the_depth_of_the_routes_limits_the_cost_of_a_lookup() -> None:
+    """A client chooses the path, so neither a long path nor many matching wildcards may be expensive."""
     choices = [f"{number:010b}".replace("0", "*").replace("1", "a") for number in range(1000)]
     table = RouteTable([Rule("/" + "/".join(choice)) for choice in choices])
     assert table.find("GET", "/a" * 50_000) is None
@@ -125,7 +124,6 @@ def test_the_work_for_a_path_is_bounded_by_the_depth_of_the_routes() -> None:
     assert lines_run(lambda: table.find("GET", "/a" * 9 + "/b")) < 20_000
 
 
-def test_a_table_knows_its_rules() -> None:
-    """In order, and how many."""
+def test_a_table_lists_its_rules_in_order() -> None:
     rules = [Rule("/a"), Rule("/b")]
     assert (RouteTable(rules).rules, len(RouteTable(rules))) == (tuple(rules), 2)

@@ -14,12 +14,12 @@ from ratelimitd.core.ports import BatchCallback
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter import batcher as module
 from ratelimitd.limiter.batcher import Batcher
-from tests.core.takes import taking
+from tests.core.take_requests import take_request
 
 
 def request(number: object) -> TakeRequest:
     """A request that can be told from others by its key."""
-    return taking({str(number): Limit(1, 1.0)})
+    return take_request({str(number): Limit(1, 1.0)})
 
 
 class HeldLimiter:

@@ -24,7 +24,7 @@ from ratelimitd.errors import StoreError
 from ratelimitd.limiter.deny_cache import RECOUNT_US, TRUST_US, DenyCache, monotonic_us
 from ratelimitd.store.client import open_client
 from tests.core.fakes import OracleLimiter
-from tests.core.takes import taking
+from tests.core.take_requests import take_request
 from tests.limiters import ScriptLimiter
 
 LIMIT = Limit(3, 2.0)
@@ -33,12 +33,12 @@ LIMIT = Limit(3, 2.0)
 
 def request(key: str = "k", cost: int = MICRO, limit: Limit = LIMIT) -> TakeRequest:
     """A request on a single bucket."""
-    return taking({key: limit}, cost)
+    return take_request({key: limit}, cost)
 
 
 def both(one: str, other: str) -> TakeRequest:
     """A request on two buckets."""
-    return taking({one: LIMIT, other: LIMIT})
+    return take_request({one: LIMIT, other: LIMIT})
 
 
 class Store(OracleLimiter):
@@ -302,7 +302,7 @@ async def test_a_bucket_in_shadow_that_all_share_is_no_hindrance_to_that() -> No
     cache = store.cache()
     await emptied(store, cache, "a", "b")
     cache.clear()
-    asked = [taking({key: LIMIT}, shadow={"shared": LIMIT}) for key in "ab"]
+    asked = [take_request({key: LIMIT}, shadow={"shared": LIMIT}) for key in "ab"]
     for one in asked:
         await cache.take(one)
     given = [await cache.take(one) for one in asked]
@@ -400,7 +400,7 @@ class World:
         if above_what_is_left:
             buckets, now_us = self.store.buckets, self.store.now_us
             cost += min(refill(buckets.get(key), limit, now_us).tokens for key, limit in limits.items())
-        return taking(limits, max(1, cost))
+        return take_request(limits, max(1, cost))
 
     def ask(self, ask: Ask) -> None:
         """Asks, and tries the law on each denial that the store has not seen."""

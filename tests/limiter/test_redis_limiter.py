@@ -18,7 +18,7 @@ from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.limiter.take_script import decode
 from ratelimitd.store.client import connector
 from ratelimitd.store.link import Link
-from tests.core.takes import taking
+from tests.core.take_requests import take_request
 from tests.limiters import ScriptLimiter, taken
 
 
@@ -32,7 +32,7 @@ async def link(store_url: str, store: Redis) -> AsyncIterator[Link]:
 
 def request(key: str = "k", capacity: int = 3) -> TakeRequest:
     """One token from one bucket that hardly refills."""
-    return taking({key: Limit(capacity, 0.001)})
+    return take_request({key: Limit(capacity, 0.001)})
 
 
 async def test_a_batch_is_answered_in_order(link: Link) -> None:

@@ -13,7 +13,7 @@ from ratelimitd.core.bucket import Bucket, charge_buckets, expiry_ms
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
 from ratelimitd.limiter.take_script import decode, encode
 from ratelimitd.resources import resource
-from tests.core.takes import taking
+from tests.core.take_requests import take_request
 
 SCRIPT = resource("lua/take.lua").read_text()
 NOW = 1_800_000_000_000_000
@@ -46,7 +46,7 @@ def limits_of(keys: list[str], limits: list[Limit]) -> dict[str, Limit]:
 
 
 REQUESTS = st.builds(
-    lambda keys, limits, cost, in_shadow, dry_run: taking(
+    lambda keys, limits, cost, in_shadow, dry_run: take_request(
         limits_of(keys[in_shadow:], limits[in_shadow:]),
         cost,
         limits_of(keys[:in_shadow], limits),
@@ -115,7 +115,7 @@ def stored(server: Any) -> dict[str, Bucket]:
     max_examples=4 * settings().max_examples, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(steps=STEPS)
-@example(steps=[(0, [taking({"a": Limit(72_057_595, 0.000001)})])])
+@example(steps=[(0, [take_request({"a": Limit(72_057_595, 0.000001)})])])
 def test_the_script_agrees_with_the_oracle(server: Any, steps: list[tuple[int, list[TakeRequest]]]) -> None:
     """Outcomes, numbers and expiries are equal: batches, changing limits, clocks that step back."""
     server.flushall()
@@ -152,7 +152,7 @@ def fields_of(server: Any, key: str) -> dict[str, str]:
 def test_stored_numbers_are_readable_and_whole(server: Any, capacity: int, cost: int, shown: str) -> None:
     """No exponent, no lost digit, at either end of the range."""
     server.flushall()
-    run(server, [taking({"a": Limit(capacity, 1.0)}, cost)], NOW)
+    run(server, [take_request({"a": Limit(capacity, 1.0)}, cost)], NOW)
     assert fields_of(server, "a") == {"tokens": shown, "last": "1800000000000000"}
 
 
@@ -173,14 +173,14 @@ def test_a_bucket_full_of_nonsense_is_a_full_one(server: Any, nonsense: dict[str
     """What somebody wrote by hand heals with the next request."""
     server.flushall()
     server.hset("a", mapping=nonsense)
-    (outcome,) = run(server, [taking({"a": Limit(3, 1.0)})], NOW)
+    (outcome,) = run(server, [take_request({"a": Limit(3, 1.0)})], NOW)
     assert outcome == Outcome(True, (2 * MICRO,))  # noqa: FBT003 - the field is the name
 
 
 def test_a_denial_leaves_the_bytes_and_the_expiry_alone(server: Any) -> None:
     """Not even the clock of a bucket moves."""
     server.flushall()
-    request = taking({"a": Limit(1, 0.001)})
+    request = take_request({"a": Limit(1, 0.001)})
     run(server, [request], NOW)
     before = (fields_of(server, "a"), fields_of(server, "test:expiry"))
     (denied,) = run(server, [request], NOW + 5 * MICRO)
@@ -191,7 +191,7 @@ def test_a_denial_leaves_the_bytes_and_the_expiry_alone(server: Any) -> None:
 def test_the_real_clock_is_the_servers_and_the_real_expiry_is_exact(server: Any) -> None:
     """Without the shim: `last` is TIME in microseconds, and PTTL is time to full plus a second."""
     server.flushall()
-    keys, arguments = encode([taking({"a": Limit(3, 0.1)})])
+    keys, arguments = encode([take_request({"a": Limit(3, 0.1)})])
     seconds, micros = server.time()
     server.eval(SCRIPT, len(keys), *keys, *arguments)
     assert 0 <= int(fields_of(server, "a")["last"]) - (seconds * MICRO + micros) < 60 * MICRO
@@ -206,7 +206,7 @@ TRIED = {"b": Limit(1, 0.001)}
 def test_a_tier_in_shadow_counts_and_denies_nobody(server: Any) -> None:
     """Its denial is told and spends nothing of it; the tiers that can deny pay as ever."""
     server.flushall()
-    request = taking(USER, shadow=TRIED)
+    request = take_request(USER, shadow=TRIED)
     outcomes = run(server, [request] * 4, NOW)
     assert [outcome.allowed for outcome in outcomes] == [True, True, True, False]
     assert [outcome.shadow for outcome in outcomes] == [
@@ -220,8 +220,8 @@ def test_a_tier_in_shadow_counts_and_denies_nobody(server: Any) -> None:
 def test_a_denied_request_takes_nothing_from_a_shadow(server: Any) -> None:
     """With the shadow enforced it would have been denied too, and a denial spends nothing."""
     server.flushall()
-    run(server, [taking(USER, 3 * MICRO)], NOW)
-    (denied,) = run(server, [taking(USER, shadow=TRIED)], NOW)
+    run(server, [take_request(USER, 3 * MICRO)], NOW)
+    (denied,) = run(server, [take_request(USER, shadow=TRIED)], NOW)
     assert denied == Outcome(False, (0,))  # noqa: FBT003 - the field is the name
     assert "b" not in stored(server)
 
@@ -229,13 +229,13 @@ def test_a_denied_request_takes_nothing_from_a_shadow(server: Any) -> None:
 def test_a_dry_run_takes_nothing_and_a_cost_of_0_neither(server: Any) -> None:
     """A dry run is denied where the request would be. A cost of 0 is never denied. No byte is written."""
     server.flushall()
-    dry_run = taking(USER, 2 * MICRO, shadow=TRIED, dry_run=True)
+    dry_run = take_request(USER, 2 * MICRO, shadow=TRIED, dry_run=True)
     unchanged = Outcome(True, (3 * MICRO,), Outcome(False, (MICRO,)))  # noqa: FBT003 - the field `allowed`
     assert run(server, [dry_run] * 2, NOW) == [unchanged] * 2
     assert stored(server) == {}
-    run(server, [taking(USER, 2 * MICRO)], NOW)
+    run(server, [take_request(USER, 2 * MICRO)], NOW)
     before = stored(server)
-    free = taking(USER, 0, shadow=TRIED)
+    free = take_request(USER, 0, shadow=TRIED)
     assert [outcome.allowed for outcome in run(server, [dry_run, free], NOW)] == [False, True]
     assert stored(server) == before
 
@@ -243,15 +243,15 @@ def test_a_dry_run_takes_nothing_and_a_cost_of_0_neither(server: Any) -> None:
 def test_a_changed_limit_refills_nothing(server: Any) -> None:
     """More capacity gives no tokens, less takes those above it; a bucket under a new name starts full."""
     server.flushall()
-    run(server, [taking(USER, 2 * MICRO)], NOW)
+    run(server, [take_request(USER, 2 * MICRO)], NOW)
 
     def left(key: str, limit: Limit) -> int | None:
-        dry_run = taking({key: limit}, dry_run=True)
+        dry_run = take_request({key: limit}, dry_run=True)
         return run(server, [dry_run], NOW)[0].tokens[0]
 
     assert left("a", Limit(100, 0.001)) == MICRO
     assert left("a", Limit(1, 0.001)) == MICRO
-    run(server, [taking({"c": Limit(9, 0.001)})], NOW)
+    run(server, [take_request({"c": Limit(9, 0.001)})], NOW)
     assert left("c", Limit(5, 0.001)) == 5 * MICRO
     assert left("renamed", Limit(100, 0.001)) == 100 * MICRO
 

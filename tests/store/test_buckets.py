@@ -11,13 +11,13 @@ from ratelimitd.core.model import MICRO, Limit
 from ratelimitd.errors import StoreError
 from ratelimitd.store.buckets import Buckets
 from ratelimitd.store.client import open_client
-from tests.core.takes import taking
+from tests.core.take_requests import take_request
 from tests.limiters import ScriptLimiter
 
 
 async def test_buckets_are_read_to_the_microtoken(store: Redis) -> None:
     limiter = ScriptLimiter(store)
-    await limiter.take(taking({"rate:user:a": Limit(3, 0.001)}, 1_234_567))
+    await limiter.take(take_request({"rate:user:a": Limit(3, 0.001)}, 1_234_567))
     stored = await Buckets(store, "rate").read(["rate:user:a", "rate:user:b"])
     assert stored.buckets.keys() == {"rate:user:a"}
     bucket = stored.buckets["rate:user:a"]
