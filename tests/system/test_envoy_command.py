@@ -1,4 +1,4 @@
-"""`ratelimitd envoy`: the service inside the Envoy that asks it, as a user runs it."""
+"""`ratelimitd envoy`: the service inside the Envoy that calls it, as a user runs it."""
 
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +21,7 @@ from ratelimitd.store.client import open_client
 from ratelimitd.transport.fast import bootstrap
 from tests.limits import KEY, STILL, limits_json, statuses
 from tests.system.processes import run
+from tests.system.test_working_directory import SHADOWING, shadow
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("envoy-command")]
@@ -30,8 +31,12 @@ CONFIG = Path(__file__).parents[2] / "envoy" / "envoy.yaml"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def http(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an Envoy that holds the service. Its backend is its own admin interface."""
+    """A client of an Envoy that hosts the service. Its backend is its own admin interface.
+
+    It runs in a folder with modules that must not be imported.
+    """
     folder = tmp_path_factory.mktemp("envoy")
+    shadow(folder, *SHADOWING)
     front, admin = TcpAddress(LOOPBACK, free_port()), TcpAddress(LOOPBACK, free_port())
     config = folder / "envoy.yaml"
     nowhere = TcpAddress(LOOPBACK, 1)
@@ -39,7 +44,7 @@ async def http(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         envoy_config(listener=front, admin=admin, clusters={"ratelimitd": [nowhere], "backend": [admin]})
     )
     env = {"RATELIMITD_REDIS_URL": store_url, "RATELIMITD_ADDRESS_HEADER": ADDRESS_HEADER}
-    command = [sys.executable, "-m", "ratelimitd", "envoy", "--config", str(config)]
+    command = [sys.executable, "-P", "-m", "ratelimitd", "envoy", "--config", config.name]
     async with (
         open_client(store_url) as store,
         httpx.AsyncClient(base_url=f"http://{front}", trust_env=False, timeout=30) as client,
@@ -47,7 +52,7 @@ async def http(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         await store.flushall()
         await store.set(KEY, limits_json(**STILL))
         line = [*command, "--", "--concurrency", "2", "--log-level", "warning"]
-        async with child("envoy", line, folder / "log", env) as process:
+        async with child("envoy", line, folder / "log", env, cwd=folder) as process:
             await process.until(partial(_answers, client))
             yield client
 
@@ -61,7 +66,6 @@ async def _answers(client: httpx.AsyncClient) -> bool:
 
 
 async def test_three_pass_and_seven_are_denied(http: httpx.AsyncClient) -> None:
-    """As with a service of its own, down to the fields of the answer."""
 
     async def limits_are_in_force() -> bool:
         reply = await http.get("/api/ready", headers={"X-User-Id": "probe"})
@@ -75,8 +79,7 @@ async def test_three_pass_and_seven_are_denied(http: httpx.AsyncClient) -> None:
     assert replies[9].headers["x-ratelimit-tier"] == "user_api"
 
 
-async def test_the_printed_configuration_is_one_that_envoy_takes(tmp_path: Path) -> None:
-    """Shown as YAML, with nothing lost that was there."""
+async def test_envoy_accepts_the_printed_configuration(tmp_path: Path) -> None:
     status, output = await run("envoy", "--config", str(CONFIG), "--print")
     assert status == 0
     shown, given = yaml.safe_load(output), yaml.safe_load(CONFIG.read_text())
@@ -91,19 +94,19 @@ async def test_the_printed_configuration_is_one_that_envoy_takes(tmp_path: Path)
 
 
 def without_http2(config: Any) -> Any:
-    """The cluster that ext_authz asks speaks HTTP/1."""
+    """The cluster that ext_authz calls, with HTTP/1."""
     del config["static_resources"]["clusters"][0]["typed_extension_protocol_options"]
     return config
 
 
 def without_the_cluster(config: Any) -> Any:
-    """Only the backend is left."""
+    """Only the cluster of the backend."""
     del config["static_resources"]["clusters"][0]
     return config
 
 
 def with_our_listener(config: Any) -> Any:
-    """Its name is taken."""
+    """A listener with the name of the service's own."""
     config["static_resources"]["listeners"][0]["name"] = "ratelimitd"
     return config
 
@@ -118,10 +121,9 @@ def with_our_listener(config: Any) -> Any:
         (lambda _: None, "it must be an Envoy bootstrap, with static_resources"),
     ],
 )
-async def test_a_configuration_that_cannot_take_it_is_refused(
+async def test_an_unsuitable_configuration_is_refused_with_one_sentence(
     tmp_path: Path, change: Callable[[Any], Any], sentence: str
 ) -> None:
-    """With one sentence that names the file, and what would be right."""
     path = tmp_path / "envoy.yaml"
     path.write_text(yaml.safe_dump(change(yaml.safe_load(CONFIG.read_text()))))
     status, output = await run("envoy", "--config", str(path))
@@ -129,8 +131,7 @@ async def test_a_configuration_that_cannot_take_it_is_refused(
     assert output.startswith(f"ratelimitd: --config {path}: {sentence}")
 
 
-async def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    """No file, and no YAML."""
+async def test_an_unreadable_configuration_is_refused_with_the_reason(tmp_path: Path) -> None:
     missing, broken = tmp_path / "none.yaml", tmp_path / "broken.yaml"
     broken.write_text("a: [")
     for path, reason in ((missing, "No such file"), (broken, "while parsing")):
@@ -142,7 +143,6 @@ async def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 async def test_an_embedded_store_is_refused() -> None:
-    """There is no process left that could start and stop it."""
     status, output = await run("envoy", "--config", str(CONFIG), env={"RATELIMITD_REDIS_URL": "embedded"})
     assert status == 1
     assert output.startswith("ratelimitd: RATELIMITD_REDIS_URL: `embedded` works only with `serve`")

@@ -1,4 +1,4 @@
-"""One suite for every transport: a service over the ports in memory, reached as a client reaches it."""
+"""A service over a limiter in memory, with each transport, reached over the network."""
 
 import os
 from collections.abc import AsyncIterator
@@ -33,13 +33,13 @@ class Serve(Protocol):
         on_store_error: OnStoreError = ...,
         drain_s: float = ...,
     ) -> AbstractAsyncContextManager[Listener]:
-        """The listener while it serves."""
+        """Yields the listener."""
         ...
 
 
 @dataclass(frozen=True)
 class Service:
-    """A service that is up, and the buckets behind it."""
+    """A running service and its limiter."""
 
     address: TcpAddress
     limiter: OracleLimiter
@@ -58,7 +58,7 @@ def serve_in_process(
 
 @pytest.fixture
 def serve_in_envoy(tmp_path: Path) -> Serve:
-    """The transport fast: the limiter stays here, the service is another process."""
+    """The transport fast. The service runs in another process, and its limiter stays in this one."""
 
     @asynccontextmanager
     async def serve(
@@ -93,7 +93,7 @@ def serve(request: pytest.FixtureRequest) -> Serve:
 
 @pytest.fixture
 async def service(serve: Serve) -> AsyncIterator[Service]:
-    """A service on a port of the system's choosing."""
+    """A service on a free port."""
     limiter = OracleLimiter()
     async with serve(limiter) as listener:
         assert isinstance(listener.address, TcpAddress)

@@ -13,7 +13,7 @@ from tests.transport.remote import RemoteLimiter
 from tests.transport.service import MAX_MESSAGE_BYTES, methods_over
 
 SOCKET, ON_STORE_ERROR, DRAIN_S = "TEST_LIMITER", "TEST_ON_STORE_ERROR", "TEST_DRAIN_S"
-"""The environment variables that say what to serve."""
+"""Environment variables that configure the service."""
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A client that says exactly what the test tells it to, frame by frame, so that rules can be broken."""
+"""An HTTP/2 client that sends exactly the given frames, so that a test can violate the protocol."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
 @dataclass
 class Reply:
-    """What came back. `trailers` are the headers too when the answer was all trailers."""
+    """A response. One that consists of trailers only has them in `headers`."""
 
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -38,7 +38,7 @@ async def exchange(
     timeout_s: float = 10,
     **headers: str,
 ) -> Reply:
-    """Sends each chunk as a frame of its own; with `end` false the request stays open."""
+    """Sends each chunk as a frame of its own. With `end` false the request stays open."""
     reader, writer = await asyncio.open_connection(address.host, address.port)
     connection = H2Connection(H2Configuration(header_encoding="utf-8"))
     connection.initiate_connection()

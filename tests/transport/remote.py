@@ -1,7 +1,7 @@
-"""A limiter of the test's, for a service in another process: the test keeps its fakes whatever is tested.
+"""A limiter in the process of the test, for a service in another process.
 
-Each question is one connection: a pickled TakeRequest, answered with an outcome or an exception. A log
-line of the service is one too, answered with nothing, and becomes a log line of the test's process.
+Each request is one connection: a pickled TakeRequest, answered with an outcome or an exception. A log event
+of the service is sent the same way, answered with None, and logged again in the process of the test.
 """
 
 import asyncio
@@ -51,13 +51,13 @@ async def _answer(limiter: Limiter, question: str | TakeRequest) -> Outcome | Ex
 
 
 class RemoteLimiter:
-    """The limiter that answers at a Unix socket."""
+    """The limiter that `answering` serves at a Unix socket."""
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     async def take(self, request: TakeRequest) -> Outcome:
-        """What the test's limiter says or raises."""
+        """The outcome of the test's limiter, or the exception that it raises."""
         reader, writer = await asyncio.open_unix_connection(self._path)
         writer.write(pickle.dumps(request))
         writer.write_eof()

@@ -1,4 +1,4 @@
-"""What every transport must do, asked by clients that share no code with it."""
+"""What every transport must do, checked with clients that share no code with it."""
 
 import asyncio
 
@@ -42,7 +42,7 @@ def check_request(user: str = "user1", api: str = "/api/*") -> CheckRequest:
 
 
 async def ask(address: TcpAddress, *requests: CheckRequest) -> list[CheckResponse]:
-    """The answers, one after the other, over one connection."""
+    """The responses to these requests, sent one after the other over one connection."""
     async with Channel(address.host, address.port) as channel:
         stub = AuthorizationAsyncStub(channel)
         return [await stub.check(request) for request in requests]
@@ -51,18 +51,18 @@ async def ask(address: TcpAddress, *requests: CheckRequest) -> list[CheckRespons
 def method_of(
     channel: grpc.aio.Channel, method: str = CHECK
 ) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]":
-    """A method with bytes in and out: nothing of ours reads or writes them."""
+    """A method with bytes in and out, without serializers."""
     return channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
 
 
 async def call_raw(address: TcpAddress | UnixAddress, payload: bytes, method: str = CHECK) -> bytes:
-    """Sends bytes as they are."""
+    """The response to these bytes."""
     async with grpc.aio.insecure_channel(str(address)) as channel:
         return await method_of(channel, method)(payload, timeout=10)
 
 
 def code_of(answer: CheckResponse) -> int:
-    """The code, the only thing that decides; every answer has one."""
+    """The code of a response."""
     assert answer.status is not None
     return answer.status.code
 
@@ -70,14 +70,13 @@ def code_of(answer: CheckResponse) -> int:
 async def refusal_of(
     address: TcpAddress | UnixAddress, payload: bytes, method: str = CHECK
 ) -> tuple[grpc.StatusCode, str]:
-    """The status that refuses these bytes."""
+    """The status and the details that these bytes get."""
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call_raw(address, payload, method)
     return error.value.code(), error.value.details() or ""
 
 
 async def test_three_pass_and_the_fourth_is_denied(service: Service) -> None:
-    """An independent client reads every field of both answers."""
     answers = await ask(service.address, *[check_request()] * 4)
     assert [code_of(answer) for answer in answers] == [0, 0, 0, 8]
     allowed, denied = answers[0].ok_response, answers[3].denied_response
@@ -93,8 +92,7 @@ async def test_three_pass_and_the_fourth_is_denied(service: Service) -> None:
     assert headers["content-type"] == "application/json"
 
 
-async def test_raw_headers_are_understood(service: Service) -> None:
-    """As Envoy sends them with encode_raw_headers: bytes that are no text name a bucket of their own."""
+async def test_an_id_in_raw_headers_keeps_its_bytes(service: Service) -> None:
     request = check_request()
     assert request.attributes is not None
     assert request.attributes.request is not None
@@ -106,8 +104,7 @@ async def test_raw_headers_are_understood(service: Service) -> None:
     assert "rate:user:%FF" in service.limiter.buckets
 
 
-async def test_many_calls_at_once_are_each_answered(service: Service) -> None:
-    """Three of a hundred pass."""
+async def test_each_of_many_concurrent_calls_gets_its_answer(service: Service) -> None:
     async with Channel(service.address.host, service.address.port) as channel:
         stub = AuthorizationAsyncStub(channel)
         answers = await asyncio.gather(*(stub.check(check_request()) for _ in range(100)))
@@ -115,24 +112,21 @@ async def test_many_calls_at_once_are_each_answered(service: Service) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"\xff\xff\xff", b"\x0a\x05abc", b"\x0a\x04\x22\x02\x12\x05"])
-async def test_bytes_that_are_no_request_are_invalid(service: Service, payload: bytes) -> None:
-    """The caller learns what was expected, not how we failed."""
+async def test_a_malformed_message_is_an_invalid_argument(service: Service, payload: bytes) -> None:
     assert await refusal_of(service.address, payload) == (
         grpc.StatusCode.INVALID_ARGUMENT,
         "the message is not an envoy.service.auth.v3.CheckRequest",
     )
 
 
-async def test_a_request_without_http_is_invalid(service: Service) -> None:
-    """And costs nobody a token."""
+async def test_a_request_without_http_is_an_invalid_argument(service: Service) -> None:
     code, details = await refusal_of(service.address, b"")
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "attributes.request.http is missing" in details
     assert service.limiter.buckets == {}
 
 
-async def test_an_over_large_message_is_refused_unread(service: Service) -> None:
-    """The bound is on the whole message."""
+async def test_a_message_above_the_maximum_is_refused(service: Service) -> None:
     fitting = bytes(check_request("x" * (MAX_MESSAGE_BYTES - 500)))
     assert await call_raw(service.address, fitting)
     code, _ = await refusal_of(service.address, bytes(check_request("x" * MAX_MESSAGE_BYTES)))
@@ -141,7 +135,6 @@ async def test_an_over_large_message_is_refused_unread(service: Service) -> None
 
 @pytest.mark.parametrize("method", ["/envoy.service.auth.v3.Authorization/Nope", "/nope/Check"])
 async def test_an_unknown_method_is_unimplemented(service: Service, method: str) -> None:
-    """As gRPC says it."""
     code, _ = await refusal_of(service.address, b"", method)
     assert code is grpc.StatusCode.UNIMPLEMENTED
 
@@ -154,10 +147,9 @@ async def test_an_unknown_method_is_unimplemented(service: Service, method: str)
         (OnStoreError.ALLOW, 0, "ok_response"),
     ],
 )
-async def test_a_store_that_is_away_is_answered(
+async def test_the_answer_during_an_outage_of_the_store_follows_the_setting(
     serve: Serve, setting: OnStoreError, code: int, kind: str
 ) -> None:
-    """503 or let through, as set."""
     async with serve(BrokenLimiter(), on_store_error=setting) as listener:
         answer = CheckResponse.parse(await call_raw(listener.address, bytes(check_request())))
     assert code_of(answer) == code
@@ -165,15 +157,13 @@ async def test_a_store_that_is_away_is_answered(
 
 
 class DefectiveLimiter:
-    """A defect of ours."""
+    """Raises an error that no caller expects."""
 
     async def take(self, request: TakeRequest) -> Outcome:
-        """Always breaks."""
         raise ZeroDivisionError(f"secret detail, {len(request.keys)}")
 
 
-async def test_a_defect_is_internal_and_tells_nothing(serve: Serve) -> None:
-    """The log has the traceback, the caller has one word."""
+async def test_an_exception_is_logged_and_the_caller_gets_no_details(serve: Serve) -> None:
     with capture_logs() as lines:
         async with serve(DefectiveLimiter()) as listener:
             refusal = await refusal_of(listener.address, bytes(check_request()))
@@ -196,8 +186,7 @@ async def test_the_traceparent_of_a_call_is_part_of_its_request(serve: Serve) ->
 
 
 @pytest.mark.parametrize("name", SERVICES)
-async def test_health_says_serving(service: Service, name: str) -> None:
-    """For the process and for the service by name, to Check and to Watch."""
+async def test_health_is_serving_for_the_process_and_the_service(service: Service, name: str) -> None:
     request = health_pb2.HealthCheckRequest(service=name)
     async with grpc.aio.insecure_channel(str(service.address)) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -207,8 +196,7 @@ async def test_health_says_serving(service: Service, name: str) -> None:
         watch.cancel()
 
 
-async def test_reflection_lists_the_services(service: Service) -> None:
-    """What grpcurl asks first, and that it can find the request's type."""
+async def test_reflection_lists_the_services_and_describes_their_types(service: Service) -> None:
     async with grpc.aio.insecure_channel(str(service.address)) as channel:
         call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
         await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
@@ -225,14 +213,13 @@ async def test_reflection_lists_the_services(service: Service) -> None:
 
 
 async def test_it_listens_on_a_unix_socket(serve: Serve, socket_path: UnixAddress) -> None:
-    """For a sidecar that shares a folder with its Envoy."""
     async with serve(OracleLimiter(), socket_path) as listener:
         answer = CheckResponse.parse(await call_raw(listener.address, bytes(check_request())))
     assert answer.ok_response is not None
 
 
 class HeldLimiter(OracleLimiter):
-    """Answers when the test lets it."""
+    """Answers once the test sets `release`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -240,7 +227,6 @@ class HeldLimiter(OracleLimiter):
         self.release = asyncio.Event()
 
     async def take(self, request: TakeRequest) -> Outcome:
-        """Waits, then asks the oracle."""
         self.reached.set()
         await self.release.wait()
         return await super().take(request)
@@ -255,8 +241,7 @@ async def _refuses(address: TcpAddress | UnixAddress) -> bool:
     return False
 
 
-async def test_a_call_in_flight_finishes_when_the_service_stops(serve: Serve) -> None:
-    """Health turns to NOT_SERVING for those who watch, and the call is answered all the same."""
+async def test_a_call_in_flight_finishes_while_the_service_stops(serve: Serve) -> None:
     limiter = HeldLimiter()
     serving = serve(limiter)
     address = (await serving.__aenter__()).address
@@ -278,8 +263,7 @@ async def test_a_call_in_flight_finishes_when_the_service_stops(serve: Serve) ->
     await stopping
 
 
-async def test_who_is_leaving_says_so_and_answers_all_the_same(serve: Serve) -> None:
-    """Until Envoy has noticed, a refused call would be a lost one."""
+async def test_a_service_that_leaves_still_answers_calls(serve: Serve) -> None:
     async with serve(OracleLimiter()) as listener:
         await listener.leave()
         async with grpc.aio.insecure_channel(str(listener.address)) as channel:
@@ -289,8 +273,7 @@ async def test_who_is_leaving_says_so_and_answers_all_the_same(serve: Serve) -> 
     assert answer.ok_response is not None
 
 
-async def test_a_call_that_never_ends_does_not_hold_the_stop_for_ever(serve: Serve) -> None:
-    """After the drain time it is cut off."""
+async def test_a_call_that_never_ends_is_cut_off_after_the_drain(serve: Serve) -> None:
     limiter = HeldLimiter()
     serving = serve(limiter, drain_s=0.1)
     address = (await serving.__aenter__()).address

@@ -1,4 +1,4 @@
-"""What the fast transport does itself where grpcio has a library: the wire, and the process of its host."""
+"""The parts that only the fast transport has: the format of gRPC, and the process of the host."""
 
 import asyncio
 import os
@@ -41,42 +41,37 @@ MESSAGE = frame(bytes(check_request()))
 
 
 def refused(body: bytes) -> GrpcCode:
-    """The status that this request body gets."""
+    """The code that this request body gets."""
     with pytest.raises(CallError) as error:
         only_message(body, 100)
     return error.value.code
 
 
 @given(st.binary(max_size=100))
-def test_a_framed_message_is_read_back(message: bytes) -> None:
-    """For every length that is allowed."""
+def test_reading_a_framed_message_returns_the_message(message: bytes) -> None:
     assert only_message(frame(message), 100) == message
 
 
 @given(st.binary(max_size=100), st.data())
-def test_a_message_cut_short_is_never_read(message: bytes, data: st.DataObject) -> None:
-    """An empty body is no message at all; the others ended too early."""
+def test_a_truncated_message_is_refused(message: bytes, data: st.DataObject) -> None:
     cut = data.draw(st.integers(1, len(message) + 4))
     assert refused(frame(message)[:cut]) is GrpcCode.INTERNAL
     assert refused(b"") is GrpcCode.UNIMPLEMENTED
 
 
 @given(st.binary())
-def test_no_bytes_break_the_reader(body: bytes) -> None:
-    """They are a message, or refused with a status."""
+def test_any_bytes_are_a_message_or_refused(body: bytes) -> None:
     with suppress(CallError):
         assert frame(only_message(body, 100)) == body
 
 
-def test_each_mistake_has_the_status_that_grpc_gives_it() -> None:
-    """statuscodes.md of gRPC."""
+def test_each_violation_of_the_format_has_its_own_status() -> None:
     assert refused(b"\1" + frame(b"x")[1:]) is GrpcCode.UNIMPLEMENTED
     assert refused(frame(b"x" * 101)) is GrpcCode.RESOURCE_EXHAUSTED
     assert refused(frame(b"x") * 2) is GrpcCode.UNIMPLEMENTED
 
 
-def test_an_over_large_message_is_known_by_its_prefix() -> None:
-    """So that it need not be received first."""
+def test_the_prefix_is_enough_to_refuse_a_message_above_the_maximum() -> None:
     with pytest.raises(CallError):
         expected_bytes(frame(b"x" * 101)[:5], 100)
 
@@ -85,25 +80,21 @@ def test_an_over_large_message_is_known_by_its_prefix() -> None:
     ("text", "seconds"),
     [(b"2H", 7200), (b"1M", 60), (b"3S", 3), (b"250m", 0.25), (b"7u", 7e-6), (b"9n", 9e-9)],
 )
-def test_a_timeout_is_read_in_each_unit(text: bytes, seconds: float) -> None:
-    """H M S m u n."""
+def test_a_timeout_can_be_given_in_each_unit(text: bytes, seconds: float) -> None:
     assert timeout_s(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", [b"", b"1", b"m", b"-1S", b"1.5S", b"123456789S", b"1s", b"1S "])
-def test_what_is_no_timeout_is_refused(text: bytes) -> None:
-    """At most eight digits and one unit."""
+def test_a_malformed_timeout_is_refused(text: bytes) -> None:
     with pytest.raises(CallError):
         timeout_s(text)
 
 
-def test_a_status_message_is_percent_encoded() -> None:
-    """Printable ASCII stays, all else is bytes of UTF-8."""
+def test_a_status_message_is_percent_encoded_utf_8() -> None:
     assert status_fields(GrpcCode.INTERNAL, "50% é\n")[1] == (b"grpc-message", b"50%25 %C3%A9%0A")
 
 
-async def test_calls_that_are_answered_in_one_turn_are_sent_for_together() -> None:
-    """The host, which works beside this thread, then wakes up once for all of them."""
+async def test_calls_that_finish_in_one_turn_of_the_event_loop_are_sent_together() -> None:
     seen: list[str] = []
 
     async def echo(message: bytes) -> bytes:
@@ -132,8 +123,7 @@ async def test_calls_that_are_answered_in_one_turn_are_sent_for_together() -> No
     assert seen == ["answered"] * 3 + answer * 3
 
 
-async def test_the_body_is_asked_for_before_the_call_has_its_turn() -> None:
-    """The host fetches it beside this thread, which goes on meanwhile."""
+async def test_the_body_is_requested_before_the_call_starts() -> None:
     receives: list[asyncio.Future[Event]] = []
     sent: list[Event] = []
 
@@ -162,20 +152,18 @@ async def test_the_body_is_asked_for_before_the_call_has_its_turn() -> None:
     assert len(receives) == 1
 
 
-async def asked(serve: Serve, chunks: Sequence[bytes]) -> int:
-    """The status of a call that is made of these frames."""
+async def status_of_call(serve: Serve, chunks: Sequence[bytes]) -> int:
+    """The status of a call that consists of these frames."""
     async with serve(OracleLimiter()) as listener:
         assert isinstance(listener.address, TcpAddress)
         return (await exchange(listener.address, chunks)).status
 
 
-async def test_the_pieces_of_a_message_are_put_together(serve: Serve) -> None:
-    """However HTTP/2 cut it. Both transports."""
-    assert await asked(serve, [MESSAGE[:3], MESSAGE[3:20], MESSAGE[20:]]) == 0
+async def test_the_parts_of_a_message_are_joined(serve: Serve) -> None:
+    assert await status_of_call(serve, [MESSAGE[:3], MESSAGE[3:20], MESSAGE[20:]]) == 0
 
 
-async def test_mistakes_on_the_wire_are_answered(serve_in_envoy: Serve) -> None:
-    """Each with a status and a sentence, and the next call on a new connection is served."""
+async def test_each_malformed_call_gets_a_status(serve_in_envoy: Serve) -> None:
     async with serve_in_envoy(OracleLimiter()) as listener:
         address = listener.address
         assert isinstance(address, TcpAddress)
@@ -191,8 +179,8 @@ async def test_mistakes_on_the_wire_are_answered(serve_in_envoy: Serve) -> None:
         assert (await exchange(address, [MESSAGE])).status == 0
 
 
-async def test_what_grpcio_makes_of_the_same_mistakes() -> None:
-    """The true differences, as docs/architecture.md lists them. From Envoy come only well-formed calls."""
+async def test_grpcio_answers_some_malformed_calls_differently() -> None:
+    """docs/architecture.md lists these differences."""
     async with serve_in_process(OracleLimiter()) as listener:
         address = listener.address
         assert isinstance(address, TcpAddress)
@@ -204,8 +192,7 @@ async def test_what_grpcio_makes_of_the_same_mistakes() -> None:
                 await exchange(address, cut, timeout_s=0.2)
 
 
-async def test_an_over_large_message_is_refused_by_its_prefix(serve_in_envoy: Serve) -> None:
-    """Before the rest of it has come, or ever does."""
+async def test_a_message_above_the_maximum_is_refused_before_it_has_arrived(serve_in_envoy: Serve) -> None:
     async with serve_in_envoy(OracleLimiter()) as listener:
         assert isinstance(listener.address, TcpAddress)
         prefix = b"\0" + (MAX_MESSAGE_BYTES + 1).to_bytes(4, "big")
@@ -213,8 +200,7 @@ async def test_an_over_large_message_is_refused_by_its_prefix(serve_in_envoy: Se
         assert reply.status == GrpcCode.RESOURCE_EXHAUSTED
 
 
-async def test_the_time_out_of_the_caller_ends_the_call(serve_in_envoy: Serve) -> None:
-    """The decision is given up, and so dropped from a batch that it still waits for."""
+async def test_the_timeout_of_the_caller_ends_the_call(serve_in_envoy: Serve) -> None:
     limiter = HeldLimiter()
     async with serve_in_envoy(limiter) as listener:
         assert isinstance(listener.address, TcpAddress)
@@ -223,8 +209,7 @@ async def test_the_time_out_of_the_caller_ends_the_call(serve_in_envoy: Serve) -
         limiter.release.set()
 
 
-async def test_many_messages_on_one_stream_are_each_answered(serve_in_envoy: Serve) -> None:
-    """Reflection: two questions in one frame, a third in two."""
+async def test_each_message_of_a_stream_is_answered(serve_in_envoy: Serve) -> None:
     question = frame(b"\x3a\x00")  # list_services
     async with serve_in_envoy(OracleLimiter()) as listener:
         assert isinstance(listener.address, TcpAddress)
@@ -237,8 +222,9 @@ async def test_many_messages_on_one_stream_are_each_answered(serve_in_envoy: Ser
     assert reply.body.count(b"grpc.health.v1.Health") == 3
 
 
-async def test_a_stream_that_ends_within_a_message_is_answered(serve_in_envoy: Serve) -> None:
-    """After the messages that were whole."""
+async def test_a_stream_that_ends_within_a_message_gets_a_status_after_its_responses(
+    serve_in_envoy: Serve,
+) -> None:
     question = frame(b"\x3a\x00")
     async with serve_in_envoy(OracleLimiter()) as listener:
         assert isinstance(listener.address, TcpAddress)
@@ -251,8 +237,7 @@ async def test_a_stream_that_ends_within_a_message_is_answered(serve_in_envoy: S
     assert reply.body.count(b"grpc.health.v1.Health") == 1
 
 
-async def test_the_health_of_a_service_that_is_not_here(serve: Serve) -> None:
-    """NOT_FOUND to Check; to Watch it is a status of its own. Both transports."""
+async def test_the_health_of_an_unknown_service(serve: Serve) -> None:
     request = health_pb2.HealthCheckRequest(service="nope")
     async with (
         serve(OracleLimiter()) as listener,
@@ -268,19 +253,18 @@ async def test_the_health_of_a_service_that_is_not_here(serve: Serve) -> None:
 
 
 class CountingLimiter(HeldLimiter):
-    """Knows how many wait, and how many were answered."""
+    """Counts the requests that wait."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waiting = 0
 
     async def take(self, request: TakeRequest) -> Outcome:
-        """Waits as it does."""
         self.waiting += 1
         return await super().take(request)
 
 
-async def test_calls_that_wait_are_not_collected_as_garbage(serve_in_envoy: Serve) -> None:
+async def test_waiting_calls_are_not_garbage_collected(serve_in_envoy: Serve) -> None:
     """The host holds no reference to a call, and asyncio only a weak one."""
     limiter = CountingLimiter()
     async with serve_in_envoy(limiter) as listener:
@@ -304,16 +288,14 @@ async def _child_of_this_process() -> int:
     return number
 
 
-async def test_the_end_of_the_host_is_told(serve_in_envoy: Serve) -> None:
-    """Whoever supervises it learns how it ended."""
+async def test_the_listener_reports_the_end_of_the_host(serve_in_envoy: Serve) -> None:
     async with serve_in_envoy(OracleLimiter()) as listener:
         os.kill(await _child_of_this_process(), signal.SIGKILL)
         async with asyncio.timeout(10):
             assert await listener.ended() == "the host of the service ended by itself, with status -9"
 
 
-async def test_a_service_that_cannot_open_stops_the_start(tmp_path: Path) -> None:
-    """An application that does not exist is Envoy's to refuse, and the error says that it ended."""
+async def test_an_application_that_cannot_be_loaded_fails_the_start(tmp_path: Path) -> None:
     del tmp_path
     with pytest.raises(ChildError, match="the host of the service ended with status 1"):
         async with supervisor.serve_hosted(
@@ -322,8 +304,9 @@ async def test_a_service_that_cannot_open_stops_the_start(tmp_path: Path) -> Non
             pass
 
 
-async def test_a_socket_is_removed_at_the_end(serve_in_envoy: Serve, socket_path: UnixAddress) -> None:
-    """And one that is served already is not taken over."""
+async def test_a_socket_is_removed_at_the_end_and_never_taken_over(
+    serve_in_envoy: Serve, socket_path: UnixAddress
+) -> None:
     async with serve_in_envoy(OracleLimiter(), socket_path):
         assert Path(socket_path.path).is_socket()
         with pytest.raises(ListenError, match="in use"):
@@ -332,8 +315,8 @@ async def test_a_socket_is_removed_at_the_end(serve_in_envoy: Serve, socket_path
     assert not Path(socket_path.path).exists()
 
 
-async def test_a_watch_ends_when_its_caller_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This host tells of a disconnect only when asked again, once the caller has said all."""
+async def test_a_watch_ends_when_its_caller_disconnects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host reports a disconnect only when it is asked again after the last message."""
     monkeypatch.setattr(streams, "_DISCONNECT_POLL_S", 0)
     sent: list[Event] = []
     said: Iterator[Event] = iter(
@@ -360,8 +343,7 @@ async def test_a_watch_ends_when_its_caller_is_gone(monkeypatch: pytest.MonkeyPa
     assert [event["type"] for event in sent] == ["http.response.start", "http.response.body"]
 
 
-async def test_who_watches_learns_of_a_change_while_the_first_answer_is_on_its_way() -> None:
-    """Between the two there is no moment at which a change is lost."""
+async def test_a_watch_misses_no_change_while_it_sends_its_first_response() -> None:
 
     async def asked_once() -> AsyncIterator[bytes]:
         yield b""

@@ -1,4 +1,4 @@
-"""Addresses to listen on, and the sentence when one cannot be had."""
+"""Addresses to listen on, and the error when one is not free."""
 
 import socket
 from pathlib import Path
@@ -11,30 +11,26 @@ from ratelimitd.transport.listener import ensure_free
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:50051", "[::1]:0", "localhost:65535", "unix:/run/r.sock"])
-def test_an_address_reads_and_prints_the_same(text: str) -> None:
-    """Host and port, IPv6 in brackets, or a path."""
+def test_a_parsed_address_prints_as_it_was_written(text: str) -> None:
     assert str(parse_address(text)) == text
 
 
 @pytest.mark.parametrize(
     "text", ["", "50051", ":50051", "host", "host:", "host:65536", "::1:5", "unix:x", "a b:1"]
 )
-def test_anything_else_is_refused(text: str) -> None:
-    """The sentence shows the three forms."""
+def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"HOST:PORT, \[IPV6\]:PORT or unix:/path"):
         parse_address(text)
 
 
-def test_a_port_in_use_is_a_sentence() -> None:
-    """It names the address and the reason."""
+def test_a_port_in_use_is_an_error_with_the_reason() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = TcpAddress("127.0.0.1", taken.getsockname()[1])
         with pytest.raises(ListenError, match=rf"cannot listen on {address}: Address already in use"):
             ensure_free(address)
 
 
-def test_a_socket_that_another_process_serves_is_left_alone(tmp_path: Path) -> None:
-    """A stale file is free, a served one is not."""
+def test_a_socket_that_is_served_is_not_free(tmp_path: Path) -> None:
     path = tmp_path / "r.sock"
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
@@ -44,8 +40,7 @@ def test_a_socket_that_another_process_serves_is_left_alone(tmp_path: Path) -> N
     ensure_free(UnixAddress(str(path)))
 
 
-def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
-    """It is somebody's."""
+def test_a_file_that_is_not_a_socket_is_not_free(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("mine")
     with pytest.raises(ListenError, match="File exists"):
@@ -53,7 +48,6 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
-def test_a_folder_that_does_not_exist_is_a_sentence(tmp_path: Path) -> None:
-    """Before gRPC would only say that it failed."""
+def test_a_missing_folder_is_an_error_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ListenError, match="No such file or directory"):
         ensure_free(UnixAddress(f"{tmp_path}/none/r.sock"))

@@ -1,4 +1,4 @@
-"""Our .proto files against what others made from Envoy's whole API, and against the generated code."""
+"""The .proto files agree with another implementation of Envoy's API, and with the generated code."""
 
 import filecmp
 import importlib
@@ -51,7 +51,7 @@ def _value(field: Any) -> Any:
 
 
 def fill(message: Message, member: str = "") -> Message:
-    """Sets every field of ours; of a oneof, the member of that name, or its first."""
+    """Sets every field; of a oneof, the member of this name, or else the first."""
     for field in message.DESCRIPTOR.fields:
         oneof = field.containing_oneof
         chosen = [other.name for other in oneof.fields] if oneof else [field.name]
@@ -79,8 +79,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("descriptor", "member"), CASES)
-def test_every_message_reads_the_same_in_both_directions(descriptor: Descriptor, member: str) -> None:
-    """What we write they read without a leftover, and what they write again is what we wrote."""
+def test_every_message_survives_a_round_trip_through_another_implementation(
+    descriptor: Descriptor, member: str
+) -> None:
     ours = fill(GetMessageClass(descriptor)(), member)
     theirs = theirs_for(descriptor).parse(ours.SerializeToString())
     assert theirs._unknown_fields == b""
@@ -89,7 +90,6 @@ def test_every_message_reads_the_same_in_both_directions(descriptor: Descriptor,
 
 @pytest.mark.parametrize("descriptor", MESSAGES, ids=lambda descriptor: descriptor.full_name)
 def test_every_field_has_envoys_name_number_and_oneof(descriptor: Descriptor) -> None:
-    """Numbers alone could match by accident."""
     metadata = {
         name: field.metadata["betterproto"]
         for name, field in theirs_for(descriptor).__dataclass_fields__.items()
@@ -100,8 +100,8 @@ def test_every_field_has_envoys_name_number_and_oneof(descriptor: Descriptor) ->
         assert (metadata[field.name].number, metadata[field.name].group) == (field.number, oneof)
 
 
-def test_the_generated_code_is_fresh(tmp_path: Path) -> None:
-    """`make generate` was run after the last change to proto/."""
+def test_the_generated_code_is_up_to_date(tmp_path: Path) -> None:
+    """Run `make generate` after a change in proto/."""
     subprocess.run([sys.executable, ROOT / "proto" / "generate.py", tmp_path], check=True)
     committed = ROOT / "ratelimitd" / "transport" / "_pb"
     fresh = {path.relative_to(tmp_path) for path in tmp_path.rglob("*_pb2.py*")}
