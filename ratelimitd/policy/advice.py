@@ -1,4 +1,4 @@
-"""Advice on valid policies: rules that have no effect, or an effect that nobody can want.
+"""Advice on valid policies: rules that have no effect, or an effect that is surely unintended.
 
 Advice never rejects a policy.
 """

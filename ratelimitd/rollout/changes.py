@@ -1,4 +1,4 @@
-"""Waits until the policy may have changed: a message of the store says so, or some time has passed."""
+"""Waits until the policy may have changed: the store sent a message, or some time has passed."""
 
 import asyncio
 from collections.abc import Callable

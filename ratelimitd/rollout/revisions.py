@@ -14,9 +14,9 @@ from redis.exceptions import ResponseError
 
 from ratelimitd.core.model import MICRO
 from ratelimitd.errors import ConflictError, PolicyError, StoreError, UnknownRevisionError
-from ratelimitd.instants import iso_instant
 from ratelimitd.policy.text import DEFAULT_TEXT, parse, sha256_of
 from ratelimitd.resources import resource
+from ratelimitd.rollout.conflict import conflict_reason
 from ratelimitd.rollout.revision import (
     DEFAULTS,
     EXTERNAL,
@@ -194,19 +194,9 @@ class Revisions:
             )
         revision = decoded(raw)
         if not done:
-            raise ConflictError(self._conflict(expected, newest, revision))
+            raise ConflictError(
+                f"{self._config_key} changed again since it was read"
+                if expected is None
+                else conflict_reason(self._config_key, expected, newest, revision)
+            )
         return await self.get(newest) if revision is None else revision
-
-    def _conflict(self, expected: int | None, newest: int, revision: Revision | None) -> str:
-        if expected is None:
-            return f"{self._config_key} changed again since it was read"
-        which, when = f"revision {newest}", ""
-        if revision is not None:
-            which, when = f"{which} by {revision.author}", f", at {iso_instant(revision.at_us)}"
-        if newest > expected:
-            what = f"{which} was accepted meanwhile{when}"
-        elif newest == expected:
-            what = f"{self._config_key} was changed directly since you read it, on top of {which}{when}"
-        else:
-            what = f"revision {expected} is gone, the newest is {which}{when}"
-        return f"{what}; review it (policy diff), then apply again"

@@ -26,7 +26,7 @@ NEVER_S, POLL_S = 3600.0, 0.01
 
 
 def follower(store: Redis, name: str = "r1", poll_interval_s: float = NEVER_S) -> PolicyFollower:
-    """Returns a replica that follows the store. It polls only when the test asks, unless told an interval."""
+    """Returns a replica that follows the store. By default only the test makes it poll."""
     return PolicyFollower(store, KEY, replica(name), poll_interval_s=poll_interval_s)
 
 

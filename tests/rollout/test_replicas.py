@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from ratelimitd.core.model import MICRO
 from ratelimitd.errors import StoreError
 from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.store.client import open_client
@@ -14,7 +15,6 @@ from tests.replicas import replica
 
 HASH = f"{{{KEY}}}:replicas"
 SHADOW = f"{{{KEY}}}:shadow:7"
-MICRO = 1_000_000
 NOW = 1_795_000_000 * MICRO
 
 ONE = replica("one", number=7, digest="0123456789ab", started_us=NOW - 9 * MICRO, seen_us=NOW)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from ratelimitd.core.model import MICRO
 from ratelimitd.errors import ConflictError, StoreError, UnknownRevisionError
 from ratelimitd.policy.text import DEFAULT_TEXT
 from ratelimitd.rollout.revision import EXTERNAL, WRONG_TYPE, Revision, sha1_of
@@ -19,7 +20,6 @@ from ratelimitd.store.client import open_client
 from tests.limits import KEY
 
 HASH = f"{{{KEY}}}:revisions"
-MICRO = 1_000_000
 
 
 @pytest.fixture
