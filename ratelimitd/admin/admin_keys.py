@@ -1,4 +1,4 @@
-"""The admin keys and what they allow. There is no default key, and no key is ever shown or logged."""
+"""The admin keys and what they allow. By default there are no keys. Keys are never shown or logged."""
 
 import hashlib
 import hmac

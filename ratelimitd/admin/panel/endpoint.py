@@ -157,7 +157,7 @@ def _path_and_query(request: Request) -> str:
 
 async def not_found(_: Panel, request: PanelRequest) -> Response:
     """Answers a path without a page: one that was mistyped, or that only takes a form."""
-    reason = "There is no page at this address."
+    reason = "This address has no page."
     return error_page(request.http, request.visitor, HTTPStatus.NOT_FOUND, "Page not found", reason)
 
 

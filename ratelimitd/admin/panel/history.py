@@ -69,7 +69,7 @@ async def _rollback_page(panel: Panel, request: PanelRequest, *, typed_note: str
 
 
 async def _changed(panel: Panel, revision: Revision) -> list[DiffLine] | None:
-    """Returns what a revision changed, or None if the one before is no longer kept or cannot be read."""
+    """Returns what a revision changed, or None if the one before was removed or cannot be read."""
     try:
         return diff_lines(await panel.control.diff(revision.text, revision.number - 1))
     except (UnknownRevisionError, PolicyError):

@@ -154,7 +154,7 @@ async def _conflict_page(panel: Panel, request: PanelRequest, draft: Draft, reas
     try:
         theirs = await panel.control.diff(newest.text, draft.expected)
         yours = await panel.control.diff(draft.text, draft.expected)
-    except (UnknownRevisionError, PolicyError):  # the revision is no longer kept, or cannot be read
+    except (UnknownRevisionError, PolicyError):  # the revision was removed, or cannot be read
         theirs = yours = ""
     return request.render(
         "conflict.html",
