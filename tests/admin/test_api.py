@@ -10,12 +10,13 @@ import pytest
 from redis.asyncio import Redis
 
 from ratelimitd.control.control import Control
-from ratelimitd.core.model import Request
+from ratelimitd.core.model import MICRO, Request
 from ratelimitd.errors import CheckCallError
 from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
 from ratelimitd.rollout.replicas import Replicas
 from tests.admin.conftest import READ_KEY, WRITE_KEY, Service, run_replica
 from tests.limits import KEY, limits_json
+from tests.replicas import replica
 
 V1 = "/admin/api/v1"
 ANY = {"if-match": "*"}
@@ -189,6 +190,17 @@ async def test_the_status_shows_replicas_behind_and_shadow_counts(
     status = (await writer.get(f"{V1}/status")).json()
     assert {one["id"]: one["behind"] for one in status["replicas"]} == {"old": True, "new": False}
     assert status["shadow"] == {"tiers.user": 3}
+
+
+async def test_revision_is_an_alias_of_the_digest_of_a_replica(
+    store: Redis, writer: httpx.AsyncClient
+) -> None:
+    at_us = (await store.time())[0] * MICRO
+    await Replicas(store, KEY).publish(replica(digest=digest_of(DEFAULT_TEXT), seen_us=at_us))
+    (shown,) = (await writer.get(f"{V1}/status")).json()["replicas"]
+    assert shown["revision"] == shown["digest"] == digest_of(DEFAULT_TEXT)
+    openapi = (await writer.get("/admin/api/openapi.json")).json()
+    assert openapi["components"]["schemas"]["ReplicaStatus"]["properties"]["revision"]["deprecated"]
 
 
 async def test_a_replica_with_an_impossible_start_time_is_shown(
