@@ -22,7 +22,6 @@ BY_ADDRESS = {"global", "user:ip=127.0.0.1", "user:ip=127.0.0.1:api:/api/*"}
 
 
 async def test_ten_requests_at_once_take_three_tokens_from_each_bucket(front: Front) -> None:
-    """Three pass, seven do not, and denials cost nothing."""
     await front.set_limits(**STILL)
     replies = await front.get("user1", 10)
     assert statuses(replies) == {200: 3, 429: 7}
@@ -30,8 +29,7 @@ async def test_ten_requests_at_once_take_three_tokens_from_each_bucket(front: Fr
     assert taken == {"global": 7, "user:user1": 2, "user:user1:api:/api/*": 0}
 
 
-async def test_two_seconds_later_two_more_pass(front: Front) -> None:
-    """By the store's clock."""
+async def test_two_seconds_later_by_the_clock_of_the_store_two_more_pass(front: Front) -> None:
     await front.set_limits()
     assert statuses(await front.get("user1", 10))[200] == 3
     emptied_us = int(await front.store.hget("rate:user:user1:api:/api/*", "last") or 0)
@@ -45,7 +43,7 @@ async def test_two_seconds_later_two_more_pass(front: Front) -> None:
 
 
 async def test_five_users_share_the_global_bucket(front: Front) -> None:
-    """Ten of fifteen pass, and whom the global bucket denied keeps his own tokens."""
+    """Ten of fifteen requests pass. A user that the global bucket denied keeps their own tokens."""
     await front.set_limits(**STILL)
     users = [f"user{n}" for n in range(5)]
     replies = await asyncio.gather(*(front.get(user, 3) for user in users))
@@ -59,8 +57,8 @@ async def test_five_users_share_the_global_bucket(front: Front) -> None:
     assert tiers == {"global"}
 
 
-async def test_three_replicas_hammered_at_once_are_one_bucket(front: Front) -> None:
-    """300 requests of 30 users for 40 tokens: 40 pass, and every replica decided some of them."""
+async def test_three_replicas_under_load_share_one_bucket(front: Front) -> None:
+    """300 requests of 30 users for 40 tokens: 40 pass, and every replica decides some of them."""
     await front.set_limits(global_capacity=40, user_capacity=100, user_api_capacity=100, **STILL)
     before = await _requests_by_replica(front)
     replies = await asyncio.gather(*(front.get(f"user{n}", 10) for n in range(30)))
@@ -77,8 +75,9 @@ async def _requests_by_replica(front: Front) -> dict[str, int]:
     return {row[1]: int(row[3]) for row in rows if row[0] == "ratelimitd" and row[2] == "rq_total"}
 
 
-async def test_an_allowed_answer_carries_the_fields_and_the_backends_body(front: Front) -> None:
-    """What a client sees on success."""
+async def test_an_allowed_response_has_the_rate_limit_headers_and_the_body_of_the_backend(
+    front: Front,
+) -> None:
     await front.set_limits()
     (reply,) = await front.get("user1", 1)
     assert reply.json() == {"service": "backend", "message": "response from backend"}
@@ -87,8 +86,7 @@ async def test_an_allowed_answer_carries_the_fields_and_the_backends_body(front:
     assert "x-ratelimit-tier" not in reply.headers
 
 
-async def test_a_denied_answer_is_what_was_promised(front: Front) -> None:
-    """Status, body and every header."""
+async def test_a_denied_response_has_its_status_body_and_headers(front: Front) -> None:
     await front.set_limits()
     denied = [reply for reply in await front.get("user1", 4) if reply.status_code == 429]
     assert denied[0].text == '{"error":"rate limit exceeded"}'
@@ -102,8 +100,7 @@ async def test_a_denied_answer_is_what_was_promised(front: Front) -> None:
     assert "ratelimit" in denied[0].headers
 
 
-async def test_the_backend_sees_the_request_without_the_prefix(front: Front) -> None:
-    """Path, query and the client's headers arrive; the body of the check does not change them."""
+async def test_the_backend_gets_the_request_without_the_prefix(front: Front) -> None:
     await front.set_limits()
     reply = await front.http.post("/api/orders/7?q=1", headers={"X-User-Id": "user1"})
     seen = reply.json()
@@ -112,7 +109,6 @@ async def test_the_backend_sees_the_request_without_the_prefix(front: Front) -> 
 
 
 async def test_a_grpc_client_sees_resource_exhausted(front: Front) -> None:
-    """A gRPC client behind Envoy learns that it was limited, not that something was unavailable."""
     await front.set_limits()
     headers = {"X-User-Id": "user1", "Content-Type": "application/grpc"}
     replies = [await front.http.post("/api/some.Service/Call", headers=headers) for _ in range(4)]
@@ -120,8 +116,7 @@ async def test_a_grpc_client_sees_resource_exhausted(front: Front) -> None:
     assert replies[3].headers["grpc-message"] == '{"error":"rate limit exceeded"}'
 
 
-async def test_the_access_log_says_who_was_denied_and_why(front: Front) -> None:
-    """The dynamic metadata of a denial, as JSON on Envoy's standard output."""
+async def test_the_access_log_holds_the_metadata_of_a_denial(front: Front) -> None:
     await front.set_limits()
     await front.get("user1", 4, path="/api/logged?secret=1")
     log = Path(front.stack.logs / "envoy.log")
@@ -140,8 +135,7 @@ async def test_the_access_log_says_who_was_denied_and_why(front: Front) -> None:
     assert len(line["policy"]) == 12
 
 
-async def test_a_lost_script_goes_unnoticed(front: Front) -> None:
-    """SCRIPT FLUSH between requests."""
+async def test_a_script_flush_between_requests_goes_unnoticed(front: Front) -> None:
     await front.set_limits(**STILL)
     await front.get("user1", 2)
     await front.store.script_flush()
@@ -149,8 +143,10 @@ async def test_a_lost_script_goes_unnoticed(front: Front) -> None:
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Ratelimitd-Client-Address", "X-Real-Ip"])
-async def test_without_an_id_the_address_counts_whatever_the_client_claims(front: Front, header: str) -> None:
-    """Each request claims another address; they share one bucket all the same."""
+async def test_without_an_id_the_address_is_charged_whatever_the_client_claims(
+    front: Front, header: str
+) -> None:
+    """Each request claims another address, and all share one bucket."""
     await front.set_limits(**STILL)
     replies = [await front.http.get("/api/ping", headers={header: f"198.51.100.{n}"}) for n in range(5)]
     assert statuses(replies) == {200: 3, 429: 2}
@@ -246,13 +242,12 @@ async def charges(front: Front) -> dict[tuple[bytes, ...], tuple[int, set[str]]]
 
 
 @pytest.mark.parametrize(("lines", "status", "buckets"), STRANGE_IDS)
-async def test_a_strange_id_gets_its_own_bucket_or_none(
+async def test_an_unusual_id_is_charged_to_its_own_bucket_or_refused(
     charges: dict[tuple[bytes, ...], tuple[int, set[str]]],
     lines: tuple[bytes, ...],
     status: int,
     buckets: set[str],
 ) -> None:
-    """Decided for each, and nobody else is charged."""
     assert charges[b"/api/ping", *lines] == (status, buckets)
 
 
@@ -260,12 +255,11 @@ async def test_a_strange_id_gets_its_own_bucket_or_none(
 async def test_no_spelling_of_a_path_escapes_its_bucket(
     charges: dict[tuple[bytes, ...], tuple[int, set[str]]], target: bytes, status: int, buckets: set[str]
 ) -> None:
-    """What reaches the backend was charged to its route; what was not charged did not reach it."""
+    """A request that reaches the backend was charged to its route."""
     assert charges[target, USER_1] == (status, buckets)
 
 
-async def test_health_is_never_limited(front: Front) -> None:
-    """Even for somebody whose buckets are empty."""
+async def test_health_is_never_limited_even_with_empty_buckets(front: Front) -> None:
     await front.set_limits(**STILL)
     await front.get("user1", 12)
     assert statuses(await front.get("user1", 20, path="/health")) == {200: 20}

@@ -28,9 +28,9 @@ MANY = 1_000_000
 REPLICAS = 3
 CALLERS = 6
 PAUSE_S = 0.005
-"""Between two requests of a caller, so that the callers leave the cores to what they call."""
+"""The pause between two requests of a caller, which leaves the cores to the service."""
 QUICK_S, LEAVE_S = 0.25, 1.0
-"""Envoy's health check interval here and the window in which it merges updates of hosts, both 1 s as shipped;
+"""Envoy's health check interval and the window in which it merges updates of hosts, both 1 s as shipped,
 and a leave time that is longer than both together, as the default is."""
 
 
@@ -42,7 +42,7 @@ def cluster_of_replicas(config: Any) -> dict[str, Any]:
 
 
 class Front:
-    """An Envoy before replicas that can be replaced."""
+    """An Envoy in front of replicas that can be replaced."""
 
     def __init__(self, store_url: str, transport: str, folder: Path) -> None:
         self.listener, self.admin = TcpAddress(LOOPBACK, free_port()), TcpAddress(LOOPBACK, free_port())
@@ -90,7 +90,7 @@ class Front:
 
 
 async def ask_until(ended: asyncio.Event, client: httpx.AsyncClient, url: str) -> list[httpx.Response]:
-    """One caller's answers, one request after the other."""
+    """The responses to one caller, who sends one request after the other."""
     replies = []
     while not ended.is_set():
         replies.append(await client.get(url, headers={"X-User-Id": "user1"}))
@@ -108,7 +108,7 @@ def test_a_replica_leaves_for_longer_than_the_shipped_envoy_takes_to_notice() ->
 
 @pytest.mark.parametrize("transport", ["grpcio", "fast"])
 async def test_a_rolling_restart_loses_no_request(store_url: str, tmp_path: Path, transport: str) -> None:
-    """Each of three replicas is stopped by SIGTERM and started again, and every answer is the backend's."""
+    """SIGTERM stops each of three replicas, which starts again. Every response comes from the backend."""
     front = Front(store_url, transport, tmp_path)
     capacities = {f"{tier}_capacity": MANY for tier in ("global", "user", "user_api")}
     async with (
