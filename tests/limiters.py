@@ -1,4 +1,4 @@
-"""Takes tokens in a test without a batcher."""
+"""Takes tokens without a batcher."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from ratelimitd.resources import resource
 
 
 class ScriptLimiter:
-    """Runs the shipped script through any client of redis-py, such as that of fakeredis."""
+    """Runs the shipped script through any redis-py client, such as that of fakeredis."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._script = resource("lua/take.lua").read_text()
 
     async def take(self, request: TakeRequest) -> Outcome:
-        """Returns the outcome of a call of its own."""
+        """Returns the outcome of the request, which has a script call of its own."""
         keys, arguments = encode([request])
         (outcome,) = decode(await self._client.eval(self._script, len(keys), *keys, *arguments), [request])
         return outcome
 
 
-def settle(future: "asyncio.Future[Any]", answer: Any) -> None:
-    """Gives the future the argument of a callback, as result or exception, unless it was cancelled."""
+def complete(future: "asyncio.Future[Any]", answer: Any) -> None:
+    """Sets the argument of a callback as result or exception of the future, unless it was cancelled."""
     if future.cancelled():
         return
     if isinstance(answer, Exception):
@@ -36,8 +36,8 @@ def settle(future: "asyncio.Future[Any]", answer: Any) -> None:
         future.set_result(answer)
 
 
-async def taken(limiter: BatchLimiter, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-    """Returns the outcomes of a call of its own. Raises StoreError."""
+async def take_batch(limiter: BatchLimiter, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    """Returns the outcomes of the requests, which share one call. Raises StoreError."""
     outcomes: asyncio.Future[Sequence[Outcome]] = asyncio.get_running_loop().create_future()
-    limiter.submit(requests, lambda answer: settle(outcomes, answer))
+    limiter.submit(requests, lambda answer: complete(outcomes, answer))
     return await outcomes

@@ -1,1 +1,1 @@
-"""The script, the limiter and the policy on a real store."""
+"""Tests of ratelimitd.limiter and of the script that takes tokens, partly on a real store."""

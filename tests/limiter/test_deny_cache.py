@@ -1,7 +1,7 @@
-"""Without asking is denied only what the store would have denied at that instant, and with the right wait.
+"""Tests of the deny cache: it denies only what the store would deny at that instant, with the right wait.
 
-First one behaviour at a time, then the law for any history, both over the oracle as the store; then a real
-store.
+The first tests try single behaviours, the next ones any history, both with a store in memory. The last ones
+use a real store.
 """
 
 import asyncio
@@ -28,63 +28,67 @@ from tests.core.take_requests import take_request
 from tests.limiters import ScriptLimiter
 
 LIMIT = Limit(3, 2.0)
-"""Half a second brings a token back, well within the trust."""
+"""One token refills in half a second, which is less than TRUST_US."""
 
 
 def request(key: str = "k", cost: int = MICRO, limit: Limit = LIMIT) -> TakeRequest:
-    """A request on a single bucket."""
+    """Returns a request on a single bucket."""
     return take_request({key: limit}, cost)
 
 
-def both(one: str, other: str) -> TakeRequest:
-    """A request on two buckets."""
+def request_on_both(one: str, other: str) -> TakeRequest:
+    """Returns a request on two buckets."""
     return take_request({one: LIMIT, other: LIMIT})
 
 
 class Store(OracleLimiter):
-    """The oracle, and a way there and back on which time may pass and others may ask.
+    """A store in memory. During a call, before and after its decision, time may pass and others may call.
 
-    It notes its calls, and the buckets as they stood when it counted for a request, by the id of that.
+    Attributes:
+        calls: the requests received.
+        buckets_at_decision: the buckets at the moment of each decision, by the `id` of its request.
+        before_decision: called on the way to the store.
+        after_decision: called on the way back.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[TakeRequest] = []
-        self.counted: dict[int, dict[str, Bucket]] = {}
-        self.there: Callable[[], None] = lambda: None
-        self.back: Callable[[], None] = lambda: None
+        self.buckets_at_decision: dict[int, dict[str, Bucket]] = {}
+        self.before_decision: Callable[[], None] = lambda: None
+        self.after_decision: Callable[[], None] = lambda: None
 
     async def take(self, request: TakeRequest) -> Outcome:
-        """The oracle's outcome, some time later."""
+        """Returns the outcome."""
         self.calls.append(request)
-        there, back = self.there, self.back
-        there()
-        self.counted[id(request)] = dict(self.buckets)
+        before_decision, after_decision = self.before_decision, self.after_decision
+        before_decision()
+        self.buckets_at_decision[id(request)] = dict(self.buckets)
         outcome = await super().take(request)
-        back()
+        after_decision()
         return outcome
 
     def pass_time(self, us: int) -> None:
-        """For the store and the local clock alike."""
+        """Advances the clock of the store and the local clock."""
         self.now_us += us
 
     def cache(self, max_entries: int = 100) -> DenyCache:
-        """A cache before this store. Its clock begins elsewhere."""
+        """Returns a cache in front of this store. Its clock has a different start."""
         return DenyCache(self, now_us=lambda: self.now_us - 1_700_000_000_000_000, max_entries=max_entries)
 
 
-def limits(asked: TakeRequest) -> list[tuple[TierName, Limit]]:
-    """Those of a request's tiers."""
-    return list(zip(TierName, asked.charge.limits, strict=False))
+def tier_limits(request: TakeRequest) -> list[tuple[TierName, Limit]]:
+    """Returns the tiers of a request, with their limits."""
+    return list(zip(TierName, request.charge.limits, strict=False))
 
 
-def told_wait_us(outcome: Outcome) -> int:
-    """The wait that a denial of `request()` tells."""
-    return denying_tier(limits(request()), MICRO, outcome.tokens)[1]
+def wait_of(outcome: Outcome) -> int:
+    """Returns the wait in microseconds that a denial of `request()` reports."""
+    return denying_tier(tier_limits(request()), MICRO, outcome.tokens)[1]
 
 
-async def emptied(store: Store, cache: DenyCache, *keys: str) -> None:
-    """Spends all of these buckets, has a denial of each remembered, and forgets the calls."""
+async def empty(store: Store, cache: DenyCache, *keys: str) -> None:
+    """Spends these buckets until the cache knows a denial of each, and clears the list of calls."""
     for key in keys:
         while (await cache.take(request(key))).allowed:
             pass
@@ -92,7 +96,6 @@ async def emptied(store: Store, cache: DenyCache, *keys: str) -> None:
 
 
 async def test_a_second_denial_does_not_reach_the_store() -> None:
-    """And it is the same as the first."""
     store = Store()
     cache = store.cache()
     outcomes = [await cache.take(request()) for _ in range(6)]
@@ -101,24 +104,23 @@ async def test_a_second_denial_does_not_reach_the_store() -> None:
     assert outcomes[3:] == [Outcome(allowed=False, tokens=(0,))] * 3
 
 
-async def test_the_wait_is_counted_down() -> None:
-    """The tokens grow as the store's would."""
+async def test_the_wait_of_repeat_denials_decreases_with_time() -> None:
     store = Store()
     cache = store.cache()
-    await emptied(store, cache, "k")
+    await empty(store, cache, "k")
     waits = []
     for _ in range(3):
         store.pass_time(100_000)
-        waits.append(told_wait_us(await cache.take(request())))
+        waits.append(wait_of(await cache.take(request())))
     assert waits == [400_000, 300_000, 200_000]
     assert store.calls == []
 
 
-async def test_the_store_is_asked_again_once_the_bucket_can_pay() -> None:
-    """Two microtokens, a microsecond, early, for the rounding of refills; not a whole wait later."""
+async def test_the_store_is_called_again_once_the_bucket_can_pay() -> None:
+    """The call is one microsecond early: refills are rounded, by up to two microtokens."""
     store = Store()
     cache = store.cache()
-    await emptied(store, cache, "k")
+    await empty(store, cache, "k")
     store.pass_time(499_998)
     assert not (await cache.take(request())).allowed
     assert store.calls == []
@@ -129,23 +131,23 @@ async def test_the_store_is_asked_again_once_the_bucket_can_pay() -> None:
     assert (await cache.take(request())).allowed
 
 
-async def test_a_call_that_took_long_is_believed_the_less() -> None:
-    """The count may be as old as the call or as new as the answer: asked is early, the wait told is long."""
+async def test_the_duration_of_a_call_widens_the_bounds() -> None:
+    """The store counted at some instant of the call: the next call is early, and the wait is long."""
     store = Store()
     cache = store.cache()
-    store.there = store.back = lambda: store.pass_time(50_000)
+    store.before_decision = store.after_decision = lambda: store.pass_time(50_000)
     store.buckets["k"] = Bucket(0, store.now_us + 50_000)
     await cache.take(request())
     store.pass_time(399_998)
-    assert told_wait_us(await cache.take(request())) == 100_002
+    assert wait_of(await cache.take(request())) == 100_002
     assert len(store.calls) == 1
     store.pass_time(1)
     await cache.take(request())
     assert len(store.calls) == 2
 
 
-async def test_rounding_denies_nobody_whom_the_store_would_let_in() -> None:
-    """9 us refill 14 microtokens and 15 us 24, both rounded down; by the store's doubles 24 us refill 40."""
+async def test_rounding_never_denies_what_the_store_would_allow() -> None:
+    """9 us refill 14 microtokens and 15 us refill 24, both rounded down. In the store 24 us refill 40."""
     store = Store()
     cache = store.cache()
     limit = Limit(1, 1.6666666666666665)
@@ -158,8 +160,8 @@ async def test_rounding_denies_nobody_whom_the_store_would_let_in() -> None:
     assert (await cache.take(request(cost=40, limit=limit))).allowed
 
 
-async def test_a_cheaper_request_on_the_same_bucket_goes_through() -> None:
-    """What is known is the bucket, not the answer."""
+async def test_a_cheaper_request_on_the_same_bucket_is_allowed() -> None:
+    """The cache keeps the tokens of the bucket, not the answer."""
     store = Store()
     cache = store.cache()
     assert not (await cache.take(request(cost=4 * MICRO))).allowed
@@ -168,8 +170,8 @@ async def test_a_cheaper_request_on_the_same_bucket_goes_through() -> None:
     assert (await cache.take(request(cost=3 * MICRO))).allowed
 
 
-async def test_a_cost_above_the_capacity_never_reaches_the_store_within_the_trust() -> None:
-    """The refill is bounded by the capacity here too."""
+async def test_a_cost_above_the_capacity_is_denied_locally_while_trusted() -> None:
+    """The cache also limits the refill to the capacity."""
     store = Store()
     cache = store.cache()
     await cache.take(request(cost=4 * MICRO))
@@ -179,24 +181,24 @@ async def test_a_cost_above_the_capacity_never_reaches_the_store_within_the_trus
 
 
 @pytest.mark.parametrize("changed", [Limit(4, 2.0), Limit(3, 1.0)])
-async def test_another_limit_is_the_stores_to_judge(changed: Limit) -> None:
-    """Another capacity or refill rate makes another bound. An equal limit is the same, though read anew."""
+async def test_a_request_with_a_changed_limit_reaches_the_store(changed: Limit) -> None:
+    """A limit that is equal, though not the same object, does not."""
     store = Store()
     cache = store.cache()
-    await emptied(store, cache, "k")
+    await empty(store, cache, "k")
     await cache.take(request(limit=Limit(3, 2.0)))
     assert store.calls == []
     await cache.take(request(limit=changed))
     assert len(store.calls) == 1
 
 
-async def test_a_denial_is_trusted_for_a_second_from_its_sending() -> None:
-    """A bucket that was deleted is then full again here too."""
+async def test_a_denial_is_trusted_for_one_second_after_its_call_was_sent() -> None:
+    """After that, a bucket that was deleted in the store is full again."""
     store = Store()
     cache = store.cache()
     slow = request(limit=Limit(1, 0.001))
     await cache.take(slow)
-    store.back = lambda: store.pass_time(400_000)
+    store.after_decision = lambda: store.pass_time(400_000)
     await cache.take(slow)
     store.buckets.clear()
     store.pass_time(TRUST_US - 400_000)
@@ -205,36 +207,35 @@ async def test_a_denial_is_trusted_for_a_second_from_its_sending() -> None:
     assert (await cache.take(slow)).allowed
 
 
-async def test_a_cleared_cache_asks() -> None:
-    """For a bucket that was reset, nothing has to be waited for."""
+async def test_a_cleared_cache_calls_the_store() -> None:
     store = Store()
     cache = store.cache()
-    await emptied(store, cache, "k")
+    await empty(store, cache, "k")
     store.buckets.clear()
     cache.clear()
     assert (await cache.take(request())).allowed
 
 
-async def test_an_answer_from_before_a_clear_is_not_remembered() -> None:
-    """It may tell of the bucket that was reset meanwhile. The one after is remembered again."""
+async def test_an_answer_to_a_call_from_before_a_clear_is_not_kept() -> None:
+    """Its bucket may have been reset meanwhile. The next answer is kept."""
     store = Store()
     cache = store.cache()
-    await emptied(store, cache, "k")
+    await empty(store, cache, "k")
     store.pass_time(TRUST_US + 1)
-    store.back = cache.clear
-    dear = request(cost=4 * MICRO)
-    assert not (await cache.take(dear)).allowed
-    store.back = lambda: None
+    store.after_decision = cache.clear
+    expensive = request(cost=4 * MICRO)
+    assert not (await cache.take(expensive)).allowed
+    store.after_decision = lambda: None
     for _ in range(2):
-        assert not (await cache.take(dear)).allowed
+        assert not (await cache.take(expensive)).allowed
     assert len(store.calls) == 2
 
 
-async def test_the_least_recently_used_bucket_is_forgotten() -> None:
-    """To be asked about makes an entry young, as to be written does."""
+async def test_the_least_recently_used_bucket_is_evicted() -> None:
+    """Both reading and writing an entry count as use."""
     store = Store()
     cache = store.cache(max_entries=2)
-    await emptied(store, cache, "a", "b")
+    await empty(store, cache, "a", "b")
     await cache.take(request("a"))
     await cache.take(request("c", 4 * MICRO))
     store.calls.clear()
@@ -245,11 +246,11 @@ async def test_the_least_recently_used_bucket_is_forgotten() -> None:
     assert len(store.calls) == 1
 
 
-async def test_a_denial_that_is_written_again_is_young() -> None:
-    """Also where its key was known before, but trusted no longer."""
+async def test_rewriting_an_entry_counts_as_use() -> None:
+    """This also holds for an entry that was not trusted any more."""
     store = Store()
     cache = store.cache(max_entries=2)
-    await emptied(store, cache, "a", "b")
+    await empty(store, cache, "a", "b")
     store.pass_time(TRUST_US + 1)
     for key in "ac":
         await cache.take(request(key, 4 * MICRO))
@@ -258,97 +259,101 @@ async def test_a_denial_that_is_written_again_is_young() -> None:
     assert store.calls == []
 
 
-async def test_a_bucket_that_said_no_denies_whoever_spends_from_it() -> None:
-    """Of the other's own bucket nothing is known, and nothing is told."""
+async def test_a_known_empty_bucket_denies_all_requests_that_use_it() -> None:
+    """The outcome has no tokens for the buckets that are not known."""
     store = Store()
     cache = store.cache()
-    await emptied(store, cache, "shared")
-    assert await cache.take(both("shared", "mine")) == Outcome(allowed=False, tokens=(0, None))
-    assert await cache.take(both("mine", "shared")) == Outcome(allowed=False, tokens=(None, 0))
+    await empty(store, cache, "shared")
+    assert await cache.take(request_on_both("shared", "mine")) == Outcome(allowed=False, tokens=(0, None))
+    assert await cache.take(request_on_both("mine", "shared")) == Outcome(allowed=False, tokens=(None, 0))
     assert store.calls == []
 
 
-async def test_all_tiers_of_a_denial_are_remembered_and_the_full_ones_deny_nobody() -> None:
-    """They are told while they are known."""
+async def test_a_full_tier_of_a_denial_is_known_but_denies_nothing() -> None:
+    """Repeat denials report its tokens."""
     store = Store()
     cache = store.cache()
-    await emptied(store, cache, "empty")
+    await empty(store, cache, "empty")
     cache.clear()
-    await cache.take(both("full", "empty"))
-    assert (await cache.take(both("full", "empty"))).tokens == (3 * MICRO, 0)
+    await cache.take(request_on_both("full", "empty"))
+    assert (await cache.take(request_on_both("full", "empty"))).tokens == (3 * MICRO, 0)
     assert len(store.calls) == 1
     assert (await cache.take(request("full"))).allowed
 
 
-async def test_a_denial_is_given_again_until_it_must_be_counted_anew() -> None:
-    """Or until a bucket of it was counted by the store: then those tokens are told."""
+async def test_a_computed_denial_is_reused_until_it_must_be_recomputed() -> None:
+    """It is recomputed after RECOUNT_US, or after the store has counted one of its buckets."""
     store = Store()
     cache = store.cache()
-    await emptied(store, cache, "empty")
+    await empty(store, cache, "empty")
     cache.clear()
-    await cache.take(both("shared", "empty"))
-    given = await cache.take(both("shared", "empty"))
+    await cache.take(request_on_both("shared", "empty"))
+    reusable = await cache.take(request_on_both("shared", "empty"))
     store.pass_time(RECOUNT_US - 1)
-    assert await cache.take(both("shared", "empty")) is given
-    await emptied(store, cache, "shared")
-    assert (await cache.take(both("shared", "empty"))).tokens == (0, (RECOUNT_US - 1) * 2)
+    assert await cache.take(request_on_both("shared", "empty")) is reusable
+    await empty(store, cache, "shared")
+    assert (await cache.take(request_on_both("shared", "empty"))).tokens == (0, (RECOUNT_US - 1) * 2)
     store.pass_time(RECOUNT_US)
-    assert (await cache.take(both("shared", "empty"))).tokens[1] == (2 * RECOUNT_US - 1) * 2
+    assert (await cache.take(request_on_both("shared", "empty"))).tokens[1] == (2 * RECOUNT_US - 1) * 2
 
 
-async def test_a_bucket_in_shadow_that_all_share_is_no_hindrance_to_that() -> None:
-    """What is given again is kept by a bucket that can deny."""
+async def test_denials_that_share_a_bucket_in_shadow_are_reused_separately() -> None:
+    """The entry of a bucket that can deny holds the reusable outcome."""
     store = Store()
     cache = store.cache()
-    await emptied(store, cache, "a", "b")
+    await empty(store, cache, "a", "b")
     cache.clear()
-    asked = [take_request({key: LIMIT}, shadow={"shared": LIMIT}) for key in "ab"]
-    for one in asked:
-        await cache.take(one)
-    given = [await cache.take(one) for one in asked]
-    again = [await cache.take(one) for one in asked]
-    assert [id(outcome) for outcome in again] == [id(outcome) for outcome in given]
+    requests = [take_request({key: LIMIT}, shadow={"shared": LIMIT}) for key in "ab"]
+    for each in requests:
+        await cache.take(each)
+    computed = [await cache.take(each) for each in requests]
+    reused = [await cache.take(each) for each in requests]
+    assert [id(outcome) for outcome in reused] == [id(outcome) for outcome in computed]
 
 
-async def test_a_store_that_is_away_is_an_error_only_for_those_who_need_it() -> None:
-    """A denial that is known stands, before and after."""
+async def test_in_an_outage_only_requests_that_need_the_store_fail() -> None:
     store = Store()
     cache = store.cache()
-    await emptied(store, cache, "k")
+    await empty(store, cache, "k")
 
     def fail() -> None:
         raise StoreError("away")
 
-    store.there = fail
+    store.before_decision = fail
     assert not (await cache.take(request())).allowed
     with pytest.raises(StoreError, match="away"):
         await cache.take(request("other"))
     assert not (await cache.take(request())).allowed
 
 
-# The law, for any history.
+# Any history.
 
 
 @dataclass(frozen=True)
-class Ask:
-    """Somebody asks: through the cache, or as another replica does, which the cache cannot see.
+class Call:
+    """A request, and what happens during its call.
 
-    The request is a user, an API, a cost in microtokens, and whether that comes on top of what its poorest
-    bucket holds, for costs that can just be paid or just not. A call of the cache travels `there_us` until
-    the store counts, and `back_us` from then on. Others ask meanwhile: each before or after the count.
+    Attributes:
+        direct: the request comes from another replica, which bypasses the cache.
+        request: user, API, cost (microtokens), and whether the cost is relative to the tokens of the bucket
+            that holds the fewest, which finds costs near the border between allowed and denied.
+        before_us: from the start of the call to the decision of the store.
+        after_us: from there to the end of the call.
+        before: calls that others make before the decision.
+        after: calls that others make after it.
     """
 
     direct: bool
     request: tuple[str, str, int, bool]
-    there_us: int = 0
-    back_us: int = 0
-    before: tuple["Ask", ...] = ()
-    after: tuple["Ask", ...] = ()
+    before_us: int = 0
+    after_us: int = 0
+    before: tuple["Call", ...] = ()
+    after: tuple["Call", ...] = ()
 
 
 @dataclass(frozen=True)
 class Remembered:
-    """A bucket as the store held it when it counted for a denial, and how long that call took."""
+    """A bucket at the moment when the store denied a request, and the duration of that call."""
 
     bucket: Bucket | None
     latency_us: int
@@ -356,7 +361,7 @@ class Remembered:
 
 @dataclass(frozen=True)
 class Moment:
-    """An instant by the store's clock, what the store held, and what the cache may remember."""
+    """An instant of the store's clock, the buckets then, and what the cache may have kept."""
 
     now_us: int
     buckets: dict[str, Bucket]
@@ -369,18 +374,18 @@ LATENCIES_US = st.one_of(st.integers(0, 5), st.integers(0, 300_000))
 USERS, APIS = st.sampled_from("uv"), st.sampled_from("xy")
 REQUESTS = st.one_of(
     st.tuples(USERS, APIS, st.integers(1, 5 * MICRO), st.just(False)),  # noqa: FBT003 - a tuple has no names
-    st.tuples(USERS, APIS, st.integers(-2, 3), st.just(True)),  # noqa: FBT003 - likewise
+    st.tuples(USERS, APIS, st.integers(-2, 3), st.just(True)),  # noqa: FBT003 - a tuple has no names
 )
-MEANWHILE = st.lists(st.builds(Ask, st.booleans(), REQUESTS, LATENCIES_US, LATENCIES_US), max_size=2).map(
+MEANWHILE = st.lists(st.builds(Call, st.booleans(), REQUESTS, LATENCIES_US, LATENCIES_US), max_size=2).map(
     tuple
 )
-ASKS = st.builds(Ask, st.booleans(), REQUESTS, LATENCIES_US, LATENCIES_US, MEANWHILE, MEANWHILE)
+CALLS = st.builds(Call, st.booleans(), REQUESTS, LATENCIES_US, LATENCIES_US, MEANWHILE, MEANWHILE)
 GAPS_US = st.one_of(st.integers(0, 100), st.integers(0, TRUST_US // 2), st.integers(0, 10**10))
-STEPS = st.lists(st.tuples(GAPS_US, ASKS), max_size=10)
+STEPS = st.lists(st.tuples(GAPS_US, CALLS), max_size=10)
 
 
 class World:
-    """A store that others use too, a cache before it, and what has to be true of every denial made there."""
+    """A store that others also use, and a cache in front of it. Checks each denial that the cache makes."""
 
     def __init__(self) -> None:
         self.policy: tuple[Limit, ...] = ()
@@ -389,105 +394,105 @@ class World:
         self.remembered: dict[str, Remembered] = {}
 
     def change(self, policy: tuple[Limit, ...]) -> None:
-        """Puts a policy in force, the limits of the three tiers."""
+        """Changes the limits of the three tiers."""
         self.policy = policy
         self.cache.clear()
 
-    def request(self, user: str, api: str, cost: int, above_what_is_left: bool) -> TakeRequest:  # noqa: FBT001 - see Ask
-        """A request on three buckets, with the limits in force."""
+    def request(self, user: str, api: str, cost: int, relative: bool) -> TakeRequest:  # noqa: FBT001 - see Call.request
+        """Returns a request on three buckets, with the current limits."""
         keys = ("global", user, user + api)
         limits = dict(zip(keys, self.policy, strict=True))
-        if above_what_is_left:
+        if relative:
             buckets, now_us = self.store.buckets, self.store.now_us
             cost += min(refill(buckets.get(key), limit, now_us).tokens for key, limit in limits.items())
         return take_request(limits, max(1, cost))
 
-    def ask(self, ask: Ask) -> None:
-        """Asks, and tries the law on each denial that the store has not seen."""
-        request = self.request(*ask.request)
-        if ask.direct:
+    def make(self, call: Call) -> None:
+        """Makes the call, and checks its outcome if it is a denial that did not reach the store."""
+        request = self.request(*call.request)
+        if call.direct:
             run(OracleLimiter.take(self.store, request))
             return
         moment = Moment(self.store.now_us, dict(self.store.buckets), dict(self.remembered))
 
-        def there() -> None:
-            for other in ask.before:
-                self.ask(other)
-            self.store.pass_time(ask.there_us)
+        def before_decision() -> None:
+            for other in call.before:
+                self.make(other)
+            self.store.pass_time(call.before_us)
 
-        def back() -> None:
-            for other in ask.after:
-                self.ask(other)
-            self.store.pass_time(ask.back_us)
+        def after_decision() -> None:
+            for other in call.after:
+                self.make(other)
+            self.store.pass_time(call.after_us)
 
-        around = self.store.there, self.store.back
-        self.store.there, self.store.back = there, back
+        outer = self.store.before_decision, self.store.after_decision
+        self.store.before_decision, self.store.after_decision = before_decision, after_decision
         outcome = run(self.cache.take(request))
-        self.store.there, self.store.back = around
-        if id(request) not in self.store.counted:
+        self.store.before_decision, self.store.after_decision = outer
+        if id(request) not in self.store.buckets_at_decision:
             self.check(request, outcome, moment)
         elif not outcome.allowed:
-            buckets = self.store.counted[id(request)]
+            buckets = self.store.buckets_at_decision[id(request)]
             latency_us = self.store.now_us - moment.now_us
             for key in request.keys:
                 self.remembered[key] = Remembered(buckets.get(key), latency_us)
 
     def check(self, request: TakeRequest, outcome: Outcome, moment: Moment) -> None:
-        """The law, for a denial made here at that moment."""
+        """Checks a denial that the cache made at this moment."""
         truth, _ = bucket.charge_buckets(moment.buckets, request, moment.now_us)
         assert not truth.allowed
         assert not outcome.allowed
         cost = request.charge.cost
-        denying, told_us = denying_tier(limits(request), cost, outcome.tokens)
+        denying, denial_us = denying_tier(tier_limits(request), cost, outcome.tokens)
         for (name, limit), key, known, true in zip(
-            limits(request), request.keys, outcome.tokens, truth.tokens, strict=True
+            tier_limits(request), request.keys, outcome.tokens, truth.tokens, strict=True
         ):
             if known is None or true is None:
                 continue
             remembered = moment.remembered[key]
             unspent = refill(remembered.bucket, limit, moment.now_us).tokens
-            # To the microtoken: the double product of a part may be rounded up to a whole number.
-            assert wait_us(cost - unspent - 1, limit.refill_rate) <= told_us
+            # Minus a microtoken, because the product of two doubles may be rounded up to a whole number.
+            assert wait_us(cost - unspent - 1, limit.refill_rate) <= denial_us
             if name is denying:
                 rounding_us = ceil(4 / limit.refill_rate) + 1
                 true_us = wait_us(cost - true, limit.refill_rate)
-                assert told_us <= true_us + remembered.latency_us + RECOUNT_US + rounding_us
+                assert denial_us <= true_us + remembered.latency_us + RECOUNT_US + rounding_us
 
 
 def run(call: Coroutine[object, object, Outcome]) -> Outcome:
-    """The result of a call that never waits: so one can be made while another is on its way."""
+    """Returns the result of a coroutine that never waits. It may run inside another one."""
     try:
         call.send(None)
     except StopIteration as stop:
         outcome: Outcome = stop.value
         return outcome
-    raise AssertionError("it waited")
+    raise AssertionError("the coroutine waited")
 
 
 @settings(max_examples=3 * settings().max_examples)
 @given(st.lists(st.tuples(POLICIES, STEPS), min_size=1, max_size=2))
-def test_whoever_is_denied_here_is_denied_by_the_store_and_told_its_wait(
-    eras: list[tuple[tuple[Limit, ...], list[tuple[int, Ask]]]],
+def test_the_store_would_make_the_same_denials_with_about_the_same_wait(
+    eras: list[tuple[tuple[Limit, ...], list[tuple[int, Call]]]],
 ) -> None:
-    """At that very instant, whatever others spend and however long calls take and overlap.
+    """This holds at each instant, whatever others spend, and however long calls take and overlap.
 
-    If nobody spent since the call that is remembered, the wait is enough. It is never longer than the true
-    one by more than that call took, and RECOUNT_US.
+    If no request spent tokens since the call whose denial is kept, the wait is long enough. It exceeds the
+    true wait by at most the duration of that call plus RECOUNT_US.
     """
     world = World()
     for policy, steps in eras:
         world.change(policy)
-        for gap_us, ask in steps:
+        for gap_us, call in steps:
             world.store.pass_time(gap_us)
-            world.ask(ask)
+            world.make(call)
 
 
-# On a real store.
+# A real store.
 
 
 @dataclass
 class Replica:
-    """A cache before a limiter of its own, and when its last denial came from the store (us, monotonic)."""
+    """A cache in front of a limiter, and when the last denial came from the store (us, monotonic)."""
 
     limiter: ScriptLimiter
     calls: int = 0
@@ -498,7 +503,7 @@ class Replica:
         self.cache = DenyCache(self)
 
     async def take(self, request: TakeRequest) -> Outcome:
-        """The limiter's outcome."""
+        """Returns the outcome of the limiter."""
         self.calls += 1
         outcome = await self.limiter.take(request)
         if not outcome.allowed:
@@ -509,12 +514,12 @@ class Replica:
 HOT = Limit(5, 200.0)
 HOT_REQUEST = request("hot", limit=HOT)
 PEEK = request("hot", cost=6 * MICRO, limit=HOT)
-"""Costs more than the bucket can hold: it spends nothing and tells the tokens."""
+"""Costs more than the capacity, so it takes no tokens; its outcome reports the tokens."""
 
 
 @dataclass(frozen=True)
 class Peek:
-    """The microtokens in the store, at an instant between two (us, monotonic)."""
+    """The microtokens in the store at an instant between two others (us, monotonic)."""
 
     sent_us: int
     received_us: int
@@ -523,17 +528,17 @@ class Peek:
 
 @dataclass(frozen=True)
 class Denial:
-    """A denial that reached no store, made between two instants, on an answer of a third (us, monotonic)."""
+    """A local denial made between two instants, from an answer received at a third (us, monotonic)."""
 
     answered_us: int
     began_us: int
     ended_us: int
 
 
-def check_against_looks(denial: Denial, peeks: Sequence[Peek]) -> None:
-    """The last look before a denial saw too little, and the first after it no more than that and the refill.
+def check_against_peeks(denial: Denial, peeks: Sequence[Peek]) -> None:
+    """Checks that the last peek before the denial and the first one after it agree with it.
 
-    A look before it says nothing when it may be older than the answer that the denial rests on.
+    The peek before it is ignored if it may be older than the answer from which the denial was made.
     """
     before = bisect_right(peeks, denial.began_us, key=lambda peek: peek.received_us) - 1
     if before >= 0 and peeks[before].sent_us >= denial.answered_us:
@@ -545,32 +550,30 @@ def check_against_looks(denial: Denial, peeks: Sequence[Peek]) -> None:
 
 
 async def server_us(store: Redis) -> int:
-    """The store's clock."""
+    """Returns the store's clock."""
     seconds, micros = await store.time()
     return int(seconds) * MICRO + int(micros)
 
 
-async def test_a_hot_user_is_denied_by_two_replicas_only_while_the_store_would(
-    store_url: str, store: Redis
-) -> None:
-    """A third looks into the bucket all the time. Together they admit what the limit allows, and no more."""
+async def test_two_replicas_deny_a_busy_user_only_while_the_store_would(store_url: str, store: Redis) -> None:
+    """A third client reads the bucket all the time. Together they admit exactly what the limit allows."""
     admitted = 0
     denials: list[Denial] = []
     peeks: list[Peek] = []
     done = asyncio.Event()
 
-    async def ask_through(replica: Replica) -> None:
+    async def send_requests(replica: Replica) -> None:
         nonlocal admitted
         while not done.is_set():
             calls, answered_us, began_us = replica.calls, replica.answered_us, monotonic_us()
             outcome = await replica.cache.take(HOT_REQUEST)
             admitted += outcome.allowed
-            if replica.calls == calls:  # so nobody else ran meanwhile
+            if replica.calls == calls:  # no other task ran meanwhile
                 assert not outcome.allowed
                 denials.append(Denial(answered_us, began_us, monotonic_us()))
             await asyncio.sleep(0)
 
-    async def look_into(limiter: ScriptLimiter) -> None:
+    async def watch_bucket(limiter: ScriptLimiter) -> None:
         nonlocal admitted
         for turn in range(400):
             sent_us = monotonic_us()
@@ -592,18 +595,17 @@ async def test_a_hot_user_is_denied_by_two_replicas_only_while_the_store_would(
         began_us = await server_us(store)
         async with asyncio.TaskGroup() as tasks:
             for replica in replicas * 4:
-                tasks.create_task(ask_through(replica))
-            tasks.create_task(look_into(ScriptLimiter(third)))
+                tasks.create_task(send_requests(replica))
+            tasks.create_task(watch_bucket(ScriptLimiter(third)))
         ended_us = await server_us(store)
 
     assert denials
     assert HOT.capacity <= admitted <= HOT.capacity + HOT.refill_rate * (ended_us - began_us) / MICRO
     for denial in denials:
-        check_against_looks(denial, peeks)
+        check_against_peeks(denial, peeks)
 
 
-async def test_a_bucket_deleted_in_the_store_is_served_again_within_the_trust(store: Redis) -> None:
-    """By a replica that nobody told. Until then it denies."""
+async def test_a_bucket_deleted_in_the_store_is_denied_only_while_trusted(store: Redis) -> None:
     now_us = 0
     cache = DenyCache(ScriptLimiter(store), now_us=lambda: now_us)
     slow = request(limit=Limit(1, 0.001))

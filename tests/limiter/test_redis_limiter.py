@@ -1,4 +1,4 @@
-"""The limiter on a real store, and what it makes of a store that fails."""
+"""Tests of the limiter on a real store, and on stores that fail."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -19,40 +19,43 @@ from ratelimitd.limiter.take_script import decode
 from ratelimitd.store.client import connector
 from ratelimitd.store.link import Link
 from tests.core.take_requests import take_request
-from tests.limiters import ScriptLimiter, taken
+from tests.limiters import ScriptLimiter, take_batch
 
 
 @pytest.fixture
 async def link(store_url: str, store: Redis) -> AsyncIterator[Link]:
-    """A link to an empty store."""
+    """Yields a link to an empty store."""
     await store.ping()
     async with Link(connector(store_url)) as link:
         yield link
 
 
 def request(key: str = "k", capacity: int = 3) -> TakeRequest:
-    """One token from one bucket that hardly refills."""
+    """Returns a request for one token from a bucket that hardly refills."""
     return take_request({key: Limit(capacity, 0.001)})
 
 
 async def test_a_batch_is_answered_in_order(link: Link) -> None:
-    """The fourth request on a bucket of three is the one denied."""
-    outcomes = await taken(RedisLimiter(link), [request(), request(), request("x"), request(), request()])
+    """The bucket holds three tokens; only its fourth request is denied."""
+    outcomes = await take_batch(
+        RedisLimiter(link), [request(), request(), request("x"), request(), request()]
+    )
     assert [outcome.allowed for outcome in outcomes] == [True, True, True, True, False]
 
 
-async def test_a_lost_script_cache_goes_unnoticed(link: Link, store: Redis) -> None:
-    """SCRIPT FLUSH between two calls costs nobody an error, and no token twice."""
+async def test_a_flushed_script_cache_causes_no_error(link: Link, store: Redis) -> None:
+    """The call after SCRIPT FLUSH succeeds and takes its tokens once."""
     limiter = RedisLimiter(link)
-    await taken(limiter, [request()])
+    await take_batch(limiter, [request()])
     await store.script_flush()
-    (outcome,) = await taken(limiter, [request()])
+    (outcome,) = await take_batch(limiter, [request()])
     assert outcome.tokens[0] is not None
     assert outcome.tokens[0] // MICRO == 1
 
 
-async def test_many_at_once_share_one_bucket_exactly(store_url: str, store: Redis) -> None:
-    """Three links, 300 requests, 40 tokens: 40 pass."""
+async def test_concurrent_requests_admit_exactly_the_tokens_of_the_bucket(
+    store_url: str, store: Redis
+) -> None:
     await store.ping()
     async with (
         Link(connector(store_url)) as one,
@@ -60,40 +63,39 @@ async def test_many_at_once_share_one_bucket_exactly(store_url: str, store: Redi
         Link(connector(store_url)) as three,
     ):
         limiters = [RedisLimiter(link) for link in (one, two, three)]
-        calls = [taken(limiters[n % 3], [request("shared", 40)]) for n in range(300)]
+        calls = [take_batch(limiters[n % 3], [request("shared", 40)]) for n in range(300)]
         outcomes = await asyncio.gather(*calls)
     assert sum(outcome.allowed for (outcome,) in outcomes) == 40
 
 
-async def test_nobody_listens_where_the_store_should_be(tmp_path: Path) -> None:
-    """A refused connection is a StoreError that names the reason."""
+async def test_a_refused_connection_is_a_store_error(tmp_path: Path) -> None:
     async with Link(connector(f"unix://{tmp_path}/none.sock")) as link:
         with pytest.raises(StoreError, match="the store failed"):
-            await taken(RedisLimiter(link), [request()])
+            await take_batch(RedisLimiter(link), [request()])
 
 
 @asynccontextmanager
 async def _serving(path: Path, answer: Callable[[bytes], bytes]) -> AsyncIterator[None]:
-    """A store of few words. It waits for the end of its connections, so whoever has one closes it before."""
+    """Serves fixed answers. At its end it waits until the clients have closed their connections."""
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while received := await reader.read(65536):
             writer.write(answer(received))
         writer.close()
         await writer.wait_closed()
 
-    talks: list[asyncio.Task[None]] = []
+    handlers: list[asyncio.Task[None]] = []
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        talks.append(asyncio.get_running_loop().create_task(talk(reader, writer)))
+        handlers.append(asyncio.get_running_loop().create_task(handle(reader, writer)))
 
     async with await asyncio.start_unix_server(accept, path):
         yield
-    await asyncio.gather(*talks)
+    await asyncio.gather(*handlers)
 
 
 def _handshake_then(reply: bytes) -> Callable[[bytes], bytes]:
-    """Answers a driver's CLIENT commands, and EVALSHA with `reply`."""
+    """Returns a function that answers EVALSHA with `reply`, and other commands with OK."""
     return lambda received: reply if b"EVALSHA" in received else b"+OK\r\n" * received.count(b"*")
 
 
@@ -112,38 +114,34 @@ def _handshake_then(reply: bytes) -> Callable[[bytes], bytes]:
         b"?what\r\n",
     ],
 )
-async def test_an_answer_that_decides_nothing_is_a_store_error(tmp_path: Path, reply: bytes) -> None:
-    """Nonsense, refusals and a store that is loading: all one error, none a denial."""
+async def test_an_error_or_an_invalid_reply_is_a_store_error(tmp_path: Path, reply: bytes) -> None:
     async with (
         _serving(tmp_path / "s", _handshake_then(reply)),
         Link(connector(f"unix://{tmp_path}/s")) as link,
     ):
         with pytest.raises(StoreError):
-            await taken(RedisLimiter(link), [request()])
+            await take_batch(RedisLimiter(link), [request()])
 
 
-async def test_a_key_of_another_type_is_a_store_error(link: Link, store: Redis) -> None:
-    """Somebody wrote a string where a bucket belongs: nobody is charged for it."""
+async def test_a_bucket_key_of_another_type_is_a_store_error(link: Link, store: Redis) -> None:
     await store.set("k", "a string")
     with pytest.raises(StoreError, match="WRONGTYPE"):
-        await taken(RedisLimiter(link), [request()])
+        await take_batch(RedisLimiter(link), [request()])
 
 
-def test_a_reply_of_the_wrong_length_is_refused() -> None:
-    """A reply is read only when it is exactly what was asked for."""
+def test_a_reply_of_the_wrong_length_is_a_store_error() -> None:
     with pytest.raises(StoreError, match="expected 4 integers"):
         decode([1, 2, 3], [request(), request()])
 
 
-async def test_the_script_also_runs_on_the_in_memory_stand_in() -> None:
-    """People who test with fakeredis have the same script."""
+async def test_the_script_runs_on_fakeredis() -> None:
     async with fakeredis.FakeAsyncRedis() as client:
         outcome = await ScriptLimiter(client).take(request())
     assert outcome == Outcome(True, (2 * MICRO,))  # noqa: FBT003 - the field is the name
 
 
-def test_an_outage_is_two_log_lines() -> None:
-    """One when the store goes away, one when it is back, with the number of failed decisions."""
+def test_an_outage_produces_two_log_events() -> None:
+    """The second one has the number of failed decisions."""
     with capture_logs() as lines:
         log = OutageLog()
         for _ in range(3):
@@ -155,12 +153,12 @@ def test_an_outage_is_two_log_lines() -> None:
     assert lines[1]["failed_calls"] == 3
 
 
-async def test_connecting_may_take_longer_than_a_decision(tmp_path: Path) -> None:
-    """Decisions fail meanwhile, and the connection that they began is used once it is there."""
+async def test_connecting_may_take_longer_than_the_timeout_of_a_decision(tmp_path: Path) -> None:
+    """Decisions fail until the connection is ready; then they use that same connection."""
     gate = asyncio.Event()
     connections = 0
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
         connections += 1
         await gate.wait()
@@ -170,7 +168,7 @@ async def test_connecting_may_take_longer_than_a_decision(tmp_path: Path) -> Non
             )
         writer.close()
 
-    server = await asyncio.start_unix_server(talk, tmp_path / "s")
+    server = await asyncio.start_unix_server(handle, tmp_path / "s")
     async with (
         server,
         Link(connector(f"unix://{tmp_path}/s")) as link,

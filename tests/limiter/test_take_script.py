@@ -1,4 +1,4 @@
-"""`lua/take.lua` as shipped, on a real store, against the oracle, number for number."""
+"""Compares `lua/take.lua` as shipped, on a real store, with the arithmetic in ratelimitd.core.bucket."""
 
 import re
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from tests.core.take_requests import take_request
 SCRIPT = resource("lua/take.lua").read_text()
 NOW = 1_800_000_000_000_000
 
-# Runs the shipped text with a clock that the test sets, and notes expiries instead of setting them.
+# Precedes the shipped script: the test sets the clock, and expiries are recorded instead of set.
 SHIM = """
 local server = redis
 local redis = {call = function(command, ...)
@@ -41,7 +41,7 @@ LIMITS = st.one_of(
 
 
 def limits_of(keys: list[str], limits: list[Limit]) -> dict[str, Limit]:
-    """So many as there are keys."""
+    """Returns the first limits by key, as many as there are keys."""
     return dict(zip(keys, limits, strict=False))
 
 
@@ -64,27 +64,27 @@ STEPS = st.lists(st.tuples(GAPS_US, st.lists(REQUESTS, min_size=1, max_size=4)),
 
 @pytest.fixture(scope="module")
 def server(store_url: str) -> Any:
-    """A plain synchronous client: hypothesis drives it."""
+    """Yields a synchronous client, because hypothesis calls the test many times."""
     with SyncRedis.from_url(store_url, decode_responses=True) as client:
         yield client
 
 
 @dataclass
 class Model:
-    """What the oracle believes the store holds: buckets, and the instant and the expiry of their writing."""
+    """The expected store: buckets, and by key the instant (us) and the expiry (ms) of the last write."""
 
     buckets: dict[str, Bucket] = field(default_factory=dict)
     written: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def expire(self, now_us: int) -> list[str]:
-        """Forgets what a store would have expired by now, and names it."""
+        """Deletes the buckets that have expired at this instant and returns their keys."""
         gone = [key for key, (at_us, ms) in self.written.items() if at_us + ms * 1000 <= now_us]
         for key in gone:
             del self.written[key], self.buckets[key]
         return gone
 
     def take(self, request: TakeRequest, now_us: int) -> Outcome:
-        """The oracle's outcome."""
+        """Returns the expected outcome."""
         outcome, changed = charge_buckets(self.buckets, request, now_us)
         self.buckets |= changed
         limits = request.charge.limits + request.charge.shadow
@@ -95,14 +95,14 @@ class Model:
 
 
 def run(server: Any, requests: list[TakeRequest], now_us: int) -> list[Outcome]:
-    """The script's outcomes at an instant of the test's choosing."""
+    """Runs the script at this instant and returns its outcomes."""
     server.set("test:now", now_us)
     keys, arguments = encode(requests)
     return decode(server.eval(SHIM + SCRIPT, len(keys), *keys, *arguments), requests)
 
 
 def stored(server: Any) -> dict[str, Bucket]:
-    """Every bucket in the store."""
+    """Returns all buckets in the store."""
     found = {key: server.hgetall(key) for key in KEYS}
     return {
         key: Bucket(round(float(fields["tokens"]) * MICRO), int(fields["last"]))
@@ -116,8 +116,10 @@ def stored(server: Any) -> dict[str, Bucket]:
 )
 @given(steps=STEPS)
 @example(steps=[(0, [take_request({"a": Limit(72_057_595, 0.000001)})])])
-def test_the_script_agrees_with_the_oracle(server: Any, steps: list[tuple[int, list[TakeRequest]]]) -> None:
-    """Outcomes, numbers and expiries are equal: batches, changing limits, clocks that step back."""
+def test_the_script_agrees_with_the_bucket_arithmetic(
+    server: Any, steps: list[tuple[int, list[TakeRequest]]]
+) -> None:
+    """This holds for batches, changing limits and a clock that steps backwards."""
     server.flushall()
     model = Model()
     now = NOW
@@ -134,7 +136,7 @@ def test_the_script_agrees_with_the_oracle(server: Any, steps: list[tuple[int, l
 
 
 def fields_of(server: Any, key: str) -> dict[str, str]:
-    """A bucket as HGETALL shows it."""
+    """Returns the fields of a hash."""
     fields: dict[str, str] = server.hgetall(key)
     return fields
 
@@ -149,15 +151,16 @@ def fields_of(server: Any, key: str) -> dict[str, str]:
         (1_000_000_000, 1, "999999999.999999"),
     ],
 )
-def test_stored_numbers_are_readable_and_whole(server: Any, capacity: int, cost: int, shown: str) -> None:
-    """No exponent, no lost digit, at either end of the range."""
+def test_stored_numbers_have_no_exponent_and_lose_no_digit(
+    server: Any, capacity: int, cost: int, shown: str
+) -> None:
     server.flushall()
     run(server, [take_request({"a": Limit(capacity, 1.0)}, cost)], NOW)
     assert fields_of(server, "a") == {"tokens": shown, "last": "1800000000000000"}
 
 
 @pytest.mark.parametrize(
-    "nonsense",
+    "fields",
     [
         {"tokens": "many", "last": str(NOW)},
         {"tokens": "0"},
@@ -169,16 +172,15 @@ def test_stored_numbers_are_readable_and_whole(server: Any, capacity: int, cost:
         {"tokens": "0", "last": "1e25"},
     ],
 )
-def test_a_bucket_full_of_nonsense_is_a_full_one(server: Any, nonsense: dict[str, str]) -> None:
-    """What somebody wrote by hand heals with the next request."""
+def test_a_bucket_with_invalid_fields_counts_as_full(server: Any, fields: dict[str, str]) -> None:
+    """The next request overwrites fields that were written by hand."""
     server.flushall()
-    server.hset("a", mapping=nonsense)
+    server.hset("a", mapping=fields)
     (outcome,) = run(server, [take_request({"a": Limit(3, 1.0)})], NOW)
     assert outcome == Outcome(True, (2 * MICRO,))  # noqa: FBT003 - the field is the name
 
 
-def test_a_denial_leaves_the_bytes_and_the_expiry_alone(server: Any) -> None:
-    """Not even the clock of a bucket moves."""
+def test_a_denial_changes_neither_the_bucket_nor_its_expiry(server: Any) -> None:
     server.flushall()
     request = take_request({"a": Limit(1, 0.001)})
     run(server, [request], NOW)
@@ -188,8 +190,8 @@ def test_a_denial_leaves_the_bytes_and_the_expiry_alone(server: Any) -> None:
     assert (fields_of(server, "a"), fields_of(server, "test:expiry")) == before
 
 
-def test_the_real_clock_is_the_servers_and_the_real_expiry_is_exact(server: Any) -> None:
-    """Without the shim: `last` is TIME in microseconds, and PTTL is time to full plus a second."""
+def test_the_script_uses_the_server_clock_and_sets_the_expiry(server: Any) -> None:
+    """`last` is TIME in microseconds. The key expires one second after its bucket is full."""
     server.flushall()
     keys, arguments = encode([take_request({"a": Limit(3, 0.1)})])
     seconds, micros = server.time()
@@ -200,13 +202,13 @@ def test_the_real_clock_is_the_servers_and_the_real_expiry_is_exact(server: Any)
 
 
 USER = {"a": Limit(3, 0.001)}
-TRIED = {"b": Limit(1, 0.001)}
+SHADOW = {"b": Limit(1, 0.001)}
 
 
-def test_a_tier_in_shadow_counts_and_denies_nobody(server: Any) -> None:
-    """Its denial is told and spends nothing of it; the tiers that can deny pay as ever."""
+def test_a_tier_in_shadow_takes_tokens_and_denies_nothing(server: Any) -> None:
+    """The outcome reports its denial, which takes no tokens from it; the other tiers still pay."""
     server.flushall()
-    request = take_request(USER, shadow=TRIED)
+    request = take_request(USER, shadow=SHADOW)
     outcomes = run(server, [request] * 4, NOW)
     assert [outcome.allowed for outcome in outcomes] == [True, True, True, False]
     assert [outcome.shadow for outcome in outcomes] == [
@@ -217,48 +219,48 @@ def test_a_tier_in_shadow_counts_and_denies_nobody(server: Any) -> None:
     assert stored(server) == {"a": Bucket(0, NOW), "b": Bucket(0, NOW)}
 
 
-def test_a_denied_request_takes_nothing_from_a_shadow(server: Any) -> None:
-    """With the shadow enforced it would have been denied too, and a denial spends nothing."""
+def test_a_denied_request_takes_no_tokens_from_tiers_in_shadow(server: Any) -> None:
+    """It would also be denied if those tiers were enforced, and a denial takes no tokens."""
     server.flushall()
     run(server, [take_request(USER, 3 * MICRO)], NOW)
-    (denied,) = run(server, [take_request(USER, shadow=TRIED)], NOW)
+    (denied,) = run(server, [take_request(USER, shadow=SHADOW)], NOW)
     assert denied == Outcome(False, (0,))  # noqa: FBT003 - the field is the name
     assert "b" not in stored(server)
 
 
-def test_a_dry_run_takes_nothing_and_a_cost_of_0_neither(server: Any) -> None:
-    """A dry run is denied where the request would be. A cost of 0 is never denied. No byte is written."""
+def test_a_dry_run_and_a_cost_of_0_write_nothing(server: Any) -> None:
+    """A dry run is denied where the request would be. A cost of 0 is never denied."""
     server.flushall()
-    dry_run = take_request(USER, 2 * MICRO, shadow=TRIED, dry_run=True)
+    dry_run = take_request(USER, 2 * MICRO, shadow=SHADOW, dry_run=True)
     unchanged = Outcome(True, (3 * MICRO,), Outcome(False, (MICRO,)))  # noqa: FBT003 - the field `allowed`
     assert run(server, [dry_run] * 2, NOW) == [unchanged] * 2
     assert stored(server) == {}
     run(server, [take_request(USER, 2 * MICRO)], NOW)
     before = stored(server)
-    free = take_request(USER, 0, shadow=TRIED)
+    free = take_request(USER, 0, shadow=SHADOW)
     assert [outcome.allowed for outcome in run(server, [dry_run, free], NOW)] == [False, True]
     assert stored(server) == before
 
 
-def test_a_changed_limit_refills_nothing(server: Any) -> None:
-    """More capacity gives no tokens, less takes those above it; a bucket under a new name starts full."""
+def test_a_changed_limit_adds_no_tokens(server: Any) -> None:
+    """A lower capacity discards the tokens above it. A bucket with a new key starts full."""
     server.flushall()
     run(server, [take_request(USER, 2 * MICRO)], NOW)
 
-    def left(key: str, limit: Limit) -> int | None:
+    def tokens_left(key: str, limit: Limit) -> int | None:
         dry_run = take_request({key: limit}, dry_run=True)
         return run(server, [dry_run], NOW)[0].tokens[0]
 
-    assert left("a", Limit(100, 0.001)) == MICRO
-    assert left("a", Limit(1, 0.001)) == MICRO
+    assert tokens_left("a", Limit(100, 0.001)) == MICRO
+    assert tokens_left("a", Limit(1, 0.001)) == MICRO
     run(server, [take_request({"c": Limit(9, 0.001)})], NOW)
-    assert left("c", Limit(5, 0.001)) == 5 * MICRO
-    assert left("renamed", Limit(100, 0.001)) == 100 * MICRO
+    assert tokens_left("c", Limit(5, 0.001)) == 5 * MICRO
+    assert tokens_left("renamed", Limit(100, 0.001)) == 100 * MICRO
 
 
 @pytest.mark.parametrize("path", sorted(resource("lua").glob("*.lua")), ids=lambda path: path.name)
-def test_every_script_says_what_it_takes_and_returns(path: Any) -> None:
-    """The header has all five labels."""
+def test_each_script_documents_its_interface(path: Any) -> None:
+    """The header comment has all five labels."""
     header = path.read_text().partition("]]")[0]
     for label in ("KEYS", "ARGV", "RETURN", "INVARIANT", "COMPLEXITY"):
         assert re.search(rf"^{label}\b", header, re.MULTILINE), label

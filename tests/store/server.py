@@ -13,7 +13,7 @@ from hiredis import Reader
 
 from ratelimitd.store.client import connector
 from ratelimitd.store.link import Link
-from tests.limiters import settle
+from tests.limiters import complete
 from tests.waiting import WAIT_S, eventually
 
 
@@ -139,5 +139,5 @@ def opened(path: Path, clock: Callable[[], float] | None = None, silence_s: floa
 async def execute(link: Link, *arguments: Any) -> Any:
     """Returns the reply to one command, or raises the error that came instead."""
     reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    link.call(arguments, lambda answer: settle(reply, answer))
+    link.call(arguments, lambda answer: complete(reply, answer))
     return await reply
