@@ -21,6 +21,8 @@ from tests.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("outage")]
 
+PATIENT = ("--store-timeout-ms", "100")
+"""Twice the default, so that a busy machine is not taken for a slow store, and far below Envoy's 250 ms."""
 UNAVAILABLE = '{"error":"rate limiter unavailable"}'
 
 
@@ -59,7 +61,8 @@ async def own_store() -> AsyncIterator[RestartableStore]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(own_store: RestartableStore) -> AsyncIterator[Stack]:
     """Two replicas on that store."""
-    async with running_stack(own_store.url, replicas=2, flags=GRPCIO) as running:
+    async with running_stack(own_store.url, replicas=2, flags=[*GRPCIO, *PATIENT]) as running:
+        await until_normal(running)
         yield running
 
 
