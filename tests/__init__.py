@@ -1,1 +1,1 @@
-"""The tests: units beside nothing, the script on a real store, the service, and a real Envoy."""
+"""Tests of ratelimitd: of its modules, with a real store, and with a real Envoy."""

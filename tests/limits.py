@@ -1,4 +1,4 @@
-"""The seed's limits, how to see which ones a replica has in force, and how to count answers."""
+"""The example limits, waiting until replicas use given limits, and counting responses."""
 
 import itertools
 import json
@@ -23,11 +23,11 @@ SEED: dict[str, float] = {
     "user_api_rate": 1,
 }
 STILL = {"global_rate": 0.000001, "user_rate": 0.000001, "user_api_rate": 0.000001}
-"""Rates at which no token comes back during a test, so that counts are exact."""
+"""Rates at which no token refills during a test, so that counts are exact."""
 
 
 def limits_json(**changes: object) -> str:
-    """The seed's JSON with changes; None leaves a field out."""
+    """Returns the JSON of the example limits with changes; None omits a field."""
     return json.dumps({key: value for key, value in (SEED | changes).items() if value is not None})
 
 
@@ -35,26 +35,26 @@ _COUNT = itertools.count(1)
 
 
 def new_limits_json(**changes: float) -> str:
-    """The seed's JSON with changes, and another refill of the global bucket each time, by a billionth.
+    """Returns limits_json(**changes) with a global refill rate that differs from call to call by a billionth.
 
-    So it is a new policy even where the limits are those of the test before, and replicas forget the denials
-    that they remember: a bucket that a test deletes is one that they may deny for another second.
+    Each text is therefore a new policy, for which replicas clear their deny caches. Otherwise they could deny
+    for one second a bucket that a test has deleted.
     """
     rate = (SEED | changes)["global_rate"] * (1 + next(_COUNT) * 1e-9)
     return limits_json(**(changes | {"global_rate": rate}))
 
 
 async def until_in_force(limits: str, replicas: Iterable[str]) -> None:
-    """Every replica answers with these limits. It is a dry run, so nobody's buckets hold less afterwards."""
+    """Waits until each replica uses these limits. The requests are dry runs, which take no tokens."""
     expected = digest_of(limits)
 
     async def in_force() -> bool:
-        return all([await _revision(replica) == expected for replica in replicas])
+        return all([await _digest_in_force(replica) == expected for replica in replicas])
 
     await eventually(in_force, f"limits {limits} on every replica")
 
 
-async def _revision(target: str) -> str:
+async def _digest_in_force(target: str) -> str:
     request = CheckRequest()
     request.attributes.request.http.headers["x-user-id"] = "probe"
     request.attributes.context_extensions[DRY_RUN_CONTEXT] = "true"
@@ -64,24 +64,24 @@ async def _revision(target: str) -> str:
             request_serializer=CheckRequest.SerializeToString,
             response_deserializer=CheckResponse.FromString,
         )
-        answer = await call(request, timeout=5)
-    revision: str = answer.dynamic_metadata.fields["policy"].string_value
-    return revision
+        response = await call(request, timeout=5)
+    digest: str = response.dynamic_metadata.fields["policy"].string_value
+    return digest
 
 
-def statuses(replies: list[httpx.Response]) -> dict[int, int]:
-    """How many of each status."""
-    found = [reply.status_code for reply in replies]
+def statuses(responses: list[httpx.Response]) -> dict[int, int]:
+    """Returns the number of responses with each status."""
+    found = [response.status_code for response in responses]
     return {status: found.count(status) for status in sorted(set(found))}
 
 
-def assert_one_bucket(replies: list[httpx.Response], tokens: int) -> None:
-    """As many passed as there were tokens: no race between replicas gave one away or lost one.
+def assert_one_bucket(responses: list[httpx.Response], tokens: int) -> None:
+    """Asserts that replicas allowed as many requests as the shared bucket had tokens.
 
-    On a busy machine a decision may come after its deadline. It is then 503 and may have taken its token.
+    On a busy machine a decision may time out. Its response is then 503, and it may have taken its token.
     """
-    counts = statuses(replies)
+    counts = statuses(responses)
     late = counts.pop(503, 0)
     assert counts.keys() == {200, 429}
-    assert late <= len(replies) // 50, counts
+    assert late <= len(responses) // 50, counts
     assert tokens - late <= counts[200] <= tokens

@@ -1,4 +1,4 @@
-"""Count executed lines of the package: a measure of work that does not depend on the machine."""
+"""Counts the executed lines of the package, a measure of work that does not depend on the machine."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def lines_run(call: Callable[[], object]) -> int:
-    """Returns how many lines of ratelimitd run during the call, each as often as it runs."""
+    """Returns how many lines of ratelimitd run during the call; a line that runs twice counts twice."""
     count = 0
 
     def trace(frame: FrameType, event: str, _argument: object) -> Any:

@@ -1,4 +1,4 @@
-"""Programs that are not on PyPI. A test that lacks one fails in CI and is skipped elsewhere."""
+"""Finds programs that are not on PyPI. Without one, a test fails in CI and is skipped elsewhere."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 PATH = f"{os.environ['PATH']}:{Path.home()}/go/bin"
-"""The search path for programs, with the folder of `go install`."""
+"""The search path for programs, which includes the folder of `go install`."""
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -19,7 +19,7 @@ def unavailable(reason: str) -> NoReturn:
 
 
 def need(*programs: str) -> None:
-    """Ends the test unless these programs are installed."""
+    """Skips the test, or fails it in CI, unless these programs are installed."""
     missing = [program for program in programs if shutil.which(program, path=PATH) is None]
     if missing:
         unavailable(f"{', '.join(missing)} is not installed")

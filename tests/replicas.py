@@ -1,4 +1,4 @@
-"""Entries of replicas."""
+"""Builds the entries that replicas write to the store."""
 
 from ratelimitd.rollout.replicas import Replica
 
@@ -14,7 +14,7 @@ def replica(
     started_us: int = 0,
     seen_us: int = 0,
 ) -> Replica:
-    """Returns an entry; by default that of a replica which runs no policy yet."""
+    """Returns an entry; by default that of a replica without a policy."""
     return Replica(
         id=replica_id,
         version=version,

@@ -1,1 +1,1 @@
-"""The compose file and the images as users have them: real containers, three replicas, one published port."""
+"""Tests of the compose files and the images, with real containers and three replicas."""

@@ -1,4 +1,4 @@
-"""The compose project, started once for all tests here and removed with its volumes at the end."""
+"""Starts the compose project once for all tests here, and removes it with its volumes at the end."""
 
 import asyncio
 import uuid
@@ -16,21 +16,21 @@ from tests.waiting import eventually
 
 REPLICAS = 3
 UP_S = 600.0
-"""Building the images and starting all containers, on a slow machine with a cold cache."""
+"""Time to build the images and start all containers on a slow machine with a cold cache."""
 
 RESET = "redis.call('FLUSHALL') return redis.call('SET', KEYS[1], ARGV[1])"
-"""In one step: a replica never reads the store in between, without limits."""
+"""Empties the store and sets the limits in one step, so that no replica ever reads a store without limits."""
 
 
 @dataclass(frozen=True)
 class Front:
-    """The running project, and a client of the one port that it publishes."""
+    """The running project, and a client of Envoy."""
 
     project: Project
     http: httpx.AsyncClient
 
     async def set_limits(self, **changes: float) -> None:
-        """The seed's limits with changes, in force on every replica, and every bucket full."""
+        """Sets the example limits with changes, waits until each replica uses them, and fills all buckets."""
         limits = new_limits_json(**changes)
         await self._reset(limits)
         await until_in_force(limits, [target(replica) for replica in await self.replicas()])
@@ -40,29 +40,29 @@ class Front:
         await self.project.redis("EVAL", RESET, "1", KEY, limits)
 
     async def get(self, user: str, times: int) -> list[httpx.Response]:
-        """So many requests of a user at once."""
+        """Sends this many requests of a user at once."""
         calls = [self.http.get("/api/ping", headers={"X-User-Id": user}) for _ in range(times)]
         return list(await asyncio.gather(*calls))
 
     async def bucket(self, key: str) -> tuple[float, float]:
-        """Tokens of a bucket, and when they were counted, in seconds of the store's clock."""
+        """Returns the tokens of a bucket, and when they were counted, in seconds of the store's clock."""
         lines = await self.project.redis("HGETALL", key)
         fields = dict(zip(lines[::2], lines[1::2], strict=True))
         assert fields.keys() == {"tokens", "last"}
         return float(fields["tokens"]), float(fields["last"]) / 1e6
 
     async def now_s(self) -> float:
-        """The store's clock."""
+        """Returns the store's clock in seconds."""
         seconds, micros = await self.project.redis("TIME")
         return int(seconds) + int(micros) / 1e6
 
     async def replicas(self) -> list[Container]:
-        """The replicas that run."""
+        """Returns the running replicas."""
         return [c for c in await self.project.containers("ratelimitd") if c.state == "running"]
 
     async def hosts(self) -> dict[str, dict[str, str]]:
-        """What Envoy knows of each replica, by address: health_flags, rq_total and more."""
-        # The admin interface answers on the container's own loopback only, and the image has no curl.
+        """Returns Envoy's statistics of each replica by address: health_flags, rq_total and more."""
+        # The admin interface listens only on the loopback of the container, and the image has no curl.
         envoy = await self.project.container("envoy")
         lines = await run(
             *("docker", "run", "--rm", "--network", f"container:{envoy.id}"),
@@ -76,24 +76,24 @@ class Front:
         return hosts
 
     async def until_healthy_hosts(self, count: int) -> None:
-        """Envoy knows exactly so many replicas, and all of them are healthy."""
+        """Waits until Envoy knows exactly this many replicas and all of them are healthy."""
 
-        async def so_many() -> bool:
+        async def all_healthy() -> bool:
             hosts = await self.hosts()
             return len(hosts) == count and all(host["health_flags"] == "healthy" for host in hosts.values())
 
-        await eventually(so_many, f"{count} healthy replicas in Envoy")
+        await eventually(all_healthy, f"{count} healthy replicas in Envoy")
 
 
 def target(replica: Container) -> str:
-    """Where a replica can be asked from this machine: its own port on loopback."""
+    """Returns the address of a replica on this machine: its own port on loopback."""
     (published,) = {published for _, published, _ in replica.ports}
     return f"127.0.0.1:{published}"
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def project() -> AsyncIterator[Project]:
-    """The compose file with three replicas, healthy. Without an engine: a skip, but a failure in CI."""
+    """Runs the compose file with three healthy replicas. Without an engine: skips, but fails in CI."""
     reason = await asyncio.to_thread(why_no_engine)
     if reason:
         unavailable(reason)
@@ -112,8 +112,8 @@ async def project() -> AsyncIterator[Project]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def front_of_session(project: Project) -> AsyncIterator[Front]:
-    """A client of Envoy's published port."""
-    # A few for each replica. Far more on few cores would test Envoy's time-out of 250 ms, which answers 503.
+    """Yields a client of the port that Envoy publishes."""
+    # A few connections per replica. On few cores, more would run into Envoy's timeout of 250 ms and get 503.
     limits = httpx.Limits(max_connections=2 * REPLICAS)
     async with httpx.AsyncClient(
         base_url="http://127.0.0.1:8081", trust_env=False, limits=limits, timeout=30
@@ -123,7 +123,7 @@ async def front_of_session(project: Project) -> AsyncIterator[Front]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def front(front_of_session: Front) -> Front:
-    """All replicas in use, the seed's limits, and full buckets."""
+    """Returns the project with all replicas healthy, the example limits and full buckets."""
     await front_of_session.until_healthy_hosts(REPLICAS)
     await front_of_session.set_limits()
     return front_of_session

@@ -1,4 +1,4 @@
-"""What the tests ask of the container engine. Every call is bounded, and a failing one shows its output."""
+"""Calls the container engine. Each call has a timeout, and a failed call shows its output."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 CALL_S = 60.0
 ADMIN_KEY = secrets.token_hex(16)
-"""What an operator would put into the environment of `docker compose up`."""
+"""The admin key in the environment of `docker compose up`."""
 
 
 class EngineError(Exception):
@@ -21,7 +21,7 @@ class EngineError(Exception):
 
 
 def why_no_engine() -> str | None:
-    """Why containers cannot be started here; None when they can."""
+    """Returns why containers cannot be started here; None if they can."""
     if shutil.which("docker") is None:
         return "docker is not installed"
     for command in (["docker", "info"], ["docker", "compose", "version"]):
@@ -32,7 +32,7 @@ def why_no_engine() -> str | None:
 
 
 async def run(*command: str, timeout_s: float = CALL_S) -> str:
-    """The standard output of a command. Raises EngineError, with all it printed, or TimeoutError."""
+    """Returns the standard output of a command. Raises EngineError, with all its output, or TimeoutError."""
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
@@ -49,8 +49,8 @@ async def run(*command: str, timeout_s: float = CALL_S) -> str:
         await process.wait()
         raise
     if process.returncode:
-        shown = (out + err).decode(errors="replace")
-        raise EngineError(f"{' '.join(command)}: exit status {process.returncode}\n{shown}")
+        output = (out + err).decode(errors="replace")
+        raise EngineError(f"{' '.join(command)}: exit status {process.returncode}\n{output}")
     return out.decode()
 
 
@@ -68,28 +68,28 @@ class Container:
 
 @dataclass(frozen=True)
 class Project:
-    """The repository's own compose files, under a project name that nobody else uses."""
+    """The compose files of the repository, under a unique project name."""
 
     name: str
     files: tuple[str, ...] = ("docker-compose.yml",)
 
     async def compose(self, *arguments: str, timeout_s: float = CALL_S) -> str:
-        """`docker compose` on this project."""
+        """Runs `docker compose` on this project and returns its output."""
         files = [word for file in self.files for word in ("-f", str(ROOT / file))]
         return await run("docker", "compose", "-p", self.name, *files, *arguments, timeout_s=timeout_s)
 
     async def containers(self, service: str = "") -> list[Container]:
-        """All containers, or those of a service, in the order of their names."""
+        """Returns all containers, or only those of one service, sorted by name."""
         lines = await self.compose("ps", "--all", "--format", "json", *([service] if service else []))
         return sorted((_container(json.loads(line)) for line in lines.splitlines()), key=lambda c: c.name)
 
     async def container(self, service: str) -> Container:
-        """The only container of a service."""
+        """Returns the only container of a service."""
         (only,) = await self.containers(service)
         return only
 
     async def redis(self, *command: str) -> list[str]:
-        """The lines that redis-cli prints."""
+        """Runs redis-cli and returns the lines that it prints."""
         printed = await self.compose("exec", "-T", "redis", "redis-cli", "-e", *command)
         return printed.splitlines()
 
@@ -104,6 +104,6 @@ def _container(row: dict[str, Any]) -> Container:
 
 
 async def inspect(container: Container) -> dict[str, Any]:
-    """What the engine knows of a container."""
+    """Returns the output of `docker inspect` for a container."""
     (found,) = json.loads(await run("docker", "inspect", container.id))
     return dict(found)

@@ -1,4 +1,4 @@
-"""The admin service as compose starts it, and the commands inside the image."""
+"""Tests of the admin service as compose starts it, and of the commands inside the image."""
 
 import json
 from collections.abc import AsyncIterator
@@ -29,8 +29,8 @@ overrides:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def admin(front: Front) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the published port, with the key."""
-    del front  # the project is up, with the seed's limits
+    """Yields a client of the published port, with the admin key."""
+    del front  # the project runs, with the example limits
     headers = {"X-Admin-Key": ADMIN_KEY}
     async with httpx.AsyncClient(
         base_url="http://127.0.0.1:9090", headers=headers, trust_env=False, timeout=30
@@ -38,10 +38,7 @@ async def admin(front: Front) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_the_seeds_limits_are_shown_and_changed_over_http(
-    front: Front, admin: httpx.AsyncClient
-) -> None:
-    """Every replica has the change when the status says so; without the key nobody learns anything."""
+async def test_flat_limits_are_shown_and_changed_over_http(front: Front, admin: httpx.AsyncClient) -> None:
     assert (await admin.get("/admin/config", headers={"X-Admin-Key": "wrong" * 5})).status_code == 401
     changed = SEED | {"user_capacity": 4}
     posted = await admin.post("/admin/config", json=changed)
@@ -50,10 +47,10 @@ async def test_the_seeds_limits_are_shown_and_changed_over_http(
     assert json.loads("".join(await front.project.redis("GET", KEY))) == changed
 
 
-async def test_a_full_policy_is_obeyed_by_the_very_next_request(
+async def test_after_a_put_with_wait_the_next_request_meets_the_new_policy(
     front: Front, admin: httpx.AsyncClient
 ) -> None:
-    """Applied with a wait, over three replicas, through Envoy; undone in one command."""
+    """The policy is applied on three replicas and rolled back with one command."""
     before = await admin.get("/admin/api/v1/policy")
     body = {"text": BLOCKING, "note": "a block", "wait_s": 20}
     applied = await admin.put("/admin/api/v1/policy", json=body, headers={"If-Match": before.headers["etag"]})
@@ -62,10 +59,10 @@ async def test_a_full_policy_is_obeyed_by_the_very_next_request(
     assert statuses(await front.get("alice", 5)) == {200: 2, 429: 3}
     explained = await admin.post("/admin/api/v1/explain", json={"path": "/api/ping", "user": "alice"})
     assert (explained.json()["outcome"], explained.json()["route"]) == ("denied", "routes[0]")
-    asked = await admin.post(
+    dry_run = await admin.post(
         "/admin/api/v1/check", json={"path": "/api/ping", "user": "alice", "dry_run": True}
     )
-    assert asked.json()["http_status"] == 429
+    assert dry_run.json()["http_status"] == 429
 
     (replica, *_) = await front.replicas()
     number = str(before.json()["revision"]["number"])
@@ -77,8 +74,10 @@ async def test_a_full_policy_is_obeyed_by_the_very_next_request(
     assert replica.state == "running"
 
 
-async def test_what_redis_cli_writes_becomes_a_revision(front: Front, admin: httpx.AsyncClient) -> None:
-    """By nobody known, and it can be seen in the history."""
+async def test_limits_written_with_redis_cli_become_a_revision(
+    front: Front, admin: httpx.AsyncClient
+) -> None:
+    """The history shows it with the author `external`."""
     text = limits_json(user_capacity=7)
     await front.project.redis("SET", KEY, text)
     printed = await front.project.compose(

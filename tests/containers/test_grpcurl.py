@@ -1,4 +1,4 @@
-"""grpcurl, which has no .proto of ours, finds and calls everything by reflection."""
+"""Tests with grpcurl, which finds and calls the services by reflection."""
 
 import json
 import shutil
@@ -20,58 +20,55 @@ HEALTH = "grpc.health.v1.Health"
 
 @pytest.fixture
 def grpcurl() -> str:
-    """The tool's path."""
+    """Returns the path of the program."""
     need("grpcurl")
     return str(shutil.which("grpcurl", path=PATH))
 
 
 async def address(front: Front, replica: int = 0) -> str:
-    """Where a replica is published on loopback."""
+    """Returns the published address of a replica."""
     return target((await front.replicas())[replica])
 
 
 async def check(grpcurl: str, at: str, user: str) -> CheckResponse:
-    """The answer of a replica, read from the JSON that grpcurl prints."""
+    """Returns the response of a replica, parsed from the JSON that grpcurl prints."""
     request = {
         "attributes": {
             "request": {"http": {"method": "GET", "path": "/api/ping", "headers": {"x-user-id": user}}},
             "contextExtensions": {"api": "/api/*"},
         }
     }
-    answer = await run(grpcurl, "-plaintext", "-d", json.dumps(request), at, f"{AUTHORIZATION}/Check")
-    return json_format.Parse(answer, CheckResponse())
+    response = await run(grpcurl, "-plaintext", "-d", json.dumps(request), at, f"{AUTHORIZATION}/Check")
+    return json_format.Parse(response, CheckResponse())
 
 
-async def test_the_services_are_listed(front: Front, grpcurl: str) -> None:
-    """Check and health."""
+async def test_reflection_lists_the_services(front: Front, grpcurl: str) -> None:
     listed = (await run(grpcurl, "-plaintext", await address(front), "list")).splitlines()
     assert {AUTHORIZATION, HEALTH} <= set(listed)
 
 
-async def test_the_call_is_described(front: Front, grpcurl: str) -> None:
-    """With the names that Envoy uses."""
+async def test_reflection_describes_the_check_call(front: Front, grpcurl: str) -> None:
     described = await run(grpcurl, "-plaintext", await address(front), "describe", AUTHORIZATION)
     assert "rpc Check ( .envoy.service.auth.v3.CheckRequest )" in described
     assert "returns ( .envoy.service.auth.v3.CheckResponse )" in described
 
 
-async def test_check_answers_ok_and_then_429_whichever_replica_is_asked(front: Front, grpcurl: str) -> None:
-    """Three pass, one on each replica; then each of them says no."""
+async def test_all_replicas_deny_once_the_shared_bucket_is_empty(front: Front, grpcurl: str) -> None:
+    """Each replica allows one of three requests; then all of them deny."""
     await front.set_limits(**STILL)
     targets = [target(replica) for replica in await front.replicas()]
     first = [await check(grpcurl, at, "grpcurl") for at in targets]
-    assert [(answer.status.code, answer.HasField("ok_response")) for answer in first] == [
+    assert [(response.status.code, response.HasField("ok_response")) for response in first] == [
         (0, True)
     ] * REPLICAS
     later = [await check(grpcurl, at, "grpcurl") for at in targets]
-    assert [answer.status.code for answer in later] == [8] * REPLICAS
-    assert {answer.denied_response.status.code for answer in later} == {429}
-    assert {answer.denied_response.body for answer in later} == {'{"error":"rate limit exceeded"}'}
+    assert [response.status.code for response in later] == [8] * REPLICAS
+    assert {response.denied_response.status.code for response in later} == {429}
+    assert {response.denied_response.body for response in later} == {'{"error":"rate limit exceeded"}'}
 
 
 @pytest.mark.parametrize("service", ["", AUTHORIZATION])
-async def test_health_is_serving(front: Front, grpcurl: str, service: str) -> None:
-    """As a whole, and for the service that Envoy's health check names."""
+async def test_the_health_check_answers_serving(front: Front, grpcurl: str, service: str) -> None:
     request = json.dumps({"service": service})
-    answer = await run(grpcurl, "-plaintext", "-d", request, await address(front), f"{HEALTH}/Check")
-    assert json.loads(answer) == {"status": "SERVING"}
+    response = await run(grpcurl, "-plaintext", "-d", request, await address(front), f"{HEALTH}/Check")
+    assert json.loads(response) == {"status": "SERVING"}

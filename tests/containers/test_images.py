@@ -1,4 +1,4 @@
-"""What the containers may do, and what of them can be reached."""
+"""Tests of the permissions and the published ports of the containers."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from tests.containers.engine import EngineError, inspect, run
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_only_envoys_front_is_published_beyond_loopback(front: Front) -> None:
-    """Replicas and the admin service are on loopback, each at a port of its own; Redis and others nowhere."""
+async def test_only_the_envoy_listener_is_published_beyond_loopback(front: Front) -> None:
+    """Replicas and the admin service are published on loopback, each on its own port; all others are not."""
     containers = await front.project.containers()
     open_to_all = {
         (c.service, published) for c in containers for at, published, _ in c.ports if at != "127.0.0.1"
@@ -22,8 +22,8 @@ async def test_only_envoys_front_is_published_beyond_loopback(front: Front) -> N
 
 
 @pytest.mark.parametrize("service", ["redis", "ratelimitd", "admin", "backend", "envoy"])
-async def test_no_container_runs_as_root_or_can_become_more(front: Front, service: str) -> None:
-    """A fixed user, no capability, no new privilege, and a root file system that cannot be written."""
+async def test_no_container_runs_as_root_or_can_gain_privileges(front: Front, service: str) -> None:
+    """Each has no capabilities and a read-only root file system."""
     for container in await front.project.containers(service):
         assert (await run("docker", "exec", container.id, "id", "-u")).strip() != "0"
         host = (await inspect(container))["HostConfig"]
@@ -34,8 +34,7 @@ async def test_no_container_runs_as_root_or_can_become_more(front: Front, servic
             await run("docker", "exec", "--user", "0", container.id, "touch", "/written")
 
 
-async def test_the_image_says_when_it_is_healthy(front: Front) -> None:
-    """By its own command, in every replica."""
+async def test_the_image_has_a_health_check(front: Front) -> None:
     for replica in await front.replicas():
         facts = await inspect(replica)
         assert facts["State"]["Health"]["Status"] == "healthy"
@@ -43,8 +42,8 @@ async def test_the_image_says_when_it_is_healthy(front: Front) -> None:
         assert (await run("docker", "exec", replica.id, "ratelimitd", "health")).strip() == "SERVING"
 
 
-async def test_the_service_is_process_one(front: Front) -> None:
-    """No shell stands between it and SIGTERM, and it is installed, not copied."""
+async def test_the_service_is_the_first_process_of_its_container(front: Front) -> None:
+    """It receives SIGTERM directly, without a shell. Its code is the installed package."""
     (replica, *_) = await front.replicas()
     script = "print(open('/proc/1/cmdline').read()); import ratelimitd; print(ratelimitd.__file__)"
     command, module = (await run("docker", "exec", replica.id, "python", "-c", script)).splitlines()

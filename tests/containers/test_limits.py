@@ -1,4 +1,4 @@
-"""Limits through the published port, with three replicas that share the buckets in Redis."""
+"""Tests of limits through Envoy, with three replicas that share the buckets in Redis."""
 
 import asyncio
 import json
@@ -14,8 +14,8 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_of_ten_requests_at_once_three_pass(front: Front) -> None:
-    """Seven are 429 with the promised body, and cost nothing: each bucket lost exactly three tokens."""
+async def test_three_of_ten_concurrent_requests_are_allowed(front: Front) -> None:
+    """The seven denials take no tokens: each bucket lost exactly three."""
     await front.set_limits(**STILL)
     replies = await front.get("user1", 10)
     assert statuses(replies) == {200: 3, 429: 7}
@@ -27,8 +27,8 @@ async def test_of_ten_requests_at_once_three_pass(front: Front) -> None:
     assert left == pytest.approx([7, 2, 0], abs=0.01)
 
 
-async def test_with_the_limits_of_the_example_two_more_pass_two_seconds_later(front: Front) -> None:
-    """By Redis's clock. What the buckets say agrees, with what came back while the requests were made."""
+async def test_with_the_example_limits_two_more_are_allowed_after_two_seconds(front: Front) -> None:
+    """Times are those of the Redis clock. The buckets also contain the refill during the requests."""
     begun_s = await front.now_s()
     passed = statuses(await front.get("user1", 10))[200]
     assert 3 <= passed <= 3 + math.floor(await front.now_s() - begun_s)
@@ -48,8 +48,8 @@ async def test_with_the_limits_of_the_example_two_more_pass_two_seconds_later(fr
     assert 2 <= statuses(replies)[200] <= math.floor(tokens + ended_s - last_s)
 
 
-async def test_three_replicas_are_one_bucket(front: Front) -> None:
-    """300 requests of 60 users for 50 tokens: 50 pass, and each replica was asked."""
+async def test_three_replicas_share_one_bucket(front: Front) -> None:
+    """300 requests of 60 users compete for 50 tokens, and each replica handles some."""
     await front.set_limits(global_capacity=50, user_capacity=100, user_api_capacity=100, **STILL)
     before = await front.hosts()
     replies = await asyncio.gather(*(front.get(f"user{n}", 5) for n in range(60)))
@@ -59,8 +59,8 @@ async def test_three_replicas_are_one_bucket(front: Front) -> None:
     assert all(int(after[at]["rq_total"]) > int(before[at]["rq_total"]) for at in after)
 
 
-async def test_no_window_admits_more_than_one_bucket_would(front: Front) -> None:
-    """Many bursts while tokens come back: at most capacity + refill_rate * time, by Redis's clock."""
+async def test_no_window_admits_more_than_capacity_plus_refill(front: Front) -> None:
+    """The refill is measured with the Redis clock, over many bursts."""
     await front.set_limits(global_rate=5)
     begun_s = await front.now_s()
     bursts = [
@@ -71,11 +71,11 @@ async def test_no_window_admits_more_than_one_bucket_would(front: Front) -> None
     assert 10 <= statuses(replies)[200] <= 10 + 5 * elapsed_s
 
 
-async def test_the_one_shot_sets_the_example_only_where_nothing_is_set(
+async def test_the_limits_container_sets_the_example_only_if_no_limits_are_set(
     project: Project, front: Front
 ) -> None:
-    """Limits that somebody chose survive the next `docker compose up`."""
-    del front  # the project has its limits, and all replicas have read them
+    """Limits that an operator set survive the next `docker compose up`."""
+    del front  # the project has its limits, and all replicas use them
     chosen = limits_json(global_capacity=11)
     await project.redis("SET", KEY, chosen)
     await project.compose("run", "--rm", "limits")

@@ -1,4 +1,4 @@
-"""Containers stop and come back: what a client sees, and what nobody has to repair."""
+"""Tests of containers that stop and start again, as seen by a client."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,8 +15,8 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_without_redis_every_answer_is_503_and_with_it_everything_is_as_before(front: Front) -> None:
-    """Never 429. Redis comes back with the limits and the buckets it had, and nobody restarts a replica."""
+async def test_all_responses_are_503_without_redis_and_normal_afterwards(front: Front) -> None:
+    """Redis restarts with its limits and buckets, and the replicas need no restart."""
     await front.set_limits(**STILL)
     assert statuses(await front.get("spender", 10)) == {200: 3, 429: 7}
     await front.project.compose("stop", "redis")
@@ -29,16 +29,16 @@ async def test_without_redis_every_answer_is_503_and_with_it_everything_is_as_be
     assert {reply.headers["content-type"] for reply in replies} == {"application/json"}
 
     async def normal() -> bool:
-        # Two dozen at once reach every replica.
+        # 24 concurrent requests reach all replicas.
         return statuses(await front.get("spender", 24)) == {429: 24}
 
-    await eventually(normal, "every replica knows again that the tokens are spent")
+    await eventually(normal, "all replicas deny because the tokens are spent")
     assert statuses(await front.get("user2", 10)) == {200: 3, 429: 7}
 
 
 @asynccontextmanager
 async def traffic(front: Front) -> AsyncIterator[list[httpx.Response]]:
-    """Requests all the time until the end of the block; yields the answers, which grow."""
+    """Sends requests until the end of the block; yields the growing list of responses."""
     replies: list[httpx.Response] = []
 
     async def send() -> None:
@@ -55,17 +55,17 @@ async def traffic(front: Front) -> AsyncIterator[list[httpx.Response]]:
 
 
 async def until_more(replies: list[httpx.Response], count: int) -> None:
-    """So many answers have come since the call."""
-    wanted = len(replies) + count
+    """Waits for this many new responses."""
+    expected = len(replies) + count
 
-    async def came() -> bool:
-        return len(replies) >= wanted
+    async def arrived() -> bool:
+        return len(replies) >= expected
 
-    await eventually(came, f"{count} answers more")
+    await eventually(arrived, f"{count} new responses")
 
 
-async def test_a_replica_that_is_stopped_is_not_missed(front: Front) -> None:
-    """It ends by itself on SIGTERM, and no request fails meanwhile; when it is back, it is used."""
+async def test_no_request_fails_while_a_replica_stops(front: Front) -> None:
+    """It exits on SIGTERM by itself. After its restart it gets requests again."""
     (leaving, *_) = await front.replicas()
     try:
         async with traffic(front) as replies:
@@ -84,11 +84,11 @@ async def test_a_replica_that_is_stopped_is_not_missed(front: Front) -> None:
         await front.get("steady", 24)
         return all(int(host["rq_total"]) > 0 for host in (await front.hosts()).values())
 
-    await eventually(all_are_used, "requests reach the replica that came back")
+    await eventually(all_are_used, "requests reach the restarted replica")
 
 
-async def test_a_replica_that_hangs_is_left_alone(front: Front) -> None:
-    """Once Envoy's health check has failed, no request reaches it."""
+async def test_a_hanging_replica_gets_no_requests(front: Front) -> None:
+    """Envoy sends none to it once its health check has failed."""
     (hanging, *_) = await front.replicas()
     await run("docker", "pause", hanging.id)
     try:
@@ -97,7 +97,7 @@ async def test_a_replica_that_hangs_is_left_alone(front: Front) -> None:
             flags = [host["health_flags"] for host in (await front.hosts()).values()]
             return sorted(flag == "healthy" for flag in flags) == [False, True, True]
 
-        await eventually(noticed, "Envoy's health check fails for the replica that hangs")
+        await eventually(noticed, "Envoy's health check of the hanging replica fails")
         replies = await front.get("user1", 60)
     finally:
         await run("docker", "unpause", hanging.id)

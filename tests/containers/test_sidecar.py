@@ -1,4 +1,4 @@
-"""The override file: ratelimitd inside Envoy, with the same answers and the same buckets."""
+"""Tests of docker-compose.sidecar.yml, which runs ratelimitd inside Envoy."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def sidecar(front: Front) -> AsyncIterator[Project]:
-    """The project in this form, and afterwards as it was: both publish the same port."""
+    """Runs the project in this form, and restores it afterwards, because both forms publish the same port."""
     project = replace(front.project, files=("docker-compose.yml", "docker-compose.sidecar.yml"))
     up = ("up", "--detach", "--wait")
     try:
@@ -26,8 +26,8 @@ async def sidecar(front: Front) -> AsyncIterator[Project]:
         await front.project.compose(*up, "--scale", f"ratelimitd={REPLICAS}", timeout_s=UP_S)
 
 
-async def test_one_process_fewer_gives_the_same_answers(front: Front, sidecar: Project) -> None:
-    """Of ten requests three pass; no replica runs beside Envoy, which is not root and can write nothing."""
+async def test_ratelimitd_inside_envoy_gives_the_same_responses(front: Front, sidecar: Project) -> None:
+    """No replica runs outside Envoy. Envoy is not root and has a read-only root file system."""
     limits = limits_json(**STILL)
     await sidecar.redis("SET", KEY, limits)
 
