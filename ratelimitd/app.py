@@ -32,7 +32,7 @@ from ratelimitd.transport.listener import Listener
 from ratelimitd.transport.selection import TransportName, select_transport
 
 GC_THRESHOLD = 50_000
-"""Objects that are created between two runs of the garbage collector: those of some thousand decisions."""
+"""Objects created between two runs of the garbage collector: as many as some thousand decisions hold."""
 
 HOSTED = "ratelimitd.asgi:application"
 """The application that an Envoy loads. It is only named here, because it imports this module."""
