@@ -1,4 +1,4 @@
-"""The store of the tests: a real Valkey, started once, emptied for each test that uses the client."""
+"""Fixtures of a real store, which runs once per worker and is emptied for each test that uses its client."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from ratelimitd.store.embedded import embedded_store
 
 # HYPOTHESIS_PROFILE chooses: `quick` looks for new examples in every run, `ci` always runs the same ones, and
 # `nightly` searches longest. Some tests run a multiple of the profile's number of examples.
-# No test asserts a time, so examples have no deadline.
+# Examples have no deadline, because no test asserts a duration.
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("nightly", max_examples=1000, deadline=None)
@@ -22,7 +22,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuses tests that share a node ID, of which pytest-xdist would run only one."""
+    """Rejects tests with equal node IDs, because pytest-xdist would run only one of them."""
     counts = Counter(item.nodeid for item in items)
     if shared := sorted(nodeid for nodeid, count in counts.items() if count > 1):
         raise pytest.UsageError(f"several tests have the same node ID: {', '.join(shared)}")

@@ -14,7 +14,7 @@ from ratelimitd.transport.ext_authz import SERVICE
 from tests.waiting import eventually
 
 KEY = "rate_limit:config"
-SEED: dict[str, float] = {
+EXAMPLE_LIMITS: dict[str, float] = {
     "global_capacity": 10,
     "global_rate": 1,
     "user_capacity": 5,
@@ -22,13 +22,13 @@ SEED: dict[str, float] = {
     "user_api_capacity": 3,
     "user_api_rate": 1,
 }
-STILL = {"global_rate": 0.000001, "user_rate": 0.000001, "user_api_rate": 0.000001}
+NO_REFILL = {"global_rate": 0.000001, "user_rate": 0.000001, "user_api_rate": 0.000001}
 """Rates at which no token refills during a test, so that counts are exact."""
 
 
 def limits_json(**changes: object) -> str:
     """Returns the JSON of the example limits with changes; None omits a field."""
-    return json.dumps({key: value for key, value in (SEED | changes).items() if value is not None})
+    return json.dumps({key: value for key, value in (EXAMPLE_LIMITS | changes).items() if value is not None})
 
 
 _COUNT = itertools.count(1)
@@ -40,7 +40,7 @@ def new_limits_json(**changes: float) -> str:
     Each text is therefore a new policy, for which replicas clear their deny caches. Otherwise they could deny
     for one second a bucket that a test has deleted.
     """
-    rate = (SEED | changes)["global_rate"] * (1 + next(_COUNT) * 1e-9)
+    rate = (EXAMPLE_LIMITS | changes)["global_rate"] * (1 + next(_COUNT) * 1e-9)
     return limits_json(**(changes | {"global_rate": rate}))
 
 

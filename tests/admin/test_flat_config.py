@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 
 from ratelimitd.control.control import Control
 from tests.admin.conftest import READ_KEY, Connect
-from tests.limits import KEY, SEED, limits_json
+from tests.limits import EXAMPLE_LIMITS, KEY, limits_json
 
 CONFIG = "/admin/config"
 TIERS: dict[str, dict[str, object]] = {
@@ -36,7 +36,7 @@ async def apply(control: Control, **policy: object) -> None:
 async def test_a_flat_policy_is_accepted_returned_and_stored(writer: httpx.AsyncClient, store: Redis) -> None:
     answer = await writer.post(CONFIG, content=limits_json(user_rate=0.25))
     assert answer.status_code == 200
-    assert answer.text == json.dumps(SEED | {"user_rate": 0.25}, separators=(",", ":"))
+    assert answer.text == json.dumps(EXAMPLE_LIMITS | {"user_rate": 0.25}, separators=(",", ":"))
     assert (await writer.get(CONFIG)).text == answer.text
     assert await store.get(KEY) == limits_json(user_rate=0.25).encode()
 
@@ -90,7 +90,7 @@ async def test_what_a_flat_policy_cannot_express_is_dropped_only_with_replace(
     assert answer.status_code == 409
     assert f"would drop {dropped} from" in answer.json()["error"]
     assert (await control.current()).revision.number == 1
-    assert (await writer.post(f"{CONFIG}?replace=true", content=limits_json())).json() == SEED
+    assert (await writer.post(f"{CONFIG}?replace=true", content=limits_json())).json() == EXAMPLE_LIMITS
     assert (await control.current()).revision.number == 2
 
 
@@ -122,7 +122,7 @@ async def test_a_policy_accepted_in_between_is_not_dropped(
     [
         json.dumps({"tiers": TIERS}),
         json.dumps({"tiers": "nonsense"}),
-        json.dumps({"routes": []} | SEED),
+        json.dumps({"routes": []} | EXAMPLE_LIMITS),
     ],
 )
 async def test_a_full_policy_is_422_and_the_error_names_its_endpoint(

@@ -19,7 +19,7 @@ from ratelimitd.process.child import child
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.settings import PREFIX, env_name, load
 from ratelimitd.store.client import open_client
-from tests.limits import STILL, limits_json
+from tests.limits import NO_REFILL, limits_json
 from tests.programs import unavailable
 from tests.system.conftest import client_of
 
@@ -132,7 +132,7 @@ async def system_of_module(store_url: str, tmp_path_factory: pytest.TempPathFact
 @pytest_asyncio.fixture(loop_scope="module")
 async def system(system_of_module: System) -> System:
     """The system with small limits that do not refill, in force on every replica, and full buckets."""
-    await system_of_module.set_policy(limits_json(**STILL))
+    await system_of_module.set_policy(limits_json(**NO_REFILL))
     return system_of_module
 
 

@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import Locator, Page, Route, expect
 
 from tests.browser.conftest import NAME, PATIENCE_MS, WRITE_KEY, System, Visit
-from tests.limits import KEY, STILL, limits_json, statuses
+from tests.limits import KEY, NO_REFILL, limits_json, statuses
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("browser")]
@@ -75,11 +75,11 @@ async def test_the_next_request_obeys_a_changed_limit(system: System, visit: Vis
 
 async def test_the_slower_of_two_tabs_keeps_its_text(system: System, visit: Visit) -> None:
     slow, fast = await visit.signed_in(), await visit.page()
-    mine = f"# one\n\n{limits_json(user_capacity=7, **STILL)}\n# end\n"
+    mine = f"# one\n\n{limits_json(user_capacity=7, **NO_REFILL)}\n# end\n"
     await slow.get_by_role("link", name="Policy text").click()
     await slow.get_by_label("Text").fill(mine)
     await fast.goto("/admin/edit")
-    await fast.get_by_label("Text").fill(limits_json(user_capacity=4, **STILL))
+    await fast.get_by_label("Text").fill(limits_json(user_capacity=4, **NO_REFILL))
     await fast.get_by_role("button", name="Review changes").click()
     await applied(fast)
     await slow.get_by_role("button", name="Review changes").click()
@@ -139,8 +139,8 @@ async def test_a_text_typed_before_the_script_runs_is_checked(visit: Visit) -> N
 
 
 async def test_a_rollback_is_in_force_at_once(system: System, visit: Visit) -> None:
-    good = await system.set_policy(limits_json(**STILL))
-    await system.set_policy(limits_json(user_api_capacity=1, **STILL))
+    good = await system.set_policy(limits_json(**NO_REFILL))
+    await system.set_policy(limits_json(user_api_capacity=1, **NO_REFILL))
     assert statuses(await system.get("user2", 2)) == {200: 1, 429: 1}
     page = await visit.signed_in()
     await page.get_by_role("link", name="History").click()
@@ -227,7 +227,7 @@ async def test_the_panel_works_without_scripts(system: System) -> None:
     await page.get_by_label("Text").fill("tiers: 7")
     await page.get_by_role("button", name="Review changes").click()
     await expect(page.locator("#problems")).to_contain_text("tiers")
-    await page.get_by_label("Text").fill(limits_json(global_capacity=11, **STILL))
+    await page.get_by_label("Text").fill(limits_json(global_capacity=11, **NO_REFILL))
     await page.get_by_role("button", name="Review changes").click()
     await applied(page)
     await page.get_by_role("button", name="Sign out").click()

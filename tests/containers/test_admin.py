@@ -10,7 +10,7 @@ import pytest_asyncio
 from ratelimitd.policy.text import digest_of
 from tests.containers.conftest import REPLICAS, Front
 from tests.containers.engine import ADMIN_KEY
-from tests.limits import KEY, SEED, limits_json, statuses
+from tests.limits import EXAMPLE_LIMITS, KEY, limits_json, statuses
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -40,7 +40,7 @@ async def admin(front: Front) -> AsyncIterator[httpx.AsyncClient]:
 
 async def test_flat_limits_are_shown_and_changed_over_http(front: Front, admin: httpx.AsyncClient) -> None:
     assert (await admin.get("/admin/config", headers={"X-Admin-Key": "wrong" * 5})).status_code == 401
-    changed = SEED | {"user_capacity": 4}
+    changed = EXAMPLE_LIMITS | {"user_capacity": 4}
     posted = await admin.post("/admin/config", json=changed)
     assert (posted.status_code, posted.json()) == (200, changed)
     assert (await admin.get("/admin/config")).json() == changed

@@ -9,7 +9,7 @@ from google.protobuf import json_format
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from tests.containers.conftest import REPLICAS, Front, target
 from tests.containers.engine import run
-from tests.limits import STILL
+from tests.limits import NO_REFILL
 from tests.programs import PATH, need
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -55,7 +55,7 @@ async def test_reflection_describes_the_check_call(front: Front, grpcurl: str) -
 
 async def test_all_replicas_deny_once_the_shared_bucket_is_empty(front: Front, grpcurl: str) -> None:
     """Each replica allows one of three requests; then all of them deny."""
-    await front.set_limits(**STILL)
+    await front.set_limits(**NO_REFILL)
     targets = [target(replica) for replica in await front.replicas()]
     first = [await check(grpcurl, at, "grpcurl") for at in targets]
     assert [(response.status.code, response.HasField("ok_response")) for response in first] == [

@@ -8,7 +8,7 @@ import pytest
 
 from tests.containers.conftest import REPLICAS, Front
 from tests.containers.engine import Project
-from tests.limits import KEY, SEED, STILL, assert_one_bucket, limits_json, statuses
+from tests.limits import EXAMPLE_LIMITS, KEY, NO_REFILL, assert_one_bucket, limits_json, statuses
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 async def test_three_of_ten_concurrent_requests_are_allowed(front: Front) -> None:
     """The seven denials take no tokens: each bucket lost exactly three."""
-    await front.set_limits(**STILL)
+    await front.set_limits(**NO_REFILL)
     replies = await front.get("user1", 10)
     assert statuses(replies) == {200: 3, 429: 7}
     assert {reply.text for reply in replies if reply.status_code == 429} == {
@@ -50,7 +50,7 @@ async def test_with_the_example_limits_two_more_are_allowed_after_two_seconds(fr
 
 async def test_three_replicas_share_one_bucket(front: Front) -> None:
     """300 requests of 60 users compete for 50 tokens, and each replica handles some."""
-    await front.set_limits(global_capacity=50, user_capacity=100, user_api_capacity=100, **STILL)
+    await front.set_limits(global_capacity=50, user_capacity=100, user_api_capacity=100, **NO_REFILL)
     before = await front.hosts()
     replies = await asyncio.gather(*(front.get(f"user{n}", 5) for n in range(60)))
     assert_one_bucket([reply for got in replies for reply in got], 50)
@@ -83,4 +83,4 @@ async def test_the_limits_container_sets_the_example_only_if_no_limits_are_set(
     await project.redis("DEL", KEY)
     await project.compose("run", "--rm", "limits")
     (example,) = await project.redis("GET", KEY)
-    assert json.loads(example) == SEED
+    assert json.loads(example) == EXAMPLE_LIMITS

@@ -9,7 +9,7 @@ import pytest
 
 from tests.containers.conftest import REPLICAS, Front
 from tests.containers.engine import run
-from tests.limits import STILL, statuses
+from tests.limits import NO_REFILL, statuses
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 async def test_all_responses_are_503_without_redis_and_normal_afterwards(front: Front) -> None:
     """Redis restarts with its limits and buckets, and the replicas need no restart."""
-    await front.set_limits(**STILL)
+    await front.set_limits(**NO_REFILL)
     assert statuses(await front.get("spender", 10)) == {200: 3, 429: 7}
     await front.project.compose("stop", "redis")
     try:

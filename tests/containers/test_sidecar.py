@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from tests.containers.conftest import REPLICAS, UP_S, Front
 from tests.containers.engine import EngineError, Project, run
-from tests.limits import KEY, STILL, limits_json, statuses
+from tests.limits import KEY, NO_REFILL, limits_json, statuses
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -28,7 +28,7 @@ async def sidecar(front: Front) -> AsyncIterator[Project]:
 
 async def test_ratelimitd_inside_envoy_gives_the_same_responses(front: Front, sidecar: Project) -> None:
     """No replica runs outside Envoy. Envoy is not root and has a read-only root file system."""
-    limits = limits_json(**STILL)
+    limits = limits_json(**NO_REFILL)
     await sidecar.redis("SET", KEY, limits)
 
     async def in_force() -> bool:

@@ -10,7 +10,7 @@ from ratelimitd import settings
 from ratelimitd.app import run_service
 from ratelimitd.cli.exits import Exit
 from ratelimitd.process.loopback import free_port
-from tests.limits import STILL, limits_json
+from tests.limits import NO_REFILL, limits_json
 from tests.system.command import apply, on_a_terminal, run
 
 pytestmark = pytest.mark.usefixtures("operator")
@@ -118,7 +118,7 @@ async def test_reset_asks_for_confirmation_on_a_terminal(store: Redis) -> None:
 
 
 async def test_check_asks_a_running_service(store_url: str, store: Redis) -> None:
-    await apply(limits_json(user_api_capacity=1, **STILL))
+    await apply(limits_json(user_api_capacity=1, **NO_REFILL))
     flags = {"redis_url": store_url, "listen": "127.0.0.1:0"}
     async with run_service(settings.load({}, flags=flags), "grpcio") as listener:
         ask = ["check", "--user", "u1", "--path", "/api/x", "--target", str(listener.address)]

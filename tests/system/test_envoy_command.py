@@ -19,7 +19,7 @@ from ratelimitd.process.child import child
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.store.client import open_client
 from ratelimitd.transport.fast import bootstrap
-from tests.limits import KEY, STILL, limits_json, statuses
+from tests.limits import KEY, NO_REFILL, limits_json, statuses
 from tests.system.processes import run
 from tests.system.test_working_directory import SHADOWING, shadow
 from tests.waiting import eventually
@@ -50,7 +50,7 @@ async def http(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         httpx.AsyncClient(base_url=f"http://{front}", trust_env=False, timeout=30) as client,
     ):
         await store.flushall()
-        await store.set(KEY, limits_json(**STILL))
+        await store.set(KEY, limits_json(**NO_REFILL))
         line = [*command, "--", "--concurrency", "2", "--log-level", "warning"]
         async with child("envoy", line, folder / "log", env, cwd=folder) as process:
             await process.until(partial(_answers, client))

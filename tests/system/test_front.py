@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from ratelimitd.address import TcpAddress
-from tests.limits import STILL, assert_one_bucket, statuses
+from tests.limits import NO_REFILL, assert_one_bucket, statuses
 from tests.system.conftest import Front
 from tests.waiting import eventually
 
@@ -22,7 +22,7 @@ BY_ADDRESS = {"global", "user:ip=127.0.0.1", "user:ip=127.0.0.1:api:/api/*"}
 
 
 async def test_ten_requests_at_once_take_three_tokens_from_each_bucket(front: Front) -> None:
-    await front.set_limits(**STILL)
+    await front.set_limits(**NO_REFILL)
     replies = await front.get("user1", 10)
     assert statuses(replies) == {200: 3, 429: 7}
     taken = {key: round(tokens, 3) for key, tokens in (await front.buckets()).items()}
@@ -44,7 +44,7 @@ async def test_two_seconds_later_by_the_clock_of_the_store_two_more_pass(front: 
 
 async def test_five_users_share_the_global_bucket(front: Front) -> None:
     """Ten of fifteen requests pass. A user that the global bucket denied keeps their own tokens."""
-    await front.set_limits(**STILL)
+    await front.set_limits(**NO_REFILL)
     users = [f"user{n}" for n in range(5)]
     replies = await asyncio.gather(*(front.get(user, 3) for user in users))
     passed = {user: statuses(got).get(200, 0) for user, got in zip(users, replies, strict=True)}
@@ -59,7 +59,7 @@ async def test_five_users_share_the_global_bucket(front: Front) -> None:
 
 async def test_three_replicas_under_load_share_one_bucket(front: Front) -> None:
     """300 requests of 30 users for 40 tokens: 40 pass, and every replica decides some of them."""
-    await front.set_limits(global_capacity=40, user_capacity=100, user_api_capacity=100, **STILL)
+    await front.set_limits(global_capacity=40, user_capacity=100, user_api_capacity=100, **NO_REFILL)
     before = await _requests_by_replica(front)
     replies = await asyncio.gather(*(front.get(f"user{n}", 10) for n in range(30)))
     assert_one_bucket([reply for got in replies for reply in got], 40)
@@ -136,7 +136,7 @@ async def test_the_access_log_holds_the_metadata_of_a_denial(front: Front) -> No
 
 
 async def test_a_script_flush_between_requests_goes_unnoticed(front: Front) -> None:
-    await front.set_limits(**STILL)
+    await front.set_limits(**NO_REFILL)
     await front.get("user1", 2)
     await front.store.script_flush()
     assert statuses(await front.get("user1", 5)) == {200: 1, 429: 4}
@@ -147,7 +147,7 @@ async def test_without_an_id_the_address_is_charged_whatever_the_client_claims(
     front: Front, header: str
 ) -> None:
     """Each request claims another address, and all share one bucket."""
-    await front.set_limits(**STILL)
+    await front.set_limits(**NO_REFILL)
     replies = [await front.http.get("/api/ping", headers={header: f"198.51.100.{n}"}) for n in range(5)]
     assert statuses(replies) == {200: 3, 429: 2}
     assert (await front.buckets()).keys() == BY_ADDRESS
@@ -260,6 +260,6 @@ async def test_no_spelling_of_a_path_escapes_its_bucket(
 
 
 async def test_health_is_never_limited_even_with_empty_buckets(front: Front) -> None:
-    await front.set_limits(**STILL)
+    await front.set_limits(**NO_REFILL)
     await front.get("user1", 12)
     assert statuses(await front.get("user1", 20, path="/health")) == {200: 20}
