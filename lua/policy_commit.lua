@@ -1,22 +1,24 @@
---[[ Records a revision of the policy if the caller's view is current, else nothing. The clock is TIME.
+--[[ Records a revision of the policy, unless the caller's view is out of date. The clock is TIME.
 
-A commit also writes the text to the config key, over the value that the caller has seen. An adoption records
-what was written or deleted directly and leaves the config key as it is. Its repetition has no effect.
+A commit also writes its text to the config key, which must still have the value that the caller read. An
+adoption records a direct write or deletion of the config key and leaves the key unchanged. Repeating an adoption
+has no effect.
 
 KEYS  1  the config key: the text in force
       2  {CONFIG_KEY}:revisions, a hash:
            head    number of the newest revision; absent: 0
            stored  sha1hex of the config key's value after the newest revision; '' or absent: no key
            NUMBER  JSON of each of the last 100: number, at_us, sha256, author, note, text
-ARGV  1  number of the newest revision that the caller knows; '' accepts any
-      2  state of the config key that the caller has seen: sha1hex of its value, '' absent, 'WRONGTYPE' not a string
-      3  channel on which the new number is published
+ARGV  1  number of the newest revision that the caller knows; '' skips this check
+      2  state of the config key that the caller read: sha1hex of its value, '' absent, 'WRONGTYPE' not a string
+      3  channel to publish the new number on
       4  the revision's JSON from sha256 on, with the closing brace
       5  the text to write to the config key; absent: an adoption
-RETURN      1 recorded, 0 not; number of the newest revision; its JSON, or '' when it is not kept. A repeated
+RETURN      1 recorded, 0 not recorded; number of the newest revision; its JSON, or '' if it is not kept. A repeated
             adoption returns 1 and the newest revision
-INVARIANT   numbers go up by one; at most 100 revisions are kept; `stored` reveals direct writes; all or nothing
-COMPLEXITY  O(bytes of the old text and of the new one)
+INVARIANT   numbers increase by one; at most 100 revisions are kept; `stored` reveals direct writes; all or nothing is
+            written
+COMPLEXITY  O(bytes of the old and the new text)
 ]]
 local KEPT = 100
 local MICRO = 1000000
@@ -42,12 +44,12 @@ if known ~= '' and tonumber(known) ~= head then return newest(0) end
 if sha1_at_config() ~= seen then return newest(0) end
 if not text and stored == seen then return newest(1) end
 
--- Numbers are formatted with %.0f, never as 1e+15. The caller encodes the rest: cjson knows only doubles.
+-- %.0f never prints a number as 1e+15. The caller encodes the other fields, because cjson knows only doubles.
 local number, time = format('%.0f', head + 1), redis.call('TIME')
 local now = format('%.0f', time[1] * MICRO + time[2])
 local revision = '{"number":' .. number .. ',"at_us":' .. now .. ',' .. rest
 
--- PUBLISH comes first because the user may lack the right: nothing is written then. Redis sends the message
+-- PUBLISH comes first: if an ACL forbids it, the script fails before it writes anything. Redis sends the message
 -- when the script ends.
 redis.call('PUBLISH', channel, number)
 redis.call('HSET', KEYS[2], number, revision, 'head', number, 'stored', text and redis.sha1hex(text) or seen)

@@ -1,29 +1,29 @@
---[[ Takes each decision's cost from all of its tiers, or from none. The clock is this server's TIME.
+--[[ Takes the cost of each decision from all of its tiers, or from none. The clock is TIME of this server.
 
-Tiers in shadow cannot deny. When the other tiers could pay, the cost is taken from all tiers in shadow, or from
+Tiers in shadow cannot deny. If the other tiers can pay, the cost is also taken from all tiers in shadow, or from
 none of them.
 
-Decisions are made in order; each sees what the ones before it took. Amounts are whole microtokens, instants
-whole microseconds. A double holds both exactly up to 2^53, so they are printed with %.0f, never as 1e+15.
-The arithmetic is that of ratelimitd/core/bucket.py, to the bit.
+Decisions are made in order; each one sees the effect of those before it. Amounts are whole microtokens, and
+times are whole microseconds. A double holds both exactly up to 2^53; %.0f prints them without an exponent. The
+arithmetic is bit for bit that of ratelimitd/core/bucket.py.
 
-KEYS  1..n  per decision, one hash per tier, those in shadow last. Decisions may share keys; the keys of one
-            decision all differ
-              tokens  tokens left, in decimal, to the millionth
-              last    when they were counted, in us since the epoch
+KEYS  1..n  per decision, one hash per tier, tiers in shadow last. Decisions may share keys; the keys of one
+            decision differ
+              tokens  tokens left, a decimal number with up to six places
+              last    when they were counted (us since the epoch)
 ARGV  1     number of kinds K
       K kinds, each:
               cost       microtokens
-              dry_run    1: decide, and take nothing; 0: take
+              dry_run    1: decide but take nothing; 0: take
               tiers      number of tiers that can deny
               in_shadow  number of tiers in shadow
-              then per tier, those in shadow last: capacity (tokens), refill_rate (tokens per s)
-      then per decision: the number of its kind, from 1
-RETURN      per decision: 0 denied, 1 allowed, 2 allowed although its tiers in shadow would deny; then per tier,
-            in the order of its keys: microtokens left
-INVARIANT   0 <= tokens <= capacity; a denial writes nothing, nor does a dry run or a cost of 0; last never goes
-            back; a key expires only once its bucket is full again
-COMPLEXITY  O(keys + tiers of all decisions), whatever the number of users or the history
+              then per tier, tiers in shadow last: capacity (tokens), refill_rate (tokens per s)
+      then per decision: the number of its kind, starting at 1
+RETURN      per decision: 0 denied, 1 allowed, 2 allowed but denied by its tiers in shadow; then per tier, in the
+            order of its keys: microtokens left
+INVARIANT   0 <= tokens <= capacity; a denial, a dry run and a cost of 0 write nothing; last never decreases; a
+            key never expires before its bucket is full again
+COMPLEXITY  O(keys + tiers of all decisions), independent of the number of users and of past requests
 ]]
 local MICRO = 1000000
 local EXPIRY_MARGIN_US = 1000000
@@ -52,7 +52,7 @@ for kind = 1, argument() do
   }
 end
 
--- A bucket that is absent, or whose fields are not valid numbers, counts as full: it stays nil here.
+-- A bucket that is absent or has invalid fields counts as full: its tokens and last stay nil.
 local read, tokens, last = {}, {}, {}
 for _, key in ipairs(KEYS) do
   if not read[key] then
@@ -68,8 +68,8 @@ end
 local reply, keys_done = {}, 0
 local charged_capacity, charged_refill_rate = {}, {}
 
--- Takes the cost from tiers `from` to `to` of the next decision, all or none, unless `wanted` is false; appends
--- the tokens left to the reply.
+-- Takes the cost from all of the tiers `from` to `to` of the next decision, or from none. Takes nothing if
+-- `wanted` is false. Appends the microtokens left in each tier to the reply, and returns whether all can pay.
 local function take(kind, from, to, wanted)
   local capacity, refill_rate, cost = kind.capacity, kind.refill_rate, kind.cost
   local allowed, before = true, #reply - from + 1
@@ -101,7 +101,7 @@ while at <= #ARGV do
   keys_done = keys_done + kind.all
 end
 
--- Whole tokens are printed as 2, others as 1.500000: six digits lose nothing.
+-- Whole tokens are printed as 2, others as 1.500000. A microtoken is the sixth place, so no digit is lost.
 for key, capacity in pairs(charged_capacity) do
   local left = tokens[key]
   local full_in_us = last[key] - now + (capacity - left) / charged_refill_rate[key]
