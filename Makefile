@@ -1,4 +1,4 @@
-# Every target builds the locked environment in .venv first, with uv, which it fetches itself when missing.
+# Each target first builds the locked environment in .venv with uv, and installs uv if it is missing.
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.tools/bin/uv)
 BIN := .venv/bin
@@ -15,29 +15,29 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 18
 
-demo: .venv/ready ## see it work: real store, real Envoy, two replicas (ARGS=--once ends after the show)
+demo: .venv/ready ## run the demo: real store, real Envoy, two replicas (ARGS=--once exits after the output)
 	@$(BIN)/ratelimitd demo $(ARGS)
 
 test: .venv/ready ## run every test that needs no Docker, one worker per core (ARGS are pytest's)
 	@$(BIN)/pytest --numprocesses auto --dist loadgroup $(ARGS)
 
-lint: .venv/ready ## check style, types and the direction of imports
+lint: .venv/ready ## check style, types and import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-fix: .venv/ready ## format, and mend what ruff can mend
+fix: .venv/ready ## format the code and apply the automatic fixes of ruff
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: .venv/ready ## measure what a decision costs: bench/README.md (ARGS=--quick tries it in half a minute)
+bench: .venv/ready ## measure the cost of a decision, see bench/README.md (ARGS=--quick takes half a minute)
 	@$(BIN)/python -m bench $(ARGS)
 
 generate: .venv/ready ## compile proto/ into ratelimitd/transport/_pb
 	@$(BIN)/python proto/generate.py
 
-lock: $(UV) ## renew requirements/ and backend/requirements.txt from what pyproject.toml and backend/ ask for
+lock: $(UV) ## update the locked requirements of the package and of backend/
 	@$(UV) pip compile $(COMPILE) pyproject.toml --extra admin --extra fast -o requirements/runtime.txt
 	@$(UV) pip compile $(COMPILE) --group build -o requirements/build.txt
 	@$(UV) pip compile $(COMPILE) pyproject.toml --extra admin --extra demo --extra fast --group dev -o requirements/dev.txt
