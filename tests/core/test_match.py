@@ -171,7 +171,7 @@ async def test_a_policy_with_all_tiers_off_does_not_use_the_store() -> None:
 async def test_in_an_outage_the_route_decides_else_the_tiers_that_can_deny(
     user: dict[str, Any], route: dict[str, Any], reply: ResponseKind
 ) -> None:
-    """The setting is `deny` when the tier `user` has no rule of its own, else `allow`."""
+    """The setting is `deny` if the tier `user` has no fields of its own here, else `allow`."""
     tiers = {"global": "off", "user": LIMIT | user, "user_api": "off"}
     policy = compiled(document(tiers=tiers, routes=[{"path": "/a"} | route]))
     setting = OnStoreError.ALLOW if user else OnStoreError.DENY

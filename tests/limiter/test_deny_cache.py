@@ -1,7 +1,7 @@
 """Tests of the deny cache: it denies only what the store would deny at that instant, with the right wait.
 
-The first tests try single behaviours, the next ones any history, both with a store in memory. The last ones
-use a real store.
+The first tests try single behaviours, the next ones random histories, both with a store in memory. The last
+ones use a real store.
 """
 
 import asyncio
@@ -182,7 +182,7 @@ async def test_a_cost_above_the_capacity_is_denied_locally_while_trusted() -> No
 
 @pytest.mark.parametrize("changed", [Limit(4, 2.0), Limit(3, 1.0)])
 async def test_a_request_with_a_changed_limit_reaches_the_store(changed: Limit) -> None:
-    """A limit that is equal, though not the same object, does not."""
+    """A request with an equal limit does not, even if that limit is another object."""
     store = Store()
     cache = store.cache()
     await empty(store, cache, "k")
@@ -247,7 +247,7 @@ async def test_the_least_recently_used_bucket_is_evicted() -> None:
 
 
 async def test_rewriting_an_entry_counts_as_use() -> None:
-    """This also holds for an entry that was not trusted any more."""
+    """This includes an entry whose trust has expired."""
     store = Store()
     cache = store.cache(max_entries=2)
     await empty(store, cache, "a", "b")
@@ -326,7 +326,7 @@ async def test_in_an_outage_only_requests_that_need_the_store_fail() -> None:
     assert not (await cache.take(request())).allowed
 
 
-# Any history.
+# Random histories.
 
 
 @dataclass(frozen=True)
@@ -451,7 +451,7 @@ class World:
                 continue
             remembered = moment.remembered[key]
             unspent = refill(remembered.bucket, limit, moment.now_us).tokens
-            # Minus a microtoken, because the product of two doubles may be rounded up to a whole number.
+            # One microtoken less, because the product of two doubles may be rounded up to a whole number.
             assert wait_us(cost - unspent - 1, limit.refill_rate) <= denial_us
             if name is denying:
                 rounding_us = ceil(4 / limit.refill_rate) + 1
