@@ -35,7 +35,7 @@ class ConflictError(RatelimitdError):
 
 
 class UnknownRevisionError(RatelimitdError):
-    """A revision does not exist, or is no longer kept."""
+    """A revision does not exist, or was removed."""
 
 
 class RequestSpecError(RatelimitdError):

@@ -1,4 +1,4 @@
-"""Deadlines for everything that the admin service asks of the store, so that no request waits forever."""
+"""Deadlines for all calls of the admin service to the store, so that no request waits forever."""
 
 import asyncio
 from collections.abc import AsyncIterator

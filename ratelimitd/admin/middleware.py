@@ -1,4 +1,4 @@
-"""Middleware for every request: limits on the body, security headers, a JSON answer to internal errors."""
+"""Middleware for all requests: limits on the body, security headers, a JSON answer to internal errors."""
 
 import asyncio
 from http import HTTPStatus

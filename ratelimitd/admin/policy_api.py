@@ -125,7 +125,7 @@ async def put_policy(
 async def _applied_response(
     control: Control, applied: AppliedRevision, wait_s: float, response: Response
 ) -> AppliedRevision:
-    """Returns the response to a change, after waiting up to `wait_s` for every replica to run it.
+    """Returns the response to a change, after waiting up to `wait_s` until each replica runs it.
 
     Raises WaitError, and a StoreError that says that the change is accepted.
     """

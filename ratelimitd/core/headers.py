@@ -69,7 +69,7 @@ def denied_fields(tier: TierName, retry_after_s: int) -> Headers:
 def grpc_fields(request: Request, code: GrpcCode) -> Headers:
     """The status of a refusal for a gRPC client, which sees HTTP 200 in any case; none for other clients.
 
-    Without this field Envoy reports UNAVAILABLE for every refusal. Envoy sets grpc-message itself, to the
+    Without this field Envoy reports each refusal as UNAVAILABLE. Envoy sets grpc-message itself, to the
     body.
     """
     if not request.headers.get("content-type", "").startswith("application/grpc"):

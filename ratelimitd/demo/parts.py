@@ -61,7 +61,7 @@ def envoy(config: Path, admin: TcpAddress) -> Part:
 
 
 def envoy_command(config: Path) -> list[str]:
-    """Returns the command that runs Envoy. Raises ChildError if there is no Envoy for this machine."""
+    """Returns the command that runs Envoy. Raises ChildError if this machine has no Envoy."""
     quiet = ("--log-level", "warning", "--disable-hot-restart")
     flush = ("--file-flush-interval-msec", "200")  # so that the access log soon shows a request
     return [envoy_binary(), "-c", str(config), *quiet, "--concurrency", "2", *flush]

@@ -28,7 +28,7 @@ class _Schema(GenerateJsonSchema):
         return found
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic's hook
-        """Returns False for every field."""
+        """Returns False, whatever the field is."""
         return False
 
 

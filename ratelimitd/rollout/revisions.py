@@ -87,8 +87,8 @@ class Revisions:
             revision = decoded(await self._client.hget(self._key, str(number)))
         if revision is None:
             newest = await self._head()
-            kept = f"kept are {max(1, newest - KEPT + 1)} to {newest}" if newest else "none was accepted yet"
-            raise UnknownRevisionError(f"there is no revision {number}: {kept} (policy history)")
+            kept = f"{max(1, newest - KEPT + 1)} to {newest} are kept" if newest else "none was accepted yet"
+            raise UnknownRevisionError(f"revision {number} does not exist; {kept} (policy history)")
         return revision
 
     async def newest(self, snapshot: PolicySnapshot) -> Revision:

@@ -75,7 +75,7 @@ class Link:
     It connects at the first call, so the store may start later than its users.
 
     Args:
-        connect: makes a connection; called for every attempt.
+        connect: makes a connection; called at each attempt.
         now_s: a monotonic clock, in seconds.
         silence_s: how long a call waits for a connection, and then for a store that sends nothing.
     """

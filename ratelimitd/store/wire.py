@@ -20,8 +20,8 @@ Argument = str | bytes | int | float
 ReplyCallback = Callable[[Any], None]
 """Called once with the reply (bytes, int, None or a list of these) or with one of redis-py's errors.
 
-A ResponseError means that the store refused the command. A ConnectionError means that there is no connection
-or that it ended; the store may have carried out the command.
+A ResponseError means that the store refused the command. A ConnectionError means that no connection could
+be made or that it ended; the store may have carried out the command.
 """
 
 pack: Callable[[tuple[Argument, ...]], bytes] = pack_command  # type: ignore[assignment] # its stub allows one argument only

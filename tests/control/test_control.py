@@ -119,7 +119,7 @@ async def test_a_refused_text_is_reported_and_can_be_replaced(control: Control, 
 
 
 async def test_a_rollback_to_an_unknown_revision_is_an_error(control: Control) -> None:
-    with pytest.raises(UnknownRevisionError, match="no revision 7"):
+    with pytest.raises(UnknownRevisionError, match="revision 7 does not exist"):
         await control.rollback(7, author="bob", note="", expected=None)
 
 

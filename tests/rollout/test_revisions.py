@@ -116,13 +116,15 @@ async def test_history_is_newest_first_and_the_last_100_are_kept(store: Redis, r
     assert await revisions.history(0) == []
     assert await store.hlen(HASH) == KEPT + len(("head", "stored"))
     assert (await revisions.get(4)).text == "text 4"
-    with pytest.raises(UnknownRevisionError, match=r"no revision 3: kept are 4 to 103"):
+    with pytest.raises(UnknownRevisionError, match=r"revision 3 does not exist; 4 to 103 are kept"):
         await revisions.get(3)
 
 
 @pytest.mark.parametrize("number", [1, -1])
 async def test_an_unknown_revision_is_named_in_the_error(revisions: Revisions, number: int) -> None:
-    with pytest.raises(UnknownRevisionError, match=f"no revision {number}: none was accepted yet"):
+    with pytest.raises(
+        UnknownRevisionError, match=f"revision {number} does not exist; none was accepted yet"
+    ):
         await revisions.get(number)
 
 
@@ -333,7 +335,7 @@ async def test_a_damaged_revision_counts_as_lost(store: Redis, revisions: Revisi
     await commit(revisions, "two")
     await store.hset(HASH, "2", '{"number":"2"}')
     assert [revision.number for revision in await revisions.history()] == [1]
-    with pytest.raises(UnknownRevisionError, match="no revision 2"):
+    with pytest.raises(UnknownRevisionError, match="revision 2 does not exist"):
         await revisions.head()
     with pytest.raises(ConflictError, match=r"^revision 2 was accepted meanwhile; review it"):
         await revisions.commit("x", author="bob", note="", expected=1, over=sha1_of(b"two"))

@@ -82,7 +82,7 @@ async def test_show_prints_an_earlier_revision() -> None:
     assert (await run("policy", "show", "--revision", "1", "--json")).json["number"] == 1
     unknown = await run("policy", "show", "--revision", "7")
     assert (unknown.status, unknown.out) == (Exit.FAILED, "")
-    assert unknown.err == "ratelimitd: there is no revision 7: kept are 1 to 2 (policy history)\n"
+    assert unknown.err == "ratelimitd: revision 7 does not exist; 1 to 2 are kept (policy history)\n"
 
 
 async def test_an_invalid_policy_changes_nothing_and_all_problems_are_printed(store: Redis) -> None:

@@ -25,7 +25,7 @@ def check_request() -> CheckRequest:
 
 
 def test_a_request_is_read_whole() -> None:
-    """The query is no part of the path; the route's pattern comes from the context extensions."""
+    """The query is not part of the path; the route's pattern comes from the context extensions."""
     message = check_request()
     message.attributes.request.http.headers["x-user-id"] = "user1"
     message.attributes.context_extensions["api"] = "/api/*"

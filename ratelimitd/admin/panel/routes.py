@@ -29,7 +29,7 @@ PAGES: tuple[tuple[str, Handler], ...] = (
     ("/admin/explain", explain),
     ("/admin/buckets", buckets),
 )
-"""Pages for every key."""
+"""Pages that each key may open."""
 
 CONFIRMATIONS: tuple[tuple[str, Handler], ...] = (
     ("/admin/history/{number}/rollback", confirm_rollback),

@@ -1,4 +1,4 @@
-"""Lines of problems in a policy text, for every notation of the text."""
+"""Lines of problems in a policy text, in each notation of the text."""
 
 import json
 
