@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from ratelimitd.core.identity import address_key
-from ratelimitd.core.tiers import TierName
+from ratelimitd.core.tiers import TIERS, TierName
 from ratelimitd.policy.field_types import key_of_address, per_second
-from ratelimitd.policy.overrides import MAX_OVERRIDES
-from ratelimitd.policy.routes import MAX_ROUTES
+from ratelimitd.policy.limits import LimitEntry, LimitingPart
+from ratelimitd.policy.overrides import MAX_OVERRIDES, OverrideEntry
+from ratelimitd.policy.routes import MAX_ROUTES, RouteEntry
 from tests.policy.documents import document, full, problems
 
 LIMIT = {"capacity": 10, "refill_rate": 1}
@@ -246,3 +247,10 @@ def test_a_rate_text_is_tokens_per_unit(text: str, rate: float) -> None:
     tier = dict(tiers.items())[TierName.USER]
     assert tier is not None
     assert tier.tokens_per_s == rate
+
+
+@pytest.mark.parametrize("part", [RouteEntry, OverrideEntry])
+def test_a_field_named_after_a_tier_holds_its_limit(part: type[LimitingPart]) -> None:
+    for name in TIERS:
+        if name in part.model_fields:
+            assert part.model_fields[name].annotation == LimitEntry | None
