@@ -18,7 +18,7 @@ from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.settings import Settings, load
 from ratelimitd.store.client import open_client
 from ratelimitd.transport.client import CheckReply
-from tests.limits import KEY
+from tests.example_limits import KEY
 from tests.replicas import replica
 
 WRITE_KEY = "write-key-0123456"

@@ -15,7 +15,7 @@ from ratelimitd.errors import CheckCallError
 from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
 from ratelimitd.rollout.replicas import Replicas
 from tests.admin.conftest import READ_KEY, WRITE_KEY, Service, run_replica
-from tests.limits import KEY, limits_json
+from tests.example_limits import KEY, limits_json
 from tests.replicas import replica
 
 V1 = "/admin/api/v1"

@@ -13,7 +13,7 @@ from ratelimitd.admin.authentication import MAX_DELAYED
 from ratelimitd.control.control import Control
 from ratelimitd.settings import Settings
 from tests.admin.conftest import KEYS, WRITE_KEY, Connect, Service
-from tests.waiting import eventually
+from tests.eventually import eventually
 
 POLICY = "/admin/api/v1/policy"
 

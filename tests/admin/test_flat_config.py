@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 
 from ratelimitd.control.control import Control
 from tests.admin.conftest import READ_KEY, Connect
-from tests.limits import EXAMPLE_LIMITS, KEY, limits_json
+from tests.example_limits import EXAMPLE_LIMITS, KEY, limits_json
 
 CONFIG = "/admin/config"
 TIERS: dict[str, dict[str, object]] = {

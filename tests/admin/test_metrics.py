@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from ratelimitd.admin.metrics import MAX_NAMES, bounded
 from ratelimitd.rollout.replicas import Replicas
 from tests.admin.conftest import run_replica
-from tests.limits import KEY, limits_json
+from tests.example_limits import KEY, limits_json
 
 Series = dict[tuple[str, str], float]
 

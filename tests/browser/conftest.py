@@ -19,8 +19,8 @@ from ratelimitd.process.child import child
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.settings import PREFIX, env_name, load
 from ratelimitd.store.client import open_client
-from tests.limits import NO_REFILL, limits_json
-from tests.programs import unavailable
+from tests.example_limits import NO_REFILL, limits_json
+from tests.required_programs import unavailable
 from tests.system.conftest import client_of
 
 ADMIN = [sys.executable, "-P", "-m", "ratelimitd", "admin"]

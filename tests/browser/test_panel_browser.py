@@ -7,8 +7,8 @@ import pytest
 from playwright.async_api import Locator, Page, Route, expect
 
 from tests.browser.conftest import NAME, PATIENCE_MS, WRITE_KEY, System, Visit
-from tests.limits import KEY, NO_REFILL, limits_json, statuses
-from tests.waiting import eventually
+from tests.eventually import eventually
+from tests.example_limits import KEY, NO_REFILL, limits_json, statuses
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("browser")]
 expect.set_options(timeout=PATIENCE_MS)

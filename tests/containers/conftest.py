@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 
 from tests.containers.engine import CALL_S, Container, EngineError, Project, run, why_no_engine
-from tests.limits import KEY, new_limits_json, until_in_force
-from tests.programs import unavailable
-from tests.waiting import eventually
+from tests.eventually import eventually
+from tests.example_limits import KEY, new_limits_json, until_in_force
+from tests.required_programs import unavailable
 
 REPLICAS = 3
 UP_S = 600.0

@@ -10,7 +10,7 @@ import pytest_asyncio
 from ratelimitd.policy.text import digest_of
 from tests.containers.conftest import REPLICAS, Front
 from tests.containers.engine import ADMIN_KEY
-from tests.limits import EXAMPLE_LIMITS, KEY, limits_json, statuses
+from tests.example_limits import EXAMPLE_LIMITS, KEY, limits_json, statuses
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

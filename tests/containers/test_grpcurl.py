@@ -9,8 +9,8 @@ from google.protobuf import json_format
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from tests.containers.conftest import REPLICAS, Front, target
 from tests.containers.engine import run
-from tests.limits import NO_REFILL
-from tests.programs import PATH, need
+from tests.example_limits import NO_REFILL
+from tests.required_programs import PATH, need
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

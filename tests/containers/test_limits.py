@@ -8,8 +8,8 @@ import pytest
 
 from tests.containers.conftest import REPLICAS, Front
 from tests.containers.engine import Project
-from tests.limits import EXAMPLE_LIMITS, KEY, NO_REFILL, assert_one_bucket, limits_json, statuses
-from tests.waiting import eventually
+from tests.eventually import eventually
+from tests.example_limits import EXAMPLE_LIMITS, KEY, NO_REFILL, assert_one_bucket, limits_json, statuses
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.containers.conftest import REPLICAS, Front
 from tests.containers.engine import run
-from tests.limits import NO_REFILL, statuses
-from tests.waiting import eventually
+from tests.eventually import eventually
+from tests.example_limits import NO_REFILL, statuses
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

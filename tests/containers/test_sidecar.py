@@ -8,8 +8,8 @@ import pytest_asyncio
 
 from tests.containers.conftest import REPLICAS, UP_S, Front
 from tests.containers.engine import EngineError, Project, run
-from tests.limits import KEY, NO_REFILL, limits_json, statuses
-from tests.waiting import eventually
+from tests.eventually import eventually
+from tests.example_limits import KEY, NO_REFILL, limits_json, statuses
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

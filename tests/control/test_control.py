@@ -19,10 +19,10 @@ from ratelimitd.rollout.revision import EXTERNAL
 from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.settings import load
 from tests.core.fakes import check_over
-from tests.limiters import ScriptLimiter
-from tests.limits import KEY, limits_json
+from tests.eventually import eventually
+from tests.example_limits import KEY, limits_json
 from tests.replicas import replica
-from tests.waiting import eventually
+from tests.script_limiter import ScriptLimiter
 
 SETTINGS = load({}, {})
 FULL = """

@@ -25,7 +25,7 @@ from ratelimitd.limiter.deny_cache import RECOUNT_US, TRUST_US, DenyCache, monot
 from ratelimitd.store.client import open_client
 from tests.core.fakes import OracleLimiter
 from tests.core.take_requests import take_request
-from tests.limiters import ScriptLimiter
+from tests.script_limiter import ScriptLimiter
 
 LIMIT = Limit(3, 2.0)
 """One token refills in half a second, which is less than TRUST_US."""

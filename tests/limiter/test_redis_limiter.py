@@ -19,7 +19,7 @@ from ratelimitd.limiter.take_script import decode
 from ratelimitd.store.client import connector
 from ratelimitd.store.link import Link
 from tests.core.take_requests import take_request
-from tests.limiters import ScriptLimiter, take_batch
+from tests.script_limiter import ScriptLimiter, take_batch
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from ratelimitd.policy.problems import MAX_PROBLEMS
 from ratelimitd.policy.routes import MAX_METHODS, MAX_ROUTES
 from ratelimitd.policy.text import DEFAULT_TEXT, MAX_BYTES, digest_of, parse
 from ratelimitd.policy.yaml_reader import plain_scalar
-from tests.limits import limits_json
+from tests.example_limits import limits_json
 from tests.policy.documents import VALID_DOCUMENTS, document, full, problems
 
 

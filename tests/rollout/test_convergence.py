@@ -17,7 +17,7 @@ from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.settings import Settings, load
 from ratelimitd.store.client import open_client
-from tests.limits import KEY, limits_json
+from tests.example_limits import KEY, limits_json
 from tests.replicas import replica
 
 SETTINGS: Settings = load({}, {})

@@ -16,9 +16,9 @@ from ratelimitd.rollout.replicas import Replica, Replicas
 from ratelimitd.rollout.revision import EXTERNAL
 from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.store.client import open_client
-from tests.limits import KEY, limits_json
+from tests.eventually import eventually
+from tests.example_limits import KEY, limits_json
 from tests.replicas import replica
-from tests.waiting import eventually
 
 GOOD, BETTER = limits_json(), limits_json(user_capacity=6)
 BAD = limits_json(user_rate=-1)
@@ -72,7 +72,7 @@ async def test_an_absent_key_is_the_default_policy_and_not_a_revision(store: Red
     assert (await Revisions(store, KEY).head()).number == 0
 
 
-async def test_a_direct_write_is_in_force_at_the_next_poll_and_becomes_a_revision(
+async def test_a_direct_write_is_in_force_at_the_next_poll_as_a_new_revision(
     store: Redis,
 ) -> None:
     """So does a deletion, which brings the default policy back. The key itself is not changed."""

@@ -10,7 +10,7 @@ from ratelimitd.core.model import MICRO
 from ratelimitd.errors import StoreError
 from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.store.client import open_client
-from tests.limits import KEY
+from tests.example_limits import KEY
 from tests.replicas import replica
 
 HASH = f"{{{KEY}}}:replicas"

@@ -17,7 +17,7 @@ from ratelimitd.policy.text import DEFAULT_TEXT
 from ratelimitd.rollout.revision import EXTERNAL, WRONG_TYPE, Revision, sha1_of
 from ratelimitd.rollout.revisions import KEPT, Revisions
 from ratelimitd.store.client import open_client
-from tests.limits import KEY
+from tests.example_limits import KEY
 
 HASH = f"{{{KEY}}}:revisions"
 

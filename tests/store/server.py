@@ -13,8 +13,8 @@ from hiredis import Reader
 
 from ratelimitd.store.client import connector
 from ratelimitd.store.link import Link
-from tests.limiters import complete
-from tests.waiting import WAIT_S, eventually
+from tests.eventually import WAIT_S, eventually
+from tests.script_limiter import complete
 
 
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

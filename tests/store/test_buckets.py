@@ -12,7 +12,7 @@ from ratelimitd.errors import StoreError
 from ratelimitd.store.buckets import Buckets
 from ratelimitd.store.client import open_client
 from tests.core.take_requests import take_request
-from tests.limiters import ScriptLimiter
+from tests.script_limiter import ScriptLimiter
 
 
 async def test_buckets_are_read_to_the_microtoken(store: Redis) -> None:

@@ -13,16 +13,16 @@ from redis.exceptions import ConnectionError as NotConnectedError
 
 from ratelimitd.store.client import connector, negotiate, new_connection
 from ratelimitd.store.link import Connection, Link
-from tests.programs import need
+from tests.eventually import eventually
+from tests.required_programs import need
 from tests.store.server import Clock, Server, execute, on_both_loops, opened, serving
-from tests.waiting import eventually
 
 SILENT_S = 0.02
 
 
 @pytest.mark.parametrize("how", ["close", "abort"])
 @on_both_loops
-async def test_calls_on_a_broken_connection_fail_and_the_next_call_gets_a_new_one(
+async def test_calls_on_a_broken_connection_fail_and_the_next_one_reconnects(
     tmp_path: Path, how: str
 ) -> None:
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s") as link:

@@ -16,8 +16,8 @@ from redis.exceptions import ConnectionError as NotConnectedError
 
 from ratelimitd.store.client import connector
 from ratelimitd.store.link import Link
+from tests.eventually import eventually
 from tests.store.server import Clock, execute, on_both_loops, opened, serving
-from tests.waiting import eventually
 
 SILENT_S = 0.02
 

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from ratelimitd.cli import main
 from ratelimitd.core.model import MICRO
 from ratelimitd.rollout.replicas import LIVE_S, Replicas
-from tests.limits import KEY
+from tests.example_limits import KEY
 from tests.replicas import replica
 
 FULL = """\

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from ratelimitd.demo.stack import Stack, running_stack
 from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.store.client import open_client
-from tests.limits import KEY, new_limits_json, until_in_force
+from tests.example_limits import KEY, new_limits_json, until_in_force
 
 GRPCIO = ("--transport", "grpcio")
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.waiting import WAIT_S
+from tests.eventually import WAIT_S
 
 
 @asynccontextmanager

@@ -19,8 +19,8 @@ from ratelimitd import __version__
 from ratelimitd.cli.main import app
 from ratelimitd.process.loopback import free_port
 from ratelimitd.settings import Settings
+from tests.eventually import eventually
 from tests.system.processes import end_of, left_running, line_with, run, started
-from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 BOTH = pytest.mark.parametrize("transport", ["grpcio", "fast"])

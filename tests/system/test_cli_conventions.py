@@ -20,7 +20,7 @@ from ratelimitd.display import age, tokens
 from ratelimitd.errors import RatelimitdError, StoreError
 from ratelimitd.process.loopback import free_port
 from ratelimitd.store.client import new_connection
-from tests.limits import limits_json
+from tests.example_limits import limits_json
 from tests.system.command import FULL, UNREACHABLE, apply, on_a_terminal, process, publish, run, visible
 
 pytestmark = pytest.mark.usefixtures("operator")

@@ -11,7 +11,7 @@ from ratelimitd.cli.exits import Exit
 from ratelimitd.policy.schema import schema_text
 from ratelimitd.policy.text import DEFAULT_TEXT
 from ratelimitd.rollout.replicas import Replicas
-from tests.limits import KEY, limits_json
+from tests.example_limits import KEY, limits_json
 from tests.system.command import FULL, UNREACHABLE, apply, publish, run
 
 pytestmark = pytest.mark.usefixtures("operator")
@@ -119,7 +119,7 @@ async def test_wait_ends_when_every_replica_runs_the_revision(store: Redis) -> N
     assert done.out.splitlines()[1] == "every replica runs it: one:1, two:2"
 
 
-async def test_a_timeout_of_wait_names_the_replicas_behind_and_keeps_the_revision(store: Redis) -> None:
+async def test_a_wait_timeout_names_the_replicas_behind_and_keeps_the_revision(store: Redis) -> None:
     await publish(store, "one:1", 1)
     await publish(store, "late:2", 0)
     done = await run("policy", "apply", "-", "--wait", "--timeout-s", "0.2", "--json", text=limits_json())

@@ -10,7 +10,7 @@ from ratelimitd import settings
 from ratelimitd.app import run_service
 from ratelimitd.cli.exits import Exit
 from ratelimitd.process.loopback import free_port
-from tests.limits import NO_REFILL, limits_json
+from tests.example_limits import NO_REFILL, limits_json
 from tests.system.command import apply, on_a_terminal, run
 
 pytestmark = pytest.mark.usefixtures("operator")

@@ -19,10 +19,10 @@ from ratelimitd.process.child import child
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.store.client import open_client
 from ratelimitd.transport.fast import bootstrap
-from tests.limits import KEY, NO_REFILL, limits_json, statuses
+from tests.eventually import eventually
+from tests.example_limits import KEY, NO_REFILL, limits_json, statuses
 from tests.system.processes import run
 from tests.system.test_working_directory import SHADOWING, shadow
-from tests.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("envoy-command")]
 

@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 
 from ratelimitd.address import TcpAddress
-from tests.limits import NO_REFILL, assert_one_bucket, statuses
+from tests.eventually import eventually
+from tests.example_limits import NO_REFILL, assert_one_bucket, statuses
 from tests.system.conftest import Front
-from tests.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("front")]
 
@@ -75,7 +75,7 @@ async def _requests_by_replica(front: Front) -> dict[str, int]:
     return {row[1]: int(row[3]) for row in rows if row[0] == "ratelimitd" and row[2] == "rq_total"}
 
 
-async def test_an_allowed_response_has_the_rate_limit_headers_and_the_body_of_the_backend(
+async def test_an_allowed_response_has_rate_limit_headers_and_the_backends_body(
     front: Front,
 ) -> None:
     await front.set_limits()

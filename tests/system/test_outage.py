@@ -15,9 +15,9 @@ from ratelimitd.demo.stack import Stack, running_stack
 from ratelimitd.process.loopback import free_port
 from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
-from tests.limits import statuses
+from tests.eventually import eventually
+from tests.example_limits import statuses
 from tests.system.conftest import GRPCIO, client_of
-from tests.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("outage")]
 

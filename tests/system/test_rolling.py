@@ -21,8 +21,8 @@ from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.resources import resource
 from ratelimitd.settings import load
 from ratelimitd.store.client import open_client
-from tests.limits import KEY, limits_json, statuses
-from tests.waiting import eventually
+from tests.eventually import eventually
+from tests.example_limits import KEY, limits_json, statuses
 
 MANY = 1_000_000
 REPLICAS = 3
@@ -98,7 +98,7 @@ async def ask_until(ended: asyncio.Event, client: httpx.AsyncClient, url: str) -
     return replies
 
 
-def test_a_replica_leaves_for_longer_than_the_shipped_envoy_takes_to_notice() -> None:
+def test_the_leave_time_exceeds_what_the_shipped_envoy_takes_to_notice() -> None:
     cluster = cluster_of_replicas(yaml.safe_load(resource("envoy/envoy.yaml").read_text()))
     (check,) = cluster["health_checks"]
     assert check["interval"] == check["no_traffic_interval"] == "1s"

@@ -65,7 +65,7 @@ async def test_the_host_ignores_modules_in_the_working_directory(tmp_path: Path,
     assert not {"", ".", str(home)} & set(path)
 
 
-async def test_an_entry_of_the_users_path_that_is_the_working_directory_is_dropped(
+async def test_the_working_directory_is_dropped_from_the_users_python_path(
     tmp_path: Path, checkout: Path
 ) -> None:
     shadow(tmp_path, "uvloop.py")

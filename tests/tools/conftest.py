@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.programs import PATH
+from tests.required_programs import PATH
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 300

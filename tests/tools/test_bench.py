@@ -29,7 +29,7 @@ from ratelimitd.core.response import Response, ResponseKind, ResponseTemplate
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from ratelimitd.transport.check_response import ResponseEncoder
 from ratelimitd.transport.ext_authz import decode
-from tests.programs import PATH, need
+from tests.required_programs import PATH, need
 from tests.tools.conftest import ROOT
 
 BENCH = [sys.executable, "-m", "bench"]
@@ -162,7 +162,7 @@ def test_a_failed_h2load_run_is_rejected(output: str, log: str, message: str) ->
         h2load.parse(output, log.splitlines())
 
 
-def test_the_alternating_workload_sends_every_second_request_as_the_hot_user(tmp_path: Path) -> None:
+def test_the_alternating_workload_sends_half_its_requests_as_the_hot_user(tmp_path: Path) -> None:
     urls = tmp_path / "urls"
     h2load.write_urls(Workload.MIXED, urls, 2)
     assert [line.partition("front")[2] for line in urls.read_text().splitlines()] == [

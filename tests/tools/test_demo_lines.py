@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ratelimitd.process.loopback import free_port
-from tests.programs import need
+from tests.required_programs import need
 from tests.tools.conftest import shell
 
 EXPECTED = {"curl": "HTTP/1.1 ", "grpcurl": '"status"', "redis-cli": ""}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.programs import need
+from tests.required_programs import need
 from tests.tools.conftest import ROOT, shell
 
 COMMANDS = [

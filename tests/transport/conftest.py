@@ -16,8 +16,8 @@ from ratelimitd.transport.fast.supervisor import serve_hosted
 from ratelimitd.transport.grpcio import serve_grpcio
 from ratelimitd.transport.listener import Listener
 from tests.core.fakes import OracleLimiter
-from tests.transport import hosted, remote
-from tests.transport.service import MAX_MESSAGE_BYTES, methods_over
+from tests.transport import hosted_application, remote_limiter
+from tests.transport.service_under_test import MAX_MESSAGE_BYTES, methods_over
 
 DRAIN_S = 5.0
 ANY_PORT = TcpAddress("127.0.0.1", 0)
@@ -69,13 +69,15 @@ def serve_in_envoy(tmp_path: Path) -> Serve:
     ) -> AsyncIterator[Listener]:
         socket = tmp_path / "limiter.sock"
         environ = os.environ | {
-            hosted.SOCKET: str(socket),
-            hosted.ON_STORE_ERROR: on_store_error,
-            hosted.DRAIN_S: str(drain_s),
+            hosted_application.SOCKET: str(socket),
+            hosted_application.ON_STORE_ERROR: on_store_error,
+            hosted_application.DRAIN_S: str(drain_s),
         }
         async with (
-            remote.answering(limiter, socket),
-            serve_hosted(f"{hosted.__name__}:application", address, environ=environ, drain_s=drain_s) as up,
+            remote_limiter.answering(limiter, socket),
+            serve_hosted(
+                f"{hosted_application.__name__}:application", address, environ=environ, drain_s=drain_s
+            ) as up,
         ):
             yield up
 

@@ -12,7 +12,7 @@ from ratelimitd.process.loopback import free_port
 from ratelimitd.transport.client import CheckReply, check_service
 from tests.core.fakes import BrokenLimiter, OracleLimiter
 from tests.transport.conftest import Serve, Service
-from tests.transport.service import MAX_MESSAGE_BYTES
+from tests.transport.service_under_test import MAX_MESSAGE_BYTES
 
 
 def question(

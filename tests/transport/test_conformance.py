@@ -22,9 +22,9 @@ from structlog.testing import capture_logs
 from ratelimitd.address import TcpAddress, UnixAddress
 from ratelimitd.core.model import OnStoreError, Outcome, TakeRequest
 from tests.core.fakes import BrokenLimiter, OracleLimiter
+from tests.eventually import eventually
 from tests.transport.conftest import Serve, Service
-from tests.transport.service import MAX_MESSAGE_BYTES
-from tests.waiting import eventually
+from tests.transport.service_under_test import MAX_MESSAGE_BYTES
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 SERVICES = ("", "envoy.service.auth.v3.Authorization")

@@ -31,11 +31,11 @@ from ratelimitd.transport.fast.grpc_app import GrpcApplication
 from ratelimitd.transport.fast.health import Health
 from ratelimitd.transport.services import Unary
 from tests.core.fakes import OracleLimiter
+from tests.eventually import eventually
 from tests.transport.conftest import Serve, serve_in_process
 from tests.transport.http2 import exchange
-from tests.transport.service import MAX_MESSAGE_BYTES
+from tests.transport.service_under_test import MAX_MESSAGE_BYTES
 from tests.transport.test_conformance import HeldLimiter, check_request
-from tests.waiting import eventually
 
 MESSAGE = frame(bytes(check_request()))
 
@@ -222,7 +222,7 @@ async def test_each_message_of_a_stream_is_answered(serve_in_envoy: Serve) -> No
     assert reply.body.count(b"grpc.health.v1.Health") == 3
 
 
-async def test_a_stream_that_ends_within_a_message_gets_a_status_after_its_responses(
+async def test_a_stream_ending_within_a_message_gets_responses_then_a_status(
     serve_in_envoy: Serve,
 ) -> None:
     question = frame(b"\x3a\x00")

@@ -79,7 +79,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("descriptor", "member"), CASES)
-def test_every_message_survives_a_round_trip_through_another_implementation(
+def test_messages_survive_a_round_trip_through_another_implementation(
     descriptor: Descriptor, member: str
 ) -> None:
     ours = fill(GetMessageClass(descriptor)(), member)

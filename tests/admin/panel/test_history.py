@@ -4,7 +4,7 @@ import pytest
 
 from ratelimitd.control.control import Control
 from tests.admin.panel.browser import FULL, Browser, expected, newest
-from tests.limits import limits_json
+from tests.example_limits import limits_json
 
 
 async def test_a_rollback_is_reviewed_confirmed_and_creates_a_revision(

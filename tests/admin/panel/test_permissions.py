@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from ratelimitd.control.control import Control
 from tests.admin.panel.browser import CONFIRMATIONS, PAGES, POSTS, READ, WRITE, Browser, browsing, newest
-from tests.limits import KEY, limits_json
+from tests.example_limits import KEY, limits_json
 
 
 @pytest.mark.parametrize("path", POSTS)

@@ -20,7 +20,7 @@ from tests.admin.panel.browser import (
     newest,
     token,
 )
-from tests.limits import KEY, limits_json
+from tests.example_limits import KEY, limits_json
 from tests.replicas import replica
 
 

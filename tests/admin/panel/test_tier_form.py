@@ -7,7 +7,7 @@ from ratelimitd.errors import PolicyError
 from ratelimitd.policy.normal_form import normal_text
 from ratelimitd.policy.text import parse
 from tests.admin.panel.browser import FULL
-from tests.limits import limits_json
+from tests.example_limits import limits_json
 
 
 def test_the_form_changes_its_numbers_and_nothing_else() -> None:

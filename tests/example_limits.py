@@ -11,7 +11,7 @@ from ratelimitd.core.match import DRY_RUN_CONTEXT
 from ratelimitd.policy.text import digest_of
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from ratelimitd.transport.ext_authz import SERVICE
-from tests.waiting import eventually
+from tests.eventually import eventually
 
 KEY = "rate_limit:config"
 EXAMPLE_LIMITS: dict[str, float] = {

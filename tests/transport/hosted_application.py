@@ -9,8 +9,8 @@ import structlog
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.transport.fast.application import HostedApplication, HostedService
 from ratelimitd.transport.fast.supervisor import LIFELINE
-from tests.transport.remote import RemoteLimiter
-from tests.transport.service import MAX_MESSAGE_BYTES, methods_over
+from tests.transport.remote_limiter import RemoteLimiter
+from tests.transport.service_under_test import MAX_MESSAGE_BYTES, methods_over
 
 SOCKET, ON_STORE_ERROR, DRAIN_S = "TEST_LIMITER", "TEST_ON_STORE_ERROR", "TEST_DRAIN_S"
 """Environment variables that configure the service."""
