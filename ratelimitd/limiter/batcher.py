@@ -40,6 +40,7 @@ class Batcher:
         timeout_s: how long a caller waits, for its call to start and to end.
         max_batch: requests in one call, at most.
         max_in_flight: calls at once, at most.
+        max_waiting: callers whose call has not started, at most.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class Batcher:
         timeout_s: float,
         max_batch: int = MAX_BATCH,
         max_in_flight: int = MAX_IN_FLIGHT,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         self._limiter = limiter
         self._timeout_s = timeout_s
         self._max_batch = max_batch
         self._max_in_flight = max_in_flight
+        self._max_waiting = max_waiting
         self._outages = OutageLog()
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Caller] = deque()
@@ -78,8 +81,8 @@ class Batcher:
 
     def take(self, request: TakeRequest) -> Awaitable[Outcome]:
         """The outcome. Raises StoreError after the timeout, and at once when too many callers wait."""
-        if len(self._waiting) >= MAX_WAITING:
-            error = StoreError(f"{MAX_WAITING} decisions already wait for the store")
+        if len(self._waiting) >= self._max_waiting:
+            error = StoreError(f"{self._max_waiting} decisions already wait for the store")
             self._outages.failed(error)
             raise error
         outcome = self._loop.create_future()

@@ -2,19 +2,17 @@
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable, Sequence
 
 import pytest
-import uvloop
 from structlog.testing import capture_logs
 
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
 from ratelimitd.core.ports import BatchCallback
 from ratelimitd.errors import StoreError
-from ratelimitd.limiter import batcher as module
 from ratelimitd.limiter.batcher import Batcher
 from tests.core.take_requests import take_request
+from tests.limiter.stepped_loops import new_asyncio_loop, new_uvloop, on_stepped_loop, stall
 
 
 def take_request_for(number: object) -> TakeRequest:
@@ -169,10 +167,9 @@ async def test_cancelling_a_request_in_flight_does_not_affect_the_others() -> No
     assert numbers_received([stays]) == [1]
 
 
-async def test_a_request_beyond_the_queue_limit_fails_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 2)
+async def test_a_request_beyond_the_queue_limit_fails_immediately() -> None:
     limiter = HeldLimiter()
-    async with Batcher(limiter, timeout_s=30) as batcher:
+    async with Batcher(limiter, timeout_s=30, max_waiting=2) as batcher:
         callers = []
         for number in range(2):
             callers += start_callers(batcher, [number])
@@ -202,14 +199,17 @@ async def test_an_exception_of_the_limiter_reaches_the_callers() -> None:
     assert numbers_received(callers) == [1]
 
 
+@on_stepped_loop
 async def test_an_outage_ends_when_a_caller_gets_an_answer_in_time() -> None:
     """An answer after all its callers timed out does not end it."""
     limiter = HeldLimiter()
     with capture_logs() as lines:
-        async with Batcher(limiter, timeout_s=0.01) as batcher:
+        async with Batcher(limiter, timeout_s=30) as batcher:
             for number in range(2):
                 late = start_callers(batcher, [number])
-                with pytest.raises(StoreError, match="no answer within 10 ms"):
+                await run_ready_tasks()
+                stall(30)
+                with pytest.raises(StoreError, match="no answer within 30000 ms"):
                     await late[0]
                 limiter.answer_all()
             assert [line["event"] for line in lines] == ["store_away"]
@@ -235,16 +235,21 @@ async def test_closing_the_batcher_waits_for_the_calls_in_flight() -> None:
     assert numbers_received(callers) == [0]
 
 
+@on_stepped_loop
 async def test_each_request_has_its_own_timeout() -> None:
     """It applies in the queue and in flight."""
     limiter = HeldLimiter()
-    async with Batcher(limiter, timeout_s=0.2, max_in_flight=1) as batcher:
+    async with Batcher(limiter, timeout_s=30, max_in_flight=1) as batcher:
         in_flight = start_callers(batcher, [0])
         await run_ready_tasks()
+        stall(20)
         queued = start_callers(batcher, [1])
-        for late in (in_flight, queued):
-            with pytest.raises(StoreError, match="no answer within 200 ms"):
+        await run_ready_tasks()
+        for late, other in ((in_flight, queued), (queued, in_flight)):
+            stall(15)
+            with pytest.raises(StoreError, match="no answer within 30000 ms"):
                 await late[0]
+            assert other[0].done() == (late is queued)
         later = start_callers(batcher, [2])
         await run_ready_tasks()
         assert limiter.batches == [[0]]
@@ -273,13 +278,13 @@ class SocketLimiter(asyncio.Protocol):
     def block_loop(self) -> None:
         """Blocks the event loop until the timeout has passed and the answer has arrived."""
         self.answer_socket.send(b"answer")
-        time.sleep(0.04)
+        stall(60)
 
     answer_socket: socket.socket
 
 
 @pytest.mark.parametrize("blocked_by", ["a task", "a timer", "another socket"])
-@pytest.mark.parametrize("loop_of", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("loop_of", [new_asyncio_loop, new_uvloop], ids=["asyncio", "uvloop"])
 def test_an_answer_that_arrived_while_the_loop_was_blocked_is_used(
     loop_of: Callable[[], asyncio.AbstractEventLoop], blocked_by: str
 ) -> None:
@@ -291,7 +296,7 @@ def test_an_answer_that_arrived_while_the_loop_was_blocked_is_used(
             transport, limiter = await loop.create_connection(SocketLimiter, sock=here)
             other, blocker = await loop.create_connection(SocketLimiter, sock=other_here)
             limiter.answer_socket = blocker.answer_socket = there
-            async with Batcher(limiter, timeout_s=0.02) as batcher:
+            async with Batcher(limiter, timeout_s=30) as batcher:
                 (caller,) = start_callers(batcher, [1])
                 await run_ready_tasks()
                 if blocked_by == "a task":
