@@ -18,7 +18,7 @@ from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.errors import ChildError, ListenError
 from ratelimitd.transport.call_error import CallError
-from ratelimitd.transport.fast import streams, supervisor
+from ratelimitd.transport.fast import supervisor
 from ratelimitd.transport.fast.asgi_types import Event
 from ratelimitd.transport.fast.framing import (
     expected_bytes,
@@ -315,9 +315,8 @@ async def test_a_socket_is_removed_at_the_end_and_never_taken_over(
     assert not Path(socket_path.path).exists()
 
 
-async def test_a_watch_ends_when_its_caller_disconnects(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_watch_ends_when_its_caller_disconnects() -> None:
     """The host reports a disconnect only when it is asked again after the last message."""
-    monkeypatch.setattr(streams, "_DISCONNECT_POLL_S", 0)
     sent: list[Event] = []
     said: Iterator[Event] = iter(
         [
@@ -335,7 +334,11 @@ async def test_a_watch_ends_when_its_caller_disconnects(monkeypatch: pytest.Monk
         sent.append(event)
 
     application = GrpcApplication(
-        unary={}, streams={"/Watch": Health([""]).watch}, max_message_bytes=MAX_MESSAGE_BYTES, bound_s=1
+        unary={},
+        streams={"/Watch": Health([""]).watch},
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        bound_s=1,
+        disconnect_poll_s=0,
     )
     scope = {"path": "/Watch", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}
     async with asyncio.timeout(10):

@@ -16,7 +16,7 @@ from ratelimitd.transport.call_error import CallError
 from ratelimitd.transport.fast.asgi_types import Event, Receive, Scope, Send
 from ratelimitd.transport.fast.framing import expected_bytes, frame, only_message, timeout_s
 from ratelimitd.transport.fast.responses import OK, START, refuse
-from ratelimitd.transport.fast.streams import DisconnectedError, Stream, serve_stream
+from ratelimitd.transport.fast.streams import DISCONNECT_POLL_S, DisconnectedError, Stream, serve_stream
 from ratelimitd.transport.services import Unary
 
 _T = TypeVar("_T")
@@ -31,6 +31,7 @@ class GrpcApplication:
         max_message_bytes: longer messages are refused.
         bound_s: seconds after which every unary method ends by itself. A longer timeout of the caller needs
             no timer.
+        disconnect_poll_s: how often a stream looks for a disconnect after its caller's last message.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class GrpcApplication:
         streams: Mapping[str, Stream],
         max_message_bytes: int,
         bound_s: float,
+        disconnect_poll_s: float = DISCONNECT_POLL_S,
     ) -> None:
         self._unary = unary
         self._streams = streams
         self._max_message_bytes = max_message_bytes
         self._bound_s = bound_s
+        self._disconnect_poll_s = disconnect_poll_s
         self._timeout_s = lru_cache(maxsize=64)(timeout_s)  # a caller sends the same timeout with every call
         self._log = structlog.get_logger("ratelimitd.fast")
         # These keep calls alive: the host holds no reference to the task of a call and asyncio a weak one, so
@@ -128,7 +131,13 @@ class GrpcApplication:
         # The caller decides when a stream ends, so draining must not wait for it.
         self._streaming[receive] = self._in_flight.pop(receive)
         try:
-            await serve_stream(stream, receive, send, max_message_bytes=self._max_message_bytes)
+            await serve_stream(
+                stream,
+                receive,
+                send,
+                max_message_bytes=self._max_message_bytes,
+                disconnect_poll_s=self._disconnect_poll_s,
+            )
         finally:
             del self._streaming[receive]
 

@@ -17,18 +17,20 @@ from ratelimitd.transport.fast.responses import NO_BODY, OK, START
 Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 """A method that takes messages and returns messages, each sent at once. Raises CallError."""
 
-_DISCONNECT_POLL_S = 1.0
-"""How often the reader checks for a disconnect, once the caller has sent its last message."""
+DISCONNECT_POLL_S = 1.0
+"""How often a disconnect is looked for, once the caller has sent its last message."""
 
 
 class DisconnectedError(Exception):
     """The caller went away, so nothing can be sent to it."""
 
 
-async def serve_stream(method: Stream, receive: Receive, send: Send, *, max_message_bytes: int) -> None:
+async def serve_stream(
+    method: Stream, receive: Receive, send: Send, *, max_message_bytes: int, disconnect_poll_s: float
+) -> None:
     """Serves one call. Raises CallError when nothing has been sent yet, and DisconnectedError."""
     inbox: asyncio.Queue[bytes | CallError | None] = asyncio.Queue(1)
-    reader = asyncio.create_task(_read(receive, inbox, max_message_bytes))
+    reader = asyncio.create_task(_read(receive, inbox, max_message_bytes, disconnect_poll_s))
     sender = asyncio.create_task(_send_all(method(_messages(inbox)), send))
     try:
         await asyncio.wait((reader, sender), return_when=asyncio.FIRST_COMPLETED)
@@ -41,7 +43,10 @@ async def serve_stream(method: Stream, receive: Receive, send: Send, *, max_mess
 
 
 async def _read(
-    receive: Receive, inbox: asyncio.Queue[bytes | CallError | None], max_message_bytes: int
+    receive: Receive,
+    inbox: asyncio.Queue[bytes | CallError | None],
+    max_message_bytes: int,
+    disconnect_poll_s: float,
 ) -> None:
     """Puts each message into `inbox`, then None, and returns when the caller goes away."""
     data = bytearray()
@@ -50,7 +55,7 @@ async def _read(
     while (event := await asyncio.shield(receive()))["type"] != "http.disconnect":
         if not more:
             # After the last message the host returns at once, and reports a disconnect only when asked again.
-            await asyncio.sleep(_DISCONNECT_POLL_S)
+            await asyncio.sleep(disconnect_poll_s)
             continue
         data += event["body"]
         try:
