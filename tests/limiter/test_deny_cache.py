@@ -1,13 +1,11 @@
 """Tests of the deny cache: it denies only what the store would deny at that instant, with the right wait.
 
-The first tests try single behaviours, the next ones random histories, both with a store in memory. The last
-ones use a real store.
+The first tests try single behaviours, the next one random histories, both with a store in memory. The last
+one uses a real store.
 """
 
-import asyncio
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from math import ceil
 
 import pytest
@@ -21,8 +19,7 @@ from ratelimitd.core.denial import denying_tier
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
 from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import StoreError
-from ratelimitd.limiter.deny_cache import RECOUNT_US, TRUST_US, DenyCache, monotonic_us
-from ratelimitd.store.client import open_client
+from ratelimitd.limiter.deny_cache import RECOUNT_US, TRUST_US, DenyCache
 from tests.core.fakes import OracleLimiter
 from tests.core.take_requests import take_request
 from tests.script_limiter import ScriptLimiter
@@ -485,124 +482,6 @@ def test_the_store_would_make_the_same_denials_with_about_the_same_wait(
         for gap_us, call in steps:
             world.store.pass_time(gap_us)
             world.make(call)
-
-
-# A real store.
-
-
-@dataclass
-class Replica:
-    """A cache in front of a limiter, and when the last denial came from the store (us, monotonic)."""
-
-    limiter: ScriptLimiter
-    calls: int = 0
-    answered_us: int = 0
-    cache: DenyCache = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.cache = DenyCache(self)
-
-    async def take(self, request: TakeRequest) -> Outcome:
-        """Returns the outcome of the limiter."""
-        self.calls += 1
-        outcome = await self.limiter.take(request)
-        if not outcome.allowed:
-            self.answered_us = monotonic_us()
-        return outcome
-
-
-HOT = Limit(5, 200.0)
-HOT_REQUEST = request("hot", limit=HOT)
-PEEK = request("hot", cost=6 * MICRO, limit=HOT)
-"""Costs more than the capacity, so it takes no tokens; its outcome reports the tokens."""
-
-
-@dataclass(frozen=True)
-class Peek:
-    """The microtokens in the store at an instant between two others (us, monotonic)."""
-
-    sent_us: int
-    received_us: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Denial:
-    """A local denial made between two instants, from an answer received at a third (us, monotonic)."""
-
-    answered_us: int
-    began_us: int
-    ended_us: int
-
-
-def check_against_peeks(denial: Denial, peeks: Sequence[Peek]) -> None:
-    """Checks that the last peek before the denial and the first one after it agree with it.
-
-    The peek before it is ignored if it may be older than the answer from which the denial was made.
-    """
-    before = bisect_right(peeks, denial.began_us, key=lambda peek: peek.received_us) - 1
-    if before >= 0 and peeks[before].sent_us >= denial.answered_us:
-        assert peeks[before].tokens < MICRO
-    after = bisect_left(peeks, denial.ended_us, key=lambda peek: peek.sent_us)
-    if after < len(peeks):
-        refilled = HOT.refill_rate * (peeks[after].received_us - denial.began_us)
-        assert peeks[after].tokens < MICRO + refilled
-
-
-async def server_us(store: Redis) -> int:
-    """Returns the store's clock."""
-    seconds, micros = await store.time()
-    return int(seconds) * MICRO + int(micros)
-
-
-async def test_two_replicas_deny_a_busy_user_only_while_the_store_would(store_url: str, store: Redis) -> None:
-    """A third client reads the bucket all the time. Together they admit exactly what the limit allows."""
-    admitted = 0
-    denials: list[Denial] = []
-    peeks: list[Peek] = []
-    done = asyncio.Event()
-
-    async def send_requests(replica: Replica) -> None:
-        nonlocal admitted
-        while not done.is_set():
-            calls, answered_us, began_us = replica.calls, replica.answered_us, monotonic_us()
-            outcome = await replica.cache.take(HOT_REQUEST)
-            admitted += outcome.allowed
-            if replica.calls == calls:  # no other task ran meanwhile
-                assert not outcome.allowed
-                denials.append(Denial(answered_us, began_us, monotonic_us()))
-            await asyncio.sleep(0)
-
-    async def watch_bucket(limiter: ScriptLimiter) -> None:
-        nonlocal admitted
-        for turn in range(400):
-            sent_us = monotonic_us()
-            outcome = await limiter.take(PEEK)
-            (tokens,) = outcome.tokens
-            assert tokens is not None
-            peeks.append(Peek(sent_us, monotonic_us(), tokens))
-            if turn % 10 == 0:
-                outcome = await limiter.take(HOT_REQUEST)
-                admitted += outcome.allowed
-        done.set()
-
-    async with (
-        open_client(store_url) as first,
-        open_client(store_url) as second,
-        open_client(store_url) as third,
-    ):
-        replicas = [Replica(ScriptLimiter(first)), Replica(ScriptLimiter(second))]
-        began_us = await server_us(store)
-        async with asyncio.TaskGroup() as tasks:
-            for replica in replicas * 4:
-                tasks.create_task(send_requests(replica))
-            tasks.create_task(watch_bucket(ScriptLimiter(third)))
-        ended_us = await server_us(store)
-
-    assert denials
-    assert HOT.capacity <= admitted <= HOT.capacity + HOT.refill_rate * (ended_us - began_us) / MICRO
-    for denial in denials:
-        check_against_peeks(denial, peeks)
 
 
 async def test_a_bucket_deleted_in_the_store_is_denied_only_while_trusted(store: Redis) -> None:
