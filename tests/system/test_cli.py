@@ -20,6 +20,8 @@ from ratelimitd.cli.main import app
 from ratelimitd.process.loopback import free_port
 from ratelimitd.settings import Settings
 from tests.eventually import eventually
+from tests.system import command
+from tests.system.command import Result
 from tests.system.processes import end_of, left_running, line_with, run, started
 
 ROOT = Path(__file__).parents[2]
@@ -29,13 +31,13 @@ CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
 
 async def test_version_prints_the_version_of_the_package() -> None:
-    assert await run("--version") == (0, f"ratelimitd {__version__}\n")
+    assert await command.run("--version") == Result(0, f"ratelimitd {__version__}\n", "")
 
 
 async def test_help_shows_the_first_steps() -> None:
-    _, output = await run()
+    shown = await command.run()
     for hint in ("ratelimitd demo", "ratelimitd serve --redis-url", "rate_limit:config"):
-        assert hint in output
+        assert hint in shown.out + shown.err
 
 
 def test_the_options_of_serve_are_the_settings() -> None:
@@ -45,18 +47,16 @@ def test_the_options_of_serve_are_the_settings() -> None:
     ]
 
 
-async def test_serve_rejects_an_unknown_setting() -> None:
-    status, output = await run("serve", env={"RATELIMITD_LISTN": "x"})
-    assert (status, output) == (
-        1,
-        "ratelimitd: unknown setting RATELIMITD_LISTN; did you mean RATELIMITD_LISTEN?\n",
-    )
+async def test_serve_rejects_an_unknown_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATELIMITD_LISTN", "x")
+    sentence = "ratelimitd: unknown setting RATELIMITD_LISTN; did you mean RATELIMITD_LISTEN?\n"
+    assert await command.run("serve") == Result(1, "", sentence)
 
 
 async def test_serve_rejects_a_bad_value() -> None:
-    status, output = await run("serve", "--store-timeout-ms", "fast")
-    assert status == 1
-    assert output.startswith("ratelimitd: RATELIMITD_STORE_TIMEOUT_MS is 'fast': must be a valid integer")
+    done = await command.run("serve", "--store-timeout-ms", "fast")
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("ratelimitd: RATELIMITD_STORE_TIMEOUT_MS is 'fast': must be a valid integer")
 
 
 @BOTH
@@ -79,7 +79,7 @@ async def test_a_service_with_its_own_store_starts_answers_and_stops(tmp_path: P
     flags = ("--redis-url", "embedded", "--listen", "127.0.0.1:0", "--leave-s", "0")
     async with started("serve", "--transport", transport, *flags, env=env) as process:
         line = json.loads(await line_with(process, "listening"))
-        assert (await run("health", line["address"])) == (0, "SERVING\n")
+        assert await command.run("health", line["address"]) == Result(0, "SERVING\n", "")
         process.send_signal(signal.SIGTERM)
         status, output = await end_of(process)
     assert status == 0
@@ -102,11 +102,11 @@ async def test_a_service_with_its_own_store_starts_answers_and_stops(tmp_path: P
 async def test_by_default_the_transport_is_fast_where_it_can_run(
     store_url: str, program: list[str], transport: str, reason: str
 ) -> None:
-    command = ("serve", "--redis-url", store_url, "--listen", "127.0.0.1:0", "--leave-s", "0")
-    async with started(*command, program=program) as process:
+    arguments = ("serve", "--redis-url", store_url, "--listen", "127.0.0.1:0", "--leave-s", "0")
+    async with started(*arguments, program=program) as process:
         line = json.loads(await line_with(process, "listening"))
         assert (line["transport"], line["reason"]) == (transport, reason)
-        _, output = await run("policy", "status", "--json", "--redis-url", store_url)
+        output = (await command.run("policy", "status", "--json", "--redis-url", store_url)).out
         assert [replica["transport"] for replica in json.loads(output)["replicas"]] == [transport]
         process.send_signal(signal.SIGTERM)
         assert (await end_of(process))[0] == 0
@@ -159,7 +159,7 @@ async def test_serve_listens_on_a_unix_socket(tmp_path: Path, transport: str) ->
     flags = ("--redis-url", f"unix://{tmp_path}/none.sock", "--listen", target, "--leave-s", "0")
     async with started("serve", "--transport", transport, *flags) as process:
         await line_with(process, "listening")
-        assert (await run("health", target)) == (0, "SERVING\n")
+        assert await command.run("health", target) == Result(0, "SERVING\n", "")
         assert (await run("health", env={"RATELIMITD_LISTEN": target})) == (0, "SERVING\n")
         process.send_signal(signal.SIGHUP)
         assert (await end_of(process))[0] == 0
@@ -232,4 +232,5 @@ async def test_the_host_ends_with_the_service(tmp_path: Path) -> None:
 
 async def test_health_without_a_service_ends_with_1() -> None:
     target = f"127.0.0.1:{free_port()}"
-    assert await run("health", target) == (1, f"ratelimitd: {target} does not answer: UNAVAILABLE\n")
+    sentence = f"ratelimitd: {target} does not answer: UNAVAILABLE\n"
+    assert await command.run("health", target) == Result(1, "", sentence)

