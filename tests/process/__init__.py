@@ -1,1 +1,1 @@
-"""Tests of the processes that the package starts, and of where they listen."""
+"""Tests of running processes and of choosing ports."""

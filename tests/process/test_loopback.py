@@ -1,4 +1,4 @@
-"""Free ports of loopback."""
+"""Tests of finding free ports of loopback."""
 
 import socket
 

@@ -1,1 +1,1 @@
-"""The store: its connections and buckets, on a real store."""
+"""Tests of the connections to a store and of its buckets."""

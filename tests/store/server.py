@@ -1,4 +1,4 @@
-"""A server that answers as a test wants, links to it, and a clock that a test moves."""
+"""A server whose replies a test chooses, links to it, and a clock that a test moves."""
 
 import asyncio
 import inspect
@@ -69,7 +69,7 @@ class Clock:
 
 
 class Server:
-    """A server that does the handshake of a store; the test answers every other command."""
+    """A server that completes a store's handshake. The test replies to all other commands."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -83,7 +83,7 @@ class Server:
         self._talks: set[asyncio.Task[None]] = set()
 
     async def call(self) -> tuple[bytes, asyncio.StreamWriter]:
-        """Returns the next command and the writer to answer it with."""
+        """Returns the next command and the writer for its reply."""
         return await self._calls.get()
 
     async def calls(self, number: int) -> asyncio.StreamWriter:

@@ -1,4 +1,4 @@
-"""Reading and deleting buckets for operators, on a real store."""
+"""Tests of reading and deleting buckets for operators, on a real store."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Connecting, reconnecting and closing, on both event loops."""
+"""Tests of connecting, reconnecting and closing, on both event loops."""
 
 import asyncio
 import socket
@@ -76,7 +76,7 @@ async def test_each_attempt_asks_the_factory_where_the_store_is(tmp_path: Path) 
 
 @on_both_loops
 async def test_the_pause_between_failed_attempts_doubles(tmp_path: Path) -> None:
-    """It grows from 50 ms to 1 s. Calls during a pause fail at once, with the reason of the last attempt."""
+    """It grows from 50 ms to 1 s. Calls in a pause fail at once with the error of the last attempt."""
     clock = Clock()
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s", clock) as link:
         server.handshake_reply = b"-ERR not today\r\n"
@@ -122,7 +122,7 @@ async def test_a_reply_resets_the_pause(tmp_path: Path) -> None:
 
 @on_both_loops
 async def test_all_waiting_calls_share_one_attempt(tmp_path: Path) -> None:
-    """Calls are sent in their order; a cancelled one keeps its place."""
+    """Calls are sent in order, and a cancelled call keeps its place."""
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s") as link:
         calls = [asyncio.ensure_future(execute(link, "GET", n)) for n in range(5)]
         await asyncio.sleep(0)
@@ -144,7 +144,7 @@ async def test_a_connection_with_a_surplus_reply_is_not_used(tmp_path: Path) -> 
 
 @on_both_loops
 async def test_a_connection_reset_during_the_handover_is_not_used() -> None:
-    """The link would not learn of the loss, and the first call would wait in vain."""
+    """Otherwise the link would not notice the loss, and the first call would time out."""
     server = Server()
     async with await asyncio.start_server(server.accept, "localhost", 0) as listening:
         connection: Any = new_connection(f"redis://localhost:{listening.sockets[0].getsockname()[1]}")
@@ -270,7 +270,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @on_both_loops
 async def test_tls(certificate: Path) -> None:
-    """Calls, a broken connection, its replacement, and a certificate that cannot be verified."""
+    """Tests calls, a reconnect, and a certificate that cannot be verified."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     server = Server()

@@ -1,4 +1,4 @@
-"""Calls and replies on one connection, on both event loops."""
+"""Tests of calls and replies on one connection, on both event loops."""
 
 import asyncio
 from pathlib import Path
@@ -24,7 +24,7 @@ SILENT_S = 0.02
 
 @on_both_loops
 async def test_each_of_many_callers_gets_its_own_reply(store_url: str) -> None:
-    """1000 calls at once on one connection; a few replies are larger than any buffer."""
+    """1000 calls share one connection, and a few replies are larger than any buffer."""
 
     async def echo(n: int) -> bool:
         text = f"{n}," * (40_000 if n % 250 == 0 else 1)
@@ -81,7 +81,7 @@ async def test_the_reply_to_a_cancelled_call_is_discarded(tmp_path: Path) -> Non
 async def test_a_refusal_becomes_redis_pys_error(
     tmp_path: Path, reply: str, kind: type[RedisError], connections: int
 ) -> None:
-    """Errors that say the connection is of no use also end it; the others fail one call only."""
+    """An error that makes the connection useless also closes it; any other fails only its call."""
     clock = Clock()
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s", clock) as link:
         refused = asyncio.ensure_future(execute(link, "GET", 1))
@@ -128,7 +128,7 @@ async def test_each_callback_is_called_once_when_the_connection_ends(tmp_path: P
 )
 @on_both_loops
 async def test_garbage_ends_the_connection(tmp_path: Path, garbage: bytes) -> None:
-    """A surplus reply counts as garbage: afterwards replies can no longer be matched to calls."""
+    """After a surplus reply, replies can no longer be matched to calls."""
     clock = Clock()
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s", clock) as link:
         calls = asyncio.gather(*(execute(link, "GET", n) for n in (1, 2)), return_exceptions=True)

@@ -19,7 +19,7 @@ GRPCIO = ("--transport", "grpcio")
 
 @pytest.fixture
 async def operator(store: Redis, store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of an operator named alice, and an empty store."""
+    """Sets the environment of an operator named alice, and empties the store."""
     await store.ping()
     monkeypatch.setenv("RATELIMITD_REDIS_URL", store_url)
     monkeypatch.setenv("USER", "alice")
@@ -27,16 +27,16 @@ async def operator(store: Redis, store_url: str, monkeypatch: pytest.MonkeyPatch
 
 @dataclass(frozen=True)
 class Front:
-    """Envoy's listener, what is behind it, and the store that the replicas share."""
+    """A running system: its stack, the store that the replicas share, and a client of Envoy."""
 
     stack: Stack
     store: Redis
     http: httpx.AsyncClient
 
     async def set_limits(self, **changes: float) -> None:
-        """The seed's limits with changes, in force on every replica, and every bucket full."""
+        """Puts the example limits with changes in force on every replica, and fills every bucket."""
         limits = new_limits_json(**changes)
-        await self.fill()  # before, too: a replica that has the new limits must not meet an empty bucket
+        await self.fill()  # a replica that already has the new limits must not find an empty bucket
         await self.store.set(KEY, limits)
         await self.store.publish(Revisions(self.store, KEY).channel, "")  # else replicas poll once a second
         await until_in_force(limits, [str(replica) for replica in self.stack.replicas])
@@ -48,12 +48,12 @@ class Front:
             await self.store.delete(key)
 
     async def get(self, user: str, times: int, path: str = "/api/ping") -> list[httpx.Response]:
-        """So many requests of a user at once."""
+        """Sends `times` requests of a user at once and returns the responses."""
         calls = [self.http.get(path, headers={"X-User-Id": user}) for _ in range(times)]
         return list(await asyncio.gather(*calls))
 
     async def buckets(self) -> dict[str, float]:
-        """Tokens by key, without the common prefix."""
+        """Returns the tokens by key, without the prefix of all keys."""
         keys: list[bytes] = await self.store.keys("rate:*")  # type: ignore[assignment] # it decodes nothing
         tokens = [await self.store.hget(key, "tokens") for key in keys]
         return {
@@ -64,7 +64,7 @@ class Front:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def front(store_url: str) -> AsyncIterator[Front]:
-    """The system on the shared store."""
+    """Runs the system on the shared store."""
     async with (
         running_stack(store_url, replicas=3, flags=GRPCIO) as stack,
         open_client(store_url) as store,
@@ -74,6 +74,6 @@ async def front(store_url: str) -> AsyncIterator[Front]:
 
 
 def client_of(stack: Stack) -> httpx.AsyncClient:
-    """A client of the stack's Envoy; no redirect is followed, so that each can be seen."""
+    """Returns a client of the stack's Envoy. It does not follow redirects."""
     limits = httpx.Limits(max_connections=20)
     return httpx.AsyncClient(base_url=f"http://{stack.front}", trust_env=False, limits=limits, timeout=30)

@@ -1,4 +1,4 @@
-"""`ratelimitd serve` and `health`: their output, their end, and what they leave behind."""
+"""Tests of the output of `ratelimitd serve` and `health`, and of what they leave behind."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""`ratelimitd demo`: its output, its end, and what it leaves behind."""
+"""Tests of the output of `ratelimitd demo`, and of what it leaves behind."""
 
 import os
 import signal

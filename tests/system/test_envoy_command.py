@@ -94,19 +94,19 @@ async def test_envoy_accepts_the_printed_configuration(tmp_path: Path) -> None:
 
 
 def without_http2(config: Any) -> Any:
-    """The cluster that ext_authz calls, with HTTP/1."""
+    """Makes the cluster that ext_authz calls use HTTP/1."""
     del config["static_resources"]["clusters"][0]["typed_extension_protocol_options"]
     return config
 
 
 def without_the_cluster(config: Any) -> Any:
-    """Only the cluster of the backend."""
+    """Removes the cluster that ext_authz calls."""
     del config["static_resources"]["clusters"][0]
     return config
 
 
 def with_our_listener(config: Any) -> Any:
-    """A listener with the name of the service's own."""
+    """Gives a listener the name of the service's listener."""
     config["static_resources"]["listeners"][0]["name"] = "ratelimitd"
     return config
 

@@ -58,7 +58,7 @@ async def test_five_users_share_the_global_bucket(front: Front) -> None:
 
 
 async def test_three_replicas_under_load_share_one_bucket(front: Front) -> None:
-    """300 requests of 30 users for 40 tokens: 40 pass, and every replica decides some of them."""
+    """Each replica decides some of the requests."""
     await front.set_limits(global_capacity=40, user_capacity=100, user_api_capacity=100, **NO_REFILL)
     before = await _requests_by_replica(front)
     replies = await asyncio.gather(*(front.get(f"user{n}", 10) for n in range(30)))
@@ -154,7 +154,7 @@ async def test_without_an_id_the_address_is_charged_whatever_the_client_claims(
 
 
 async def raw(address: TcpAddress, target: bytes, *header_lines: bytes) -> int:
-    """The status of a request sent as bytes, which no client library would send."""
+    """Sends a request that no client library would send, and returns its status."""
     reader, writer = await asyncio.open_connection(address.host, address.port)
     lines = (b"GET " + target + b" HTTP/1.1", b"Host: test", b"Connection: close", *header_lines, b"", b"")
     writer.write(b"\r\n".join(lines))
@@ -165,7 +165,7 @@ async def raw(address: TcpAddress, target: bytes, *header_lines: bytes) -> int:
 
 
 def keys_of(identity: str) -> set[str]:
-    """The buckets that a request of this identity spends from."""
+    """Returns the buckets that a request with this identity charges."""
     return {"global", f"user:{identity}", f"user:{identity}:api:/api/*"}
 
 
@@ -199,7 +199,7 @@ STRANGE_IDS = [
         keys_of("sha256=" + hashlib.sha256(b"x" * 10_240).hexdigest()),
     ),
 ]
-"""Header lines, the status of a request with them, and the buckets that it is charged to."""
+"""Header lines, the status of a request with them, and the buckets that it charges."""
 
 SPELLINGS = [
     (b"/api/ping", 200, LIMITED),
@@ -224,12 +224,12 @@ SPELLINGS = [
     (b"/health/", 404, set()),
     (b"http://elsewhere/api/ping", 200, LIMITED),
 ]
-"""Request targets of user1, the status of each, and the buckets that it is charged to."""
+"""Request targets of user1, the status of each, and the buckets that it charges."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def charges(front: Front) -> dict[tuple[bytes, ...], tuple[int, set[str]]]:
-    """Status and charged buckets of the requests above, by target and header lines. Sets the limits once."""
+    """Sends the requests above; returns the status and the charged buckets by target and header lines."""
     found = {}
     await front.set_limits()
     for request in (
@@ -255,7 +255,6 @@ async def test_an_unusual_id_is_charged_to_its_own_bucket_or_refused(
 async def test_no_spelling_of_a_path_escapes_its_bucket(
     charges: dict[tuple[bytes, ...], tuple[int, set[str]]], target: bytes, status: int, buckets: set[str]
 ) -> None:
-    """A request that reaches the backend was charged to its route."""
     assert charges[target, USER_1] == (status, buckets)
 
 

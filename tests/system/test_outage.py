@@ -1,4 +1,4 @@
-"""The store away, slow and back again, seen through a real Envoy: 503, never 429, and healing by itself."""
+"""Responses of a real Envoy while the store is stopped or hangs, and after it is back."""
 
 import asyncio
 import os
@@ -22,12 +22,12 @@ from tests.system.conftest import GRPCIO, client_of
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("outage")]
 
 PATIENT = ("--store-timeout-ms", "100")
-"""Twice the default, so that a busy machine is not taken for a slow store, and far below Envoy's 250 ms."""
+"""Twice the default, because a busy machine is slow, and far below Envoy's timeout of 250 ms."""
 UNAVAILABLE = '{"error":"rate limiter unavailable"}'
 
 
 class RestartableStore:
-    """A store of this module's own, always on one port."""
+    """A store of this module, which always listens on the same port."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -35,15 +35,15 @@ class RestartableStore:
         self._life = AsyncExitStack()
 
     async def start(self) -> None:
-        """An empty store."""
+        """Starts an empty store."""
         await self._life.enter_async_context(embedded_store(self.port))
 
     async def stop(self) -> None:
-        """Nobody listens any more."""
+        """Stops the store."""
         await self._life.aclose()
 
     async def pid(self) -> int:
-        """The store's own process number."""
+        """Returns the process number of the store."""
         async with open_client(self.url) as client:
             info = await client.info("server")
         return int(info["process_id"])
@@ -51,7 +51,7 @@ class RestartableStore:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def own_store() -> AsyncIterator[RestartableStore]:
-    """A store that the tests may stop."""
+    """Runs a store that the tests may stop."""
     store = RestartableStore()
     await store.start()
     yield store
@@ -60,21 +60,21 @@ async def own_store() -> AsyncIterator[RestartableStore]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(own_store: RestartableStore) -> AsyncIterator[Stack]:
-    """Two replicas on that store."""
+    """Runs two replicas on that store."""
     async with running_stack(own_store.url, replicas=2, flags=[*GRPCIO, *PATIENT]) as running:
         await until_normal(running)
         yield running
 
 
 async def burst(stack: Stack, user: str) -> list[httpx.Response]:
-    """Forty requests at once."""
+    """Sends 40 requests at once and returns the responses."""
     async with client_of(stack) as http:
         calls = [http.get("/api/ping", headers={"X-User-Id": user}) for _ in range(40)]
         return list(await asyncio.gather(*calls))
 
 
 async def until_normal(stack: Stack) -> None:
-    """Both replicas decide again, by themselves."""
+    """Waits until the replicas decide again."""
 
     async def normal() -> bool:
         return 503 not in statuses(await burst(stack, "healed"))
@@ -85,7 +85,7 @@ async def until_normal(stack: Stack) -> None:
 async def test_a_stopped_store_is_503_and_a_new_one_is_used_at_once(
     own_store: RestartableStore, stack: Stack
 ) -> None:
-    """Its scripts are gone with it, which nobody notices."""
+    """The new store does not have the Lua scripts yet."""
     assert statuses(await burst(stack, "before")) == {200: 20, 429: 20}
     await own_store.stop()
     try:
@@ -99,10 +99,10 @@ async def test_a_stopped_store_is_503_and_a_new_one_is_used_at_once(
     assert statuses(await burst(stack, "after")) == {200: 20, 429: 20}
 
 
-async def test_a_store_that_hangs_is_503_from_us_and_not_a_time_out_of_envoys(
+async def test_a_store_that_hangs_is_503_from_ratelimitd_not_from_envoy(
     own_store: RestartableStore, stack: Stack
 ) -> None:
-    """The body is ours, so the answer came within our own deadline, before Envoy's."""
+    """The body comes from ratelimitd, so it responded before Envoy's timeout."""
     await burst(stack, "before-hang")
     pid = await own_store.pid()
     os.kill(pid, signal.SIGSTOP)
@@ -116,8 +116,10 @@ async def test_a_store_that_hangs_is_503_from_us_and_not_a_time_out_of_envoys(
 
 
 @pytest.mark.parametrize(("setting", "status"), [("deny", 503), ("envoy", 503), ("allow", 200)])
-async def test_a_store_that_never_came_is_answered_as_set(tmp_path: Path, setting: str, status: int) -> None:
-    """The service starts all the same; Envoy's own configuration has failure_mode_allow false."""
+async def test_without_a_store_from_the_start_on_store_error_applies(
+    tmp_path: Path, setting: str, status: int
+) -> None:
+    """The service starts without a store. In Envoy's configuration failure_mode_allow is false."""
     dead = f"unix://{tmp_path}/none.sock"
     async with running_stack(dead, replicas=1, flags=[*GRPCIO, "--on-store-error", setting]) as alone:
         replies = await burst(alone, "user1")

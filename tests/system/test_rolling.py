@@ -1,4 +1,4 @@
-"""Replicas are replaced one after the other, under load through a real Envoy, and no request is lost."""
+"""A rolling restart of the replicas behind a real Envoy, under load."""
 
 import asyncio
 import os
@@ -30,12 +30,13 @@ CALLERS = 6
 PAUSE_S = 0.005
 """The pause between two requests of a caller, which leaves the cores to the service."""
 QUICK_S, LEAVE_S = 0.25, 1.0
-"""Envoy's health check interval and the window in which it merges updates of hosts, both 1 s as shipped,
-and a leave time that is longer than both together, as the default is."""
+"""The interval of Envoy's health checks, which is also the window in which it merges host updates, and the
+leave time of a replica. As in the shipped configuration, the leave time is longer than interval and window
+together; the shipped values are 1 s each."""
 
 
 def cluster_of_replicas(config: Any) -> dict[str, Any]:
-    """The cluster of the replicas in an Envoy configuration."""
+    """Returns the cluster of the replicas in an Envoy configuration."""
     (cluster,) = [one for one in config["static_resources"]["clusters"] if one["name"] == "ratelimitd"]
     found: dict[str, Any] = cluster
     return found
@@ -51,14 +52,14 @@ class Front:
         self._env = os.environ | {
             "RATELIMITD_REDIS_URL": store_url,
             "RATELIMITD_TRANSPORT": transport,
-            # What is tested is a restart; with everything on a few busy cores 50 ms would be tested too.
+            # On a busy machine a decision may take longer than the default of 50 ms.
             "RATELIMITD_STORE_TIMEOUT_MS": "200",
             "RATELIMITD_LEAVE_S": str(LEAVE_S),
         }
 
     @asynccontextmanager
     async def replica(self, address: TcpAddress) -> AsyncIterator[Child]:
-        """A process at this address, until the end of the block."""
+        """Runs a replica at this address."""
         command = [sys.executable, "-m", "ratelimitd", "serve", "--listen", str(address)]
         log = self._folder / f"replica-{address.port}.log"
         async with child(f"ratelimitd {address}", command, log, self._env) as process:
@@ -66,7 +67,7 @@ class Front:
 
     @asynccontextmanager
     async def envoy(self) -> AsyncIterator[Child]:
-        """An Envoy, until the end of the block. Its backend is its own admin interface."""
+        """Runs an Envoy whose backend is its own admin interface."""
         path = self._folder / "envoy.yaml"
         clusters = {"ratelimitd": self.replicas, "backend": [self.admin]}
         config = yaml.safe_load(envoy_config(listener=self.listener, admin=self.admin, clusters=clusters))
@@ -79,7 +80,7 @@ class Front:
             yield process
 
     async def healthy(self, client: httpx.AsyncClient, wanted: Sequence[TcpAddress]) -> bool:
-        """Whether Envoy finds exactly these replicas healthy."""
+        """Returns whether Envoy considers exactly these replicas healthy."""
         with suppress(httpx.TransportError):
             text = (await client.get(f"http://{self.admin}/clusters")).text
             flags = dict(
@@ -89,8 +90,8 @@ class Front:
         return False
 
 
-async def ask_until(ended: asyncio.Event, client: httpx.AsyncClient, url: str) -> list[httpx.Response]:
-    """The responses to one caller, who sends one request after the other."""
+async def send_until(ended: asyncio.Event, client: httpx.AsyncClient, url: str) -> list[httpx.Response]:
+    """Sends one request after the other until `ended` is set, and returns the responses."""
     replies = []
     while not ended.is_set():
         replies.append(await client.get(url, headers={"X-User-Id": "user1"}))
@@ -108,7 +109,7 @@ def test_the_leave_time_exceeds_what_the_shipped_envoy_takes_to_notice() -> None
 
 @pytest.mark.parametrize("transport", ["grpcio", "fast"])
 async def test_a_rolling_restart_loses_no_request(store_url: str, tmp_path: Path, transport: str) -> None:
-    """SIGTERM stops each of three replicas, which starts again. Every response comes from the backend."""
+    """Each of three replicas stops after a SIGTERM and starts again."""
     front = Front(store_url, transport, tmp_path)
     capacities = {f"{tier}_capacity": MANY for tier in ("global", "user", "user_api")}
     async with (
@@ -126,7 +127,7 @@ async def test_a_rolling_restart_loses_no_request(store_url: str, tmp_path: Path
         await envoy.until(partial(front.healthy, client, front.replicas))
         ended = asyncio.Event()
         url = f"http://{front.listener}/api/ready"
-        callers = [asyncio.create_task(ask_until(ended, client, url)) for _ in range(CALLERS)]
+        callers = [asyncio.create_task(send_until(ended, client, url)) for _ in range(CALLERS)]
         try:
             for address in front.replicas:
                 await lives[address].aclose()

@@ -1,4 +1,4 @@
-"""The Python of the host never looks into the working directory, and loads the package that started it."""
+"""Tests that the host imports nothing from the working directory."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ pathlib.Path(os.environ["REPORT"]).write_text(json.dumps([__file__, *sys.path]))
 
 
 def shadow(folder: Path, *files: str) -> None:
-    """Puts modules into a folder that end any Python that imports them."""
+    """Writes modules that end the Python process that imports them."""
     for file in files:
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text("raise SystemExit(f'{__file__} was imported')")
@@ -35,7 +35,7 @@ def shadow(folder: Path, *files: str) -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the sources whose application reports its file and its sys.path."""
+    """Returns a copy of the sources whose application reports its file and its sys.path."""
     copy = tmp_path / "checkout"
     for part in ("ratelimitd", "lua"):
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -45,7 +45,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 async def report_of(checkout: Path, cwd: Path, python_path: str) -> list[str]:
-    """What the application of this checkout reports, once its service has started in this folder."""
+    """Starts the service of this checkout in the folder `cwd`; returns what its application reports."""
     report = checkout / "report.json"
     env = {"PYTHONPATH": python_path, "HOME": str(cwd), "REPORT": str(report)}
     async with started(*SERVE, env=env, cwd=cwd) as process:

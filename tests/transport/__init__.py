@@ -1,1 +1,1 @@
-"""Bytes in, bytes out, and the service as a gRPC client sees it."""
+"""Tests of the transports, their messages, and the client of a running service."""

@@ -1,4 +1,4 @@
-"""A service over a limiter in memory, with each transport, reached over the network."""
+"""Fixtures that run a service over a limiter in memory, with each transport."""
 
 import os
 from collections.abc import AsyncIterator
@@ -51,14 +51,14 @@ def serve_in_process(
     on_store_error: OnStoreError = OnStoreError.DENY,
     drain_s: float = DRAIN_S,
 ) -> AbstractAsyncContextManager[Listener]:
-    """The transport grpcio."""
+    """Starts the transport grpcio."""
     methods = methods_over(limiter, on_store_error)
     return serve_grpcio(methods, address, max_message_bytes=MAX_MESSAGE_BYTES, drain_s=drain_s)
 
 
 @pytest.fixture
 def serve_in_envoy(tmp_path: Path) -> Serve:
-    """The transport fast. The service runs in another process, and its limiter stays in this one."""
+    """Starts the transport fast. The service runs in another process, its limiter in this one."""
 
     @asynccontextmanager
     async def serve(
@@ -95,7 +95,7 @@ def serve(request: pytest.FixtureRequest) -> Serve:
 
 @pytest.fixture
 async def service(serve: Serve) -> AsyncIterator[Service]:
-    """A service on a free port."""
+    """Runs a service on a free port."""
     limiter = OracleLimiter()
     async with serve(limiter) as listener:
         assert isinstance(listener.address, TcpAddress)
@@ -104,5 +104,5 @@ async def service(serve: Serve) -> AsyncIterator[Service]:
 
 @pytest.fixture
 def socket_path(tmp_path: Path) -> UnixAddress:
-    """A Unix socket that does not exist yet."""
+    """Returns the address of a Unix socket that does not exist yet."""
     return UnixAddress(str(tmp_path / "r.sock"))

@@ -20,15 +20,15 @@ from ratelimitd.core.ports import Limiter
 
 @asynccontextmanager
 async def answering(limiter: Limiter, path: Path) -> AsyncIterator[None]:
-    """Answers at the Unix socket `path` until the end of the block."""
+    """Serves the limiter at the Unix socket `path` until the end of the block."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         answers.add(task)
         try:
-            question = pickle.loads(await reader.read())  # noqa: S301 - the test's own process wrote it
-            writer.write(pickle.dumps(await _answer(limiter, question)))
+            message = pickle.loads(await reader.read())  # noqa: S301 - the test's own process wrote it
+            writer.write(pickle.dumps(await _answer(limiter, message)))
         finally:
             writer.close()
 
@@ -40,12 +40,12 @@ async def answering(limiter: Limiter, path: Path) -> AsyncIterator[None]:
         await asyncio.gather(*answers, return_exceptions=True)
 
 
-async def _answer(limiter: Limiter, question: str | TakeRequest) -> Outcome | Exception | None:
-    if isinstance(question, str):
-        structlog.get_logger().error(question)
+async def _answer(limiter: Limiter, message: str | TakeRequest) -> Outcome | Exception | None:
+    if isinstance(message, str):
+        structlog.get_logger().error(message)
         return None
     try:
-        return await limiter.take(question)
+        return await limiter.take(message)
     except Exception as error:  # noqa: BLE001 - the other side raises it again
         return error
 
@@ -57,11 +57,11 @@ class RemoteLimiter:
         self._path = path
 
     async def take(self, request: TakeRequest) -> Outcome:
-        """The outcome of the test's limiter, or the exception that it raises."""
+        """Returns the outcome of the test's limiter, or raises its exception."""
         reader, writer = await asyncio.open_unix_connection(self._path)
         writer.write(pickle.dumps(request))
         writer.write_eof()
-        reply = pickle.loads(await reader.read())  # noqa: S301 - the same
+        reply = pickle.loads(await reader.read())  # noqa: S301 - the test wrote it
         writer.close()
         if isinstance(reply, Exception):
             raise reply
@@ -69,7 +69,7 @@ class RemoteLimiter:
         return outcome
 
     def log(self, _logger: object, _method: str, line: MutableMapping[str, Any]) -> str:
-        """A structlog processor: sends the event to the test before the call that it belongs to ends."""
+        """Sends the event to the test and waits until it is logged there. A structlog processor."""
         with socket.socket(socket.AF_UNIX) as link:
             link.connect(self._path)
             link.sendall(pickle.dumps(line["event"]))

@@ -14,7 +14,7 @@ MAX_MESSAGE_BYTES = 16_384
 
 
 def methods_over(limiter: Limiter, on_store_error: OnStoreError) -> Mapping[str, Unary]:
-    """The methods of a service with small limits over this limiter. It logs each traceparent that it gets."""
+    """Returns the methods of a service with small limits over this limiter. It logs each traceparent."""
     decider = decider_over(limiter, on_store_error)
 
     async def decide(request: Request) -> Decision:

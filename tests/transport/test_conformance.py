@@ -1,4 +1,4 @@
-"""What every transport must do, checked with clients that share no code with it."""
+"""Behaviour that all transports share, tested with clients that share no code with them."""
 
 import asyncio
 
@@ -31,7 +31,7 @@ SERVICES = ("", "envoy.service.auth.v3.Authorization")
 
 
 def check_request(user: str = "user1", api: str = "/api/*") -> CheckRequest:
-    """A request as Envoy would send it."""
+    """Returns a request as Envoy sends it."""
     http = AttributeContextHttpRequest(method="GET", path="/api/ping", headers={"x-user-id": user})
     peer = AttributeContextPeer(address=Address(socket_address=SocketAddress(address="203.0.113.9")))
     return CheckRequest(
@@ -42,7 +42,7 @@ def check_request(user: str = "user1", api: str = "/api/*") -> CheckRequest:
 
 
 async def ask(address: TcpAddress, *requests: CheckRequest) -> list[CheckResponse]:
-    """The responses to these requests, sent one after the other over one connection."""
+    """Sends the requests one after the other over one connection, and returns the responses."""
     async with Channel(address.host, address.port) as channel:
         stub = AuthorizationAsyncStub(channel)
         return [await stub.check(request) for request in requests]
@@ -51,18 +51,18 @@ async def ask(address: TcpAddress, *requests: CheckRequest) -> list[CheckRespons
 def method_of(
     channel: grpc.aio.Channel, method: str = CHECK
 ) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]":
-    """A method with bytes in and out, without serializers."""
+    """Returns a method that takes and returns bytes."""
     return channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
 
 
 async def call_raw(address: TcpAddress | UnixAddress, payload: bytes, method: str = CHECK) -> bytes:
-    """The response to these bytes."""
+    """Returns the response to these bytes."""
     async with grpc.aio.insecure_channel(str(address)) as channel:
         return await method_of(channel, method)(payload, timeout=10)
 
 
 def code_of(answer: CheckResponse) -> int:
-    """The code of a response."""
+    """Returns the code of a response."""
     assert answer.status is not None
     return answer.status.code
 
@@ -70,7 +70,7 @@ def code_of(answer: CheckResponse) -> int:
 async def refusal_of(
     address: TcpAddress | UnixAddress, payload: bytes, method: str = CHECK
 ) -> tuple[grpc.StatusCode, str]:
-    """The status and the details that these bytes get."""
+    """Returns the status and the details of the error response to these bytes."""
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call_raw(address, payload, method)
     return error.value.code(), error.value.details() or ""
@@ -157,7 +157,7 @@ async def test_the_answer_during_an_outage_of_the_store_follows_the_setting(
 
 
 class DefectiveLimiter:
-    """Raises an error that no caller expects."""
+    """Raises an unexpected error."""
 
     async def take(self, request: TakeRequest) -> Outcome:
         raise ZeroDivisionError(f"secret detail, {len(request.keys)}")
@@ -219,7 +219,7 @@ async def test_it_listens_on_a_unix_socket(serve: Serve, socket_path: UnixAddres
 
 
 class HeldLimiter(OracleLimiter):
-    """Answers once the test sets `release`."""
+    """Decides once the test sets `release`."""
 
     def __init__(self) -> None:
         super().__init__()

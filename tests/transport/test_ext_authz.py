@@ -1,4 +1,4 @@
-"""CheckRequest bytes to a Request, an Answer to CheckResponse bytes."""
+"""Tests of decoding a CheckRequest and of encoding a CheckResponse."""
 
 import contextlib
 
@@ -16,7 +16,7 @@ from ratelimitd.transport.ext_authz import decode
 
 
 def check_request() -> CheckRequest:
-    """A request as Envoy sends it."""
+    """Returns a request as Envoy sends it."""
     message = CheckRequest()
     http = message.attributes.request.http
     http.method, http.path, http.host = "GET", "/api/ping?q=1", "example.com"
@@ -24,8 +24,8 @@ def check_request() -> CheckRequest:
     return message
 
 
-def test_a_request_is_read_whole() -> None:
-    """The query is not part of the path; the route's pattern comes from the context extensions."""
+def test_a_request_is_decoded_completely() -> None:
+    """The path is decoded without the query."""
     message = check_request()
     message.attributes.request.http.headers["x-user-id"] = "user1"
     message.attributes.context_extensions["api"] = "/api/*"
@@ -35,7 +35,7 @@ def test_a_request_is_read_whole() -> None:
 
 
 def test_raw_headers_keep_their_bytes_and_join_duplicates() -> None:
-    """With encode_raw_headers the core sees the same form as without."""
+    """The decoded request is the same as without encode_raw_headers."""
     message = check_request()
     for key, value in (("x-user-id", b"u1"), ("x-user-id", b"u2"), ("x-raw", b"\xff")):
         message.attributes.request.http.header_map.headers.add(key=key, raw_value=value)
@@ -45,13 +45,13 @@ def test_raw_headers_keep_their_bytes_and_join_duplicates() -> None:
 
 
 def test_an_empty_request_says_what_is_missing() -> None:
-    """A call with no data gets a sentence, and no bucket is charged."""
+    """Without this error, a call without data would charge a bucket."""
     with pytest.raises(MalformedRequestError, match=r"attributes\.request\.http is missing"):
         decode(b"")
 
 
 def test_a_header_that_is_not_utf8_is_malformed() -> None:
-    """A proto3 string must be UTF-8: protobuf itself refuses it."""
+    """protobuf raises the error, because a proto3 string must be UTF-8."""
     message = check_request()
     message.attributes.request.http.headers["x-user-id"] = "user1"
     with pytest.raises(MalformedRequestError, match=r"not an envoy\.service\.auth\.v3\.CheckRequest"):
@@ -59,8 +59,7 @@ def test_a_header_that_is_not_utf8_is_malformed() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(payload: bytes) -> None:
-    """Nothing else is ever raised."""
+def test_any_bytes_are_a_request_or_malformed(payload: bytes) -> None:
     with contextlib.suppress(MalformedRequestError):
         assert isinstance(decode(payload), Request)
 
@@ -74,10 +73,10 @@ def test_any_bytes_are_read_or_refused(payload: bytes) -> None:
         (ResponseKind.ERROR, 503, 14),
     ],
 )
-def test_an_answer_sets_code_kind_headers_and_metadata(reply: ResponseKind, status: int, code: int) -> None:
-    """Only the code decides for Envoy, so a refusal always has one; each header overwrites."""
-    verdict = ResponseTemplate(reply, status, (("retry-after", "1"),), "body", (("tier", "user"),))
-    response_in = Response(verdict, rate_limit='"user";r=2;t=3', remaining=2)
+def test_a_response_sets_code_kind_headers_and_metadata(reply: ResponseKind, status: int, code: int) -> None:
+    """Envoy allows or denies by the code alone. Each header replaces one of the same name."""
+    template = ResponseTemplate(reply, status, (("retry-after", "1"),), "body", (("tier", "user"),))
+    response_in = Response(template, rate_limit='"user";r=2;t=3', remaining=2)
     response = CheckResponse.FromString(ResponseEncoder().encode(response_in))
     assert response.status.code == code
     assert response.WhichOneof("http_response") == reply.value
@@ -104,14 +103,14 @@ LONG = st.integers(0, 40_000).map("x".__mul__)
     st.dictionaries(st.sampled_from(["x", "y"]), st.text(max_size=300)),
     st.none() | st.integers(0, 2**53),
 )
-def test_an_answer_is_the_message_that_the_library_would_build(
+def test_a_response_equals_the_message_that_protobuf_builds(
     reply: ResponseKind,
     headers: list[tuple[str, str]],
     rate_limit: str,
     metadata: dict[str, str],
     remaining: int | None,
 ) -> None:
-    """It is put together from parts, and no length of them makes it another message."""
+    """The encoder concatenates encoded parts instead of building a message."""
     expected = CheckResponse()
     expected.status.code = 0 if reply is ResponseKind.OK else 8
     kind = getattr(expected, reply.value)
@@ -127,8 +126,8 @@ def test_an_answer_is_the_message_that_the_library_would_build(
     if remaining is not None:
         expected.dynamic_metadata["remaining"] = remaining
     status = 200 if reply is ResponseKind.OK else 429
-    verdict = ResponseTemplate(reply, status, tuple(headers), "body", tuple(metadata.items()))
+    template = ResponseTemplate(reply, status, tuple(headers), "body", tuple(metadata.items()))
     assert (
-        CheckResponse.FromString(ResponseEncoder().encode(Response(verdict, rate_limit, remaining)))
+        CheckResponse.FromString(ResponseEncoder().encode(Response(template, rate_limit, remaining)))
         == expected
     )

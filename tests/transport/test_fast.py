@@ -1,4 +1,4 @@
-"""The parts that only the fast transport has: the format of gRPC, and the process of the host."""
+"""Tests of what only the fast transport has: the framing of gRPC, and the host's process."""
 
 import asyncio
 import os
@@ -41,7 +41,7 @@ MESSAGE = frame(bytes(check_request()))
 
 
 def refused(body: bytes) -> GrpcCode:
-    """The code that this request body gets."""
+    """Returns the code of the response to this request body."""
     with pytest.raises(CallError) as error:
         only_message(body, 100)
     return error.value.code
@@ -153,7 +153,7 @@ async def test_the_body_is_requested_before_the_call_starts() -> None:
 
 
 async def status_of_call(serve: Serve, chunks: Sequence[bytes]) -> int:
-    """The status of a call that consists of these frames."""
+    """Returns the status of a call that consists of these frames."""
     async with serve(OracleLimiter()) as listener:
         assert isinstance(listener.address, TcpAddress)
         return (await exchange(listener.address, chunks)).status
@@ -180,7 +180,7 @@ async def test_each_malformed_call_gets_a_status(serve_in_envoy: Serve) -> None:
 
 
 async def test_grpcio_answers_some_malformed_calls_differently() -> None:
-    """docs/architecture.md lists these differences."""
+    """Each of these differences is in docs/architecture.md."""
     async with serve_in_process(OracleLimiter()) as listener:
         address = listener.address
         assert isinstance(address, TcpAddress)
@@ -253,7 +253,7 @@ async def test_the_health_of_an_unknown_service(serve: Serve) -> None:
 
 
 class CountingLimiter(HeldLimiter):
-    """Counts the requests that wait."""
+    """Counts the requests that have reached it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -316,9 +316,9 @@ async def test_a_socket_is_removed_at_the_end_and_never_taken_over(
 
 
 async def test_a_watch_ends_when_its_caller_disconnects() -> None:
-    """The host reports a disconnect only when it is asked again after the last message."""
+    """The host reports a disconnect only to a call of `receive` after the last message."""
     sent: list[Event] = []
-    said: Iterator[Event] = iter(
+    received: Iterator[Event] = iter(
         [
             {"type": "http.request", "body": frame(b""), "more_body": False},
             {"type": "http.request", "body": b"", "more_body": False},
@@ -328,7 +328,7 @@ async def test_a_watch_ends_when_its_caller_disconnects() -> None:
     )
 
     async def receive() -> Event:
-        return next(said)
+        return next(received)
 
     async def send(event: Event) -> None:
         sent.append(event)
@@ -348,11 +348,11 @@ async def test_a_watch_ends_when_its_caller_disconnects() -> None:
 
 async def test_a_watch_misses_no_change_while_it_sends_its_first_response() -> None:
 
-    async def asked_once() -> AsyncIterator[bytes]:
+    async def one_request() -> AsyncIterator[bytes]:
         yield b""
 
     health = Health([""])
-    answers = health.watch(asked_once())
+    answers = health.watch(one_request())
     first = await anext(answers)
     health.leave()
     second = await anext(answers)

@@ -1,4 +1,4 @@
-"""Addresses to listen on, and the error when one is not free."""
+"""Tests of addresses to listen on, and of the error when one is not free."""
 
 import socket
 from pathlib import Path

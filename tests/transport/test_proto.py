@@ -1,4 +1,4 @@
-"""The .proto files agree with another implementation of Envoy's API, and with the generated code."""
+"""Compares the .proto files with another implementation of Envoy's API and with the generated code."""
 
 import filecmp
 import importlib
@@ -34,7 +34,7 @@ MESSAGES = [
 
 
 def theirs_for(descriptor: Descriptor) -> Any:
-    """The same message in envoy-data-plane, which writes A.B as AB."""
+    """Returns the class of the same message in envoy-data-plane, which writes A.B as AB."""
     package = descriptor.file.package
     name = descriptor.full_name.removeprefix(package + ".").replace(".", "")
     return getattr(importlib.import_module(f"envoy_data_plane.{package}"), name)
@@ -101,7 +101,7 @@ def test_every_field_has_envoys_name_number_and_oneof(descriptor: Descriptor) ->
 
 
 def test_the_generated_code_is_up_to_date(tmp_path: Path) -> None:
-    """Run `make generate` after a change in proto/."""
+    """If this fails, run `make generate`."""
     subprocess.run([sys.executable, ROOT / "proto" / "generate.py", tmp_path], check=True)
     committed = ROOT / "ratelimitd" / "transport" / "_pb"
     fresh = {path.relative_to(tmp_path) for path in tmp_path.rglob("*_pb2.py*")}

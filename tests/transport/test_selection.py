@@ -1,4 +1,4 @@
-"""Which transport the setting `auto` stands for, and the sentence when `fast` cannot run."""
+"""Tests of the transport that `auto` selects, and of the error when `fast` cannot run."""
 
 import sys
 from pathlib import Path
