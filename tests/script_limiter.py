@@ -1,4 +1,4 @@
-"""Takes tokens without a batcher."""
+"""Limiters without a batcher: one over any Redis client, and a call of a batch limiter."""
 
 import asyncio
 from collections.abc import Sequence

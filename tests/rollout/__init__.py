@@ -1,1 +1,1 @@
-"""The script, the limiter and the policy on a real store."""
+"""Tests of how the policy of a real store reaches the replicas."""

@@ -75,7 +75,7 @@ async def test_an_absent_key_is_the_default_policy_and_not_a_revision(store: Red
 async def test_a_direct_write_is_in_force_at_the_next_poll_as_a_new_revision(
     store: Redis,
 ) -> None:
-    """So does a deletion, which brings the default policy back. The key itself is not changed."""
+    """Deleting the key puts the default policy in force, also as a new revision."""
     policies = follower(store)
     await store.set(KEY, GOOD)
     await policies.poll()

@@ -46,7 +46,7 @@ async def test_a_published_entry_is_read_back_and_is_documented_json(store: Redi
 
 
 async def test_an_entry_older_than_5_seconds_is_not_live(store: Redis) -> None:
-    """Neither is one from the future, which a failover with a clock step can leave."""
+    """Nor is an entry with a future time, which a failover can leave if the clocks differ."""
     replicas = Replicas(store, KEY)
     await replicas.publish(ONE)
     assert await replicas.live(NOW + 5 * MICRO) == [ONE]

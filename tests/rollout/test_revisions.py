@@ -55,7 +55,6 @@ async def subscribed(store: Redis, revisions: Revisions) -> AsyncIterator[Any]:
 
 
 async def test_in_an_empty_store_the_default_policy_is_number_0(store: Redis, revisions: Revisions) -> None:
-    """The absent key is not foreign."""
     before = await now_us(store)
     seen = await revisions.snapshot()
     assert (seen.value, seen.wrong_type, seen.sha1, seen.head, seen.stored) == (None, False, "", 0, "")

@@ -1,1 +1,1 @@
-"""The command line, the demo, the documents, and the service behind a real Envoy."""
+"""Tests of the command line, the demo and the documents, and of the service behind a real Envoy."""

@@ -1,4 +1,4 @@
-"""`ratelimitd admin`: its answers on a real port, its log, and its end."""
+"""Tests of `ratelimitd admin` on a real port: its responses, its log and its end."""
 
 import json
 import signal

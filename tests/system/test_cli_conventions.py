@@ -1,4 +1,4 @@
-"""What all commands have in common: errors, exit statuses, help, completion, tables."""
+"""Tests of what all commands share: errors, exit statuses, help, completion, tables."""
 
 import asyncio
 import os

@@ -32,7 +32,7 @@ async def test_an_unreachable_store_is_one_sentence() -> None:
 async def test_one_run_shows_the_counts_and_leaves_the_store_as_it_was(
     tmp_path: Path, store_url: str, store: Redis
 ) -> None:
-    """It ignores the user's settings."""
+    """The demo ignores the settings in its environment."""
     env = {"TMPDIR": str(tmp_path), "RATELIMITD_KEY_PREFIX": "mine", "http_proxy": "http://127.0.0.1:1"}
     arguments = ("demo", "--once", "--port", str(free_port()), "--redis-url", store_url)
     async with started(*arguments, env=env) as process:

@@ -1,4 +1,4 @@
-"""The documents say what the code does."""
+"""Compares the documents with the code."""
 
 import re
 from pathlib import Path
@@ -15,13 +15,11 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_readme_is_short() -> None:
-    """At most 250 lines."""
+def test_the_readme_has_at_most_250_lines() -> None:
     assert len(README.splitlines()) <= 250
 
 
-def test_the_settings_table_is_the_settings() -> None:
-    """Same names in the same order, same defaults, same sentences; none missing, none left over."""
+def test_the_table_of_settings_equals_the_settings() -> None:
     rows = re.findall(r"^\| `(RATELIMITD_\w+)` \| (?:`(.*)`)? \| (.*) \|$", README, re.MULTILINE)
     assert rows == [
         (env_name(name), str(getattr(field.default, "value", field.default)), field.description)
@@ -29,22 +27,19 @@ def test_the_settings_table_is_the_settings() -> None:
     ]
 
 
-def test_the_newest_version_of_the_changelog_is_the_packages() -> None:
-    """With a date."""
+def test_the_changelog_begins_with_the_version_of_the_package_and_a_date() -> None:
     versions = re.findall(
         r"^## \[(.+?)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
     )
     assert versions[0] == __version__
 
 
-def test_the_example_limits_are_the_same_everywhere() -> None:
-    """README, compose and demo."""
+def test_readme_compose_and_demo_have_the_same_example_limits() -> None:
     assert EXAMPLE_LIMITS in README
     assert EXAMPLE_LIMITS in (ROOT / "docker-compose.yml").read_text()
 
 
-def test_the_makefile_has_at_most_eight_targets_and_each_says_what_it_does() -> None:
-    """What `make help` lists is what there is."""
+def test_the_makefile_has_at_most_eight_targets_with_a_help_text_each() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert targets is not None
@@ -61,7 +56,6 @@ def test_the_makefile_has_at_most_eight_targets_and_each_says_what_it_does() -> 
     ],
 )
 def test_links_and_named_files_exist(document: str) -> None:
-    """No dead end in our own tree."""
     text = (ROOT / document).read_text()
     folder = (ROOT / document).parent
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
@@ -70,8 +64,7 @@ def test_links_and_named_files_exist(document: str) -> None:
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
-def test_the_table_of_the_admin_api_is_the_api() -> None:
-    """The same requests, none missing, none left over."""
+def test_the_table_of_the_admin_api_lists_all_operations() -> None:
     rows = re.findall(
         r"^\| `([A-Z]+) (/admin/api/v1/\S+)` \|", (ROOT / "docs" / "admin.md").read_text(), re.MULTILINE
     )
@@ -95,14 +88,12 @@ def test_named_modules_and_their_parts_exist(document: str) -> None:
         assert re.search(rf"^(class |(async )?def )?{name}\b", file.read_text(), re.MULTILINE), (path, name)
 
 
-def test_the_glossary_is_in_alphabetical_order() -> None:
-    """Each term once."""
+def test_the_glossary_has_each_term_once_in_alphabetical_order() -> None:
     terms = re.findall(r"^\*\*(.+?)\*\*:", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
     assert terms == sorted(set(terms))
 
 
-def test_adrs_are_numbered_without_a_gap_and_share_one_shape() -> None:
-    """Every ADR has the same four sections."""
+def test_adrs_are_numbered_without_a_gap_and_have_the_same_sections() -> None:
     adrs = sorted(ROOT.glob("docs/adr/*.md"))
     assert [path.name[:4] for path in adrs] == [f"{n:04}" for n in range(1, len(adrs) + 1)]
     for path in adrs:

@@ -1,4 +1,4 @@
-"""`ratelimitd envoy`: the service inside the Envoy that calls it, as a user runs it."""
+"""Tests of `ratelimitd envoy`, which runs the service inside the Envoy that calls it."""
 
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -31,9 +31,9 @@ CONFIG = Path(__file__).parents[2] / "envoy" / "envoy.yaml"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def http(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an Envoy that hosts the service. Its backend is its own admin interface.
+    """Yields a client of an Envoy that hosts the service. Its backend is its own admin interface.
 
-    It runs in a folder with modules that must not be imported.
+    Its working directory has modules that it must not import.
     """
     folder = tmp_path_factory.mktemp("envoy")
     shadow(folder, *SHADOWING)

@@ -1,4 +1,4 @@
-"""What a log line contains, and what it must not contain."""
+"""Tests of what a log line contains, and of what it must not contain."""
 
 import json
 from collections.abc import Iterator

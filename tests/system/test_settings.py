@@ -1,4 +1,4 @@
-"""Where settings come from, and the error message when one is wrong."""
+"""Tests of reading settings, and of the error when one is invalid."""
 
 import pytest
 
