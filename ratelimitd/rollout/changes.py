@@ -12,7 +12,6 @@ from ratelimitd.rollout.revisions import RESET
 from ratelimitd.store.client import store_errors
 
 RESUBSCRIBE_INTERVAL_S = 1.0
-"""Pause before the next attempt to subscribe."""
 
 
 class Changes:
@@ -22,12 +21,20 @@ class Changes:
         client: the store.
         channel: `Revisions.channel`.
         on_reset: called when a person reset buckets.
+        resubscribe_interval_s: pause before the next attempt to subscribe.
     """
 
-    def __init__(self, client: Redis, channel: str, on_reset: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        channel: str,
+        on_reset: Callable[[], None],
+        resubscribe_interval_s: float = RESUBSCRIBE_INTERVAL_S,
+    ) -> None:
         self._client = client
         self._channel = channel
         self._on_reset = on_reset
+        self._resubscribe_interval_s = resubscribe_interval_s
         self._changed = asyncio.Event()
         self._log = structlog.get_logger("ratelimitd.policy")
 
@@ -53,7 +60,7 @@ class Changes:
                 pass  # the poll logs that the store is unavailable
             except Exception:  # noqa: BLE001 - after a defect, later changes must still be announced
                 self._log.exception("policy_subscription_failed")
-            await asyncio.sleep(RESUBSCRIBE_INTERVAL_S)
+            await asyncio.sleep(self._resubscribe_interval_s)
 
     def _handle(self, message: dict[str, Any]) -> None:
         if message["type"] == "message" and message["data"] == RESET:

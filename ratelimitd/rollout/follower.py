@@ -17,7 +17,7 @@ from ratelimitd.core.ports import Policies
 from ratelimitd.errors import ConflictError, PolicyError, StoreError
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.text import digest_of, parse
-from ratelimitd.rollout.changes import Changes
+from ratelimitd.rollout.changes import RESUBSCRIBE_INTERVAL_S, Changes
 from ratelimitd.rollout.presence import Presence
 from ratelimitd.rollout.replicas import Replica
 from ratelimitd.rollout.revision import PolicySnapshot
@@ -49,6 +49,7 @@ class PolicyFollower:
         on_change: called after the first policy came into force and after each other one did.
         on_reset: called when a person reset buckets.
         poll_interval_s: the longest time between two polls, in seconds.
+        resubscribe_interval_s: the pause before the next attempt to subscribe, in seconds.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class PolicyFollower:
         on_change: Callable[[], None] = lambda: None,
         on_reset: Callable[[], None] = lambda: None,
         poll_interval_s: float = POLL_INTERVAL_S,
+        resubscribe_interval_s: float = RESUBSCRIBE_INTERVAL_S,
     ) -> None:
         self._key = key
         self._revisions = Revisions(client, key)
         self._presence = Presence(client, key, replica)
-        self._changes = Changes(client, self._revisions.channel, on_reset)
+        self._changes = Changes(client, self._revisions.channel, on_reset, resubscribe_interval_s)
         self._on_change = on_change
         self._poll_interval_s = poll_interval_s
         self._log = structlog.get_logger("ratelimitd.policy")

@@ -27,7 +27,9 @@ NEVER_S, POLL_S = 3600.0, 0.01
 
 def follower(store: Redis, name: str = "r1", poll_interval_s: float = NEVER_S) -> PolicyFollower:
     """Returns a replica that follows the store. By default only the test makes it poll."""
-    return PolicyFollower(store, KEY, replica(name), poll_interval_s=poll_interval_s)
+    return PolicyFollower(
+        store, KEY, replica(name), poll_interval_s=poll_interval_s, resubscribe_interval_s=0.01
+    )
 
 
 async def published(store: Redis) -> dict[str, Replica]:
@@ -117,10 +119,9 @@ async def test_a_change_without_a_message_is_in_force_at_the_next_poll(store: Re
         await until_in_force(policies, BETTER)
 
 
-async def test_a_lost_subscription_is_renewed(store: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lost_subscription_is_renewed(store: Redis) -> None:
     async with follower(store).following() as policies:
         await until_subscribed(store)
-        monkeypatch.setattr("ratelimitd.rollout.changes.RESUBSCRIBE_INTERVAL_S", 0.01)
         await store.client_kill_filter(_type="pubsub")
         await until_subscribed(store)
         await store.set(KEY, GOOD)
