@@ -10,7 +10,7 @@ from ratelimitd.core.decision import Decision
 from ratelimitd.core.denial import denying_shadow
 from ratelimitd.core.identity import Source, identify
 from ratelimitd.core.match import DRY_RUN_CONTEXT, Matcher
-from ratelimitd.core.model import OnStoreError, Request, Verdict
+from ratelimitd.core.model import OnStoreError, Request, Verdict, new
 from ratelimitd.core.ports import Limiter, Observer, Policies
 from ratelimitd.errors import StoreError
 
@@ -80,11 +80,12 @@ class Decider:
                 Decision(Verdict.UNDECIDED, request, identity, digest, rules, None, None, reply, dry_run)
             )
         if outcome.allowed:
-            shadow = denying_shadow(policy, rules, outcome)
-            decision = Decision(_ALLOWED, request, identity, digest, rules, outcome, shadow, None, dry_run)
+            verdict, shadow = _ALLOWED, denying_shadow(policy, rules, outcome)
         else:
-            decision = Decision(_DENIED, request, identity, digest, rules, outcome, None, None, dry_run)
-        return self._observed(decision)
+            verdict, shadow = _DENIED, None
+        return self._observed(
+            new(Decision, (verdict, request, identity, digest, rules, outcome, shadow, None, dry_run))
+        )
 
     def _observed(self, decision: Decision) -> Decision:
         """Shows a decision to every observer, and returns it."""

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from ratelimitd.core.keys import KeyTemplate, key_template
-from ratelimitd.core.model import MICRO, Charge, Identity, Limit, OnStoreError, Request, TakeRequest, Verdict
+from ratelimitd.core.model import (
+    MICRO,
+    Charge,
+    Identity,
+    Limit,
+    OnStoreError,
+    Request,
+    TakeRequest,
+    Verdict,
+    new,
+)
 from ratelimitd.core.policy import Override, PolicySet, Route
 from ratelimitd.core.tiers import TierName
 
@@ -71,10 +81,8 @@ class MatchedRules:
     def take_request(self, identity: Identity) -> TakeRequest:
         """What to take for a request of this identity."""
         key = identity.key
-        return TakeRequest(
-            self.charge,
-            tuple([before if after is None else before + key + after for before, after in self.keys]),
-        )
+        keys = tuple([before if after is None else before + key + after for before, after in self.keys])
+        return new(TakeRequest, (self.charge, keys, False))
 
 
 class Matcher:

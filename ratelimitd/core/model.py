@@ -18,6 +18,12 @@ per microsecond.
 MAX_EXACT = 1 << 53
 """Largest range in which a double, the number type of Lua and of JSON readers, holds every whole number."""
 
+new = tuple.__new__
+"""Builds a named tuple from a tuple of all its fields: `new(Limit, (5, 1.0))`.
+
+It takes half the time of calling the class, and each decision builds six.
+"""
+
 
 class Request(NamedTuple):
     """An HTTP request as Envoy describes it.

@@ -20,7 +20,7 @@ from ratelimitd.core.headers import (
     whole_seconds,
 )
 from ratelimitd.core.match import MatchedRules
-from ratelimitd.core.model import MICRO, OnStoreError, Outcome, Verdict
+from ratelimitd.core.model import MICRO, OnStoreError, Outcome, Verdict, new
 from ratelimitd.core.tiers import TierName
 
 DENIED = "rate limit exceeded"
@@ -107,7 +107,7 @@ class Renderer:
         left = min(tokens)  # type: ignore[type-var] # an allowed outcome knows all its tokens
         tier, _ = rules.limits[tokens.index(left)]
         template, items = self._allowance(rules, tier, identity.kind, digest, shadow)
-        return Response(template, limit_field(items, tokens), left // MICRO)  # type: ignore[operator]
+        return new(Response, (template, limit_field(items, tokens), left // MICRO))  # type: ignore[operator]
 
     def _render_allowance(
         self, rules: MatchedRules, tier: TierName | None, identity_kind: str, digest: str, shadow: str | None

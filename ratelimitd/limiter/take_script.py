@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ratelimitd.core.model import Charge, Outcome, TakeRequest
+from ratelimitd.core.model import Charge, Outcome, TakeRequest, new
 from ratelimitd.errors import StoreError
 
 Argument = int | float
@@ -42,5 +42,5 @@ def decode(reply: object, requests: Sequence[TakeRequest]) -> list[Outcome]:
         shadow = None
         if charge.shadow and verdict != _DENIED:
             shadow = Outcome(verdict != _DENIED_IN_SHADOW, tuple(reply[end:at]))
-        outcomes.append(Outcome(verdict != _DENIED, tokens, shadow))
+        outcomes.append(new(Outcome, (verdict != _DENIED, tokens, shadow)))
     return outcomes

@@ -14,7 +14,7 @@ from ratelimitd.core.decision import Decision
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.headers import Headers, grpc_fields
 from ratelimitd.core.match import MatchedRules
-from ratelimitd.core.model import Outcome, Request
+from ratelimitd.core.model import Outcome, Request, new
 from ratelimitd.core.response import Renderer
 from ratelimitd.errors import MalformedRequestError
 from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderValue
@@ -47,14 +47,17 @@ def decode(payload: bytes, traceparent: str = "") -> Request:
     http = request.http
     # The slice copies the headers into a list: iterating over the field itself takes most of the time.
     raw = http.header_map.headers[:]
-    return Request(
-        http.method,
-        http.path.partition("?")[0],
-        http.host,
-        _raw_headers(raw) if raw else http.headers,
-        attributes.source.address.socket_address.address,
-        attributes.context_extensions,
-        traceparent,
+    return new(
+        Request,
+        (
+            http.method,
+            http.path.partition("?")[0],
+            http.host,
+            _raw_headers(raw) if raw else http.headers,
+            attributes.source.address.socket_address.address,
+            attributes.context_extensions,
+            traceparent,
+        ),
     )
 
 
@@ -79,10 +82,10 @@ class Encoder:
 
     def __call__(self, decision: Decision) -> bytes:
         """The serialized CheckResponse."""
-        _, request, identity, digest, rules, outcome, _, _, _ = decision
+        rules, outcome = decision.rules, decision.outcome
         if outcome is not None and rules is not None and not outcome.allowed:
-            grpc_status = grpc_fields(request, _RESOURCE_EXHAUSTED)
-            return self._denial(rules, outcome, identity.kind, digest, grpc_status)
+            grpc_status = grpc_fields(decision.request, _RESOURCE_EXHAUSTED)
+            return self._denial(rules, outcome, decision.identity.kind, decision.policy_digest, grpc_status)
         return self._encode(self._render(decision))
 
     def _encode_denial(
