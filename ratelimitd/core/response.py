@@ -107,7 +107,8 @@ class Renderer:
         left = min(tokens)  # type: ignore[type-var] # an allowed outcome knows all its tokens
         tier, _ = rules.limits[tokens.index(left)]
         template, items = self._allowance(rules, tier, identity.kind, digest, shadow)
-        return new(Response, (template, limit_field(items, tokens), left // MICRO))  # type: ignore[operator]
+        remaining = left // MICRO  # type: ignore[operator] # as above
+        return new(Response, (template, limit_field(items, tokens), remaining))
 
     def _render_allowance(
         self, rules: MatchedRules, tier: TierName | None, identity_kind: str, digest: str, shadow: str | None
@@ -136,7 +137,7 @@ class Renderer:
         return Response(template, limit_field(limit_items(rules.limits), outcome.tokens), 0)
 
     def _without_tokens(self, decision: Decision) -> ResponseTemplate:
-        """The response where no bucket was asked: blocked, exempt, all tiers off, or undecided."""
+        """The template of a decision without tokens: blocked, exempt, all tiers off, or undecided."""
         metadata = [("outcome", decision.verdict.value), ("identity", decision.identity.kind)]
         if decision.verdict is Verdict.UNDECIDED:
             return self._undecided(decision, tuple(metadata))
