@@ -20,6 +20,9 @@ settings.register_profile("ci", max_examples=100, deadline=None, derandomize=Tru
 settings.register_profile("nightly", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "quick"))
 
+# The tests call gRPC services on loopback, whatever proxy the environment names.
+os.environ["no_grpc_proxy"] = "127.0.0.1,localhost"  # noqa: SIM112 - grpc reads no other spelling
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Rejects tests with equal node IDs, because pytest-xdist would run only one of them."""

@@ -18,6 +18,9 @@ REPLICAS = 3
 UP_S = 600.0
 """Time to build the images and start all containers on a slow machine with a cold cache."""
 
+PROXIES = "tests/containers/proxy-variables.yml"
+"""Sets proxy variables in every container, as the configuration of Docker can. Nothing may use them."""
+
 RESET = "redis.call('FLUSHALL') return redis.call('SET', KEYS[1], ARGV[1])"
 """Empties the store and sets the limits in one step, so that no replica ever reads a store without limits."""
 
@@ -66,7 +69,8 @@ class Front:
         envoy = await self.project.container("envoy")
         lines = await run(
             *("docker", "run", "--rm", "--network", f"container:{envoy.id}"),
-            *("curlimages/curl:latest", "-s", "--max-time", "5", "http://127.0.0.1:9901/clusters"),
+            *("curlimages/curl:latest", "--noproxy", "*", "-s", "--max-time", "5"),
+            "http://127.0.0.1:9901/clusters",
         )
         rows = [line.split("::") for line in lines.splitlines()]
         hosts: dict[str, dict[str, str]] = {}
@@ -97,7 +101,7 @@ async def project() -> AsyncIterator[Project]:
     reason = await asyncio.to_thread(why_no_engine)
     if reason:
         unavailable(reason)
-    project = Project(f"ratelimitd-test-{uuid.uuid4().hex[:8]}")
+    project = Project(f"ratelimitd-test-{uuid.uuid4().hex[:8]}", ("docker-compose.yml", PROXIES))
     try:
         up = ("up", "--build", "--detach", "--wait", "--scale", f"ratelimitd={REPLICAS}")
         try:

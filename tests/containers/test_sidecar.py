@@ -17,7 +17,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 @pytest_asyncio.fixture(loop_scope="session")
 async def sidecar(front: Front) -> AsyncIterator[Project]:
     """Runs the project in this form, and restores it afterwards, because both forms publish the same port."""
-    project = replace(front.project, files=("docker-compose.yml", "docker-compose.sidecar.yml"))
+    project = replace(front.project, files=(*front.project.files, "docker-compose.sidecar.yml"))
     up = ("up", "--detach", "--wait")
     try:
         await project.compose(*up, "--build", timeout_s=UP_S)

@@ -99,3 +99,10 @@ def test_adrs_are_numbered_without_a_gap_and_have_the_same_sections() -> None:
     for path in adrs:
         for part in ("## Context", "## Decision", "## Alternatives", "## Consequences"):
             assert part in path.read_text(), (path.name, part)
+
+
+def test_the_readme_names_the_variables_that_compose_takes_from_the_environment() -> None:
+    sentence = re.search(r"^Compose takes (.*?) from your environment", README, re.MULTILINE | re.DOTALL)
+    assert sentence is not None
+    compose = (ROOT / "docker-compose.yml").read_text()
+    assert set(re.findall(r"\w*RATELIMITD_\w+", sentence[1])) == set(re.findall(r"\$\{(\w+)", compose))

@@ -8,6 +8,8 @@ from tests.required_programs import PATH
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 300
+LOCAL = ",".join(filter(None, (os.environ.get("no_proxy"), "localhost,127.0.0.1")))
+"""Hosts that curl must not call through a proxy of the environment."""
 
 
 def shell(command: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -15,7 +17,7 @@ def shell(command: str, env: dict[str, str] | None = None) -> subprocess.Complet
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=ROOT,
-        env={**os.environ, "PATH": PATH, **(env or {})},
+        env={**os.environ, "PATH": PATH, "no_proxy": LOCAL, **(env or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
