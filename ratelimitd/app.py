@@ -171,7 +171,7 @@ async def serve(settings: Settings) -> None:
         await asyncio.wait((terminated, interrupted, ended), return_when=asyncio.FIRST_COMPLETED)
         if not interrupted.done() and not ended.done():
             log.info("leaving", for_s=settings.leave_s)
-            await listener.leave()
+            listener.leave()
             await asyncio.wait(
                 (interrupted, ended), timeout=settings.leave_s, return_when=asyncio.FIRST_COMPLETED
             )

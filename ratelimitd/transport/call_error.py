@@ -1,4 +1,4 @@
-"""How a call ends that has no response."""
+"""The error that ends a call without a response."""
 
 from ratelimitd.core.grpc_code import GrpcCode
 
@@ -9,3 +9,8 @@ class CallError(Exception):
     def __init__(self, code: GrpcCode, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def not_one_message() -> CallError:
+    """The error for a method that takes exactly one message and gets none, or several."""
+    return CallError(GrpcCode.INVALID_ARGUMENT, "this method takes exactly one message")

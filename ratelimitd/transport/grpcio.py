@@ -6,34 +6,51 @@ from contextlib import asynccontextmanager
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from ratelimitd.address import Address, TcpAddress
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.errors import ListenError
+from ratelimitd.transport import health, reflection
 from ratelimitd.transport.call_error import CallError
 from ratelimitd.transport.listener import Listener, ensure_free
-from ratelimitd.transport.services import Unary, service_names
+from ratelimitd.transport.services import Stream, Unary, service_names
 
 _STATUS = {code: grpc.StatusCode[code.name] for code in GrpcCode}
 
 
-def _handler(
-    path: str, method: Unary
-) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[bytes]]:
-    log = structlog.get_logger("ratelimitd.grpcio")
+_Context = grpc.aio.ServicerContext[bytes, bytes]
 
-    async def handle(payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+_log = structlog.get_logger("ratelimitd.grpcio")
+
+
+def _unary(path: str, method: Unary) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+    async def handle(payload: bytes, context: _Context) -> bytes:
         try:
             return method.encode(await method.begin(payload, _traceparent(context)))
         except CallError as error:
             await context.abort(_STATUS[error.code], str(error))
-        except Exception:  # a defect: the caller gets a status, and the traceback goes to the log
-            log.exception("call_failed", method=path)
+        except Exception:  # noqa: BLE001 - a defect: the caller gets a status, and the traceback goes to the log
+            _log.exception("call_failed", method=path)
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
     return handle
+
+
+def _stream(method: Stream) -> Callable[[AsyncIterator[bytes], _Context], AsyncIterator[bytes]]:
+    async def handle(payloads: AsyncIterator[bytes], context: _Context) -> AsyncIterator[bytes]:
+        try:
+            async for message in method(payloads):
+                yield message
+        except CallError as error:
+            await context.abort(_STATUS[error.code], str(error))
+
+    return handle
+
+
+def _register(server: grpc.aio.Server, path: str, handler: "grpc.RpcMethodHandler[bytes, bytes]") -> None:
+    """Serves the method at `path`. Without serializers, its handler gets bytes and chooses the status."""
+    _, service, name = path.split("/")
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: handler}),))
 
 
 def _traceparent(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
@@ -73,25 +90,21 @@ async def serve_grpcio(
             ("grpc.so_reuseport", 0),
         ]
     )
+    names = service_names(methods)
+    status = health.Health(("", *names))
+    described = reflection.Reflection((*names, health.SERVICE, reflection.SERVICE))
     for path, method in methods.items():
-        _, service, name = path.split("/")
-        # Without serializers the handler gets bytes, so it chooses the status for a malformed message.
-        handler = grpc.unary_unary_rpc_method_handler(_handler(path, method))
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: handler}),))
-    services = service_names(methods)
-    servicer = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        _register(server, path, grpc.unary_unary_rpc_method_handler(_unary(path, method)))
+    for path, stream in {**status.methods, **described.methods}.items():
+        _register(server, path, grpc.stream_stream_rpc_method_handler(_stream(stream)))
     try:
         port = server.add_insecure_port(str(address))
     except RuntimeError as error:
         raise ListenError(f"cannot listen on {address}") from error
     await server.start()
-    for service in ("", *services):
-        await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
     try:
         bound = TcpAddress(address.host, port) if isinstance(address, TcpAddress) else address
-        yield Listener(bound, servicer.enter_graceful_shutdown, _never_ends)
+        yield Listener(bound, status.leave, _never_ends)
     finally:
-        await servicer.enter_graceful_shutdown()
+        status.end()
         await server.stop(drain_s)

@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ class Listener:
     """
 
     address: Address
-    leave: Callable[[], Awaitable[None]]
+    leave: Callable[[], None]
     ended: Callable[[], Coroutine[None, None, str]]
 
 

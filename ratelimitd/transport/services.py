@@ -4,7 +4,7 @@ Every transport serves the rows of this table, and health and reflection take th
 it. To add an RPC, add a row, and a module that decodes and encodes its messages.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ratelimitd.core.decision import Decision
@@ -16,6 +16,9 @@ from ratelimitd.transport.call_error import CallError
 
 CHECK = f"/{ext_authz.SERVICE}/Check"
 """The path of Envoy's external authorization."""
+
+Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+"""A method that takes messages and returns messages, each sent at once. Raises CallError."""
 
 
 class Unary(NamedTuple):

@@ -20,13 +20,17 @@ from grpclib.client import Channel
 from structlog.testing import capture_logs
 
 from ratelimitd.address import TcpAddress, UnixAddress
+from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.model import OnStoreError, Outcome, TakeRequest
+from ratelimitd.transport.fast.framing import frame
 from tests.core.fakes import BrokenLimiter, OracleLimiter
 from tests.eventually import eventually
 from tests.transport.conftest import Serve, Service
+from tests.transport.http2 import exchange
 from tests.transport.service_under_test import MAX_MESSAGE_BYTES
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 SERVICES = ("", "envoy.service.auth.v3.Authorization")
 
 
@@ -265,7 +269,7 @@ async def test_a_call_in_flight_finishes_while_the_service_stops(serve: Serve) -
 
 async def test_a_service_that_leaves_still_answers_calls(serve: Serve) -> None:
     async with serve(OracleLimiter()) as listener:
-        await listener.leave()
+        listener.leave()
         async with grpc.aio.insecure_channel(str(listener.address)) as channel:
             health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -283,3 +287,42 @@ async def test_a_call_that_never_ends_is_cut_off_after_the_drain(serve: Serve) -
         await serving.__aexit__(None, None, None)
         with pytest.raises(grpc.aio.AioRpcError):
             await call
+
+
+@pytest.mark.parametrize("chunks", [[], [b""]])
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+async def test_health_without_a_message_is_an_invalid_argument(
+    service: Service, method: str, chunks: list[bytes]
+) -> None:
+    with capture_logs() as lines:
+        reply = await exchange(service.address, chunks, path=f"/grpc.health.v1.Health/{method}")
+    assert (reply.status, lines) == (GrpcCode.INVALID_ARGUMENT, [])
+
+
+@pytest.mark.parametrize("path", ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", REFLECTION])
+async def test_a_malformed_message_of_a_standard_service_is_an_invalid_argument(
+    service: Service, path: str
+) -> None:
+    with capture_logs() as lines:
+        reply = await exchange(service.address, [frame(b"\xff\xff\xff")], path=path)
+    assert (reply.status, lines) == (GrpcCode.INVALID_ARGUMENT, [])
+
+
+async def test_a_caller_that_leaves_early_is_not_logged(serve: Serve) -> None:
+    limiter = HeldLimiter()
+    with capture_logs() as lines:
+        async with serve(limiter) as listener, grpc.aio.insecure_channel(str(listener.address)) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            await watch.read()
+            call = method_of(channel)(bytes(check_request()))
+            await limiter.reached.wait()
+            call.cancel()
+            watch.cancel()
+            limiter.release.set()
+            await _until_answered(channel)
+    assert lines == []
+
+
+async def _until_answered(channel: grpc.aio.Channel) -> None:
+    """Returns after another call, so that the service has answered the calls before it."""
+    await method_of(channel)(bytes(check_request()), timeout=10)

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 
 from ratelimitd.errors import RatelimitdError
-from ratelimitd.transport.fast import health, reflection
+from ratelimitd.transport import health, reflection
 from ratelimitd.transport.fast.asgi_types import Receive, Scope, Send
 from ratelimitd.transport.fast.grpc_app import GrpcApplication
 from ratelimitd.transport.services import Unary, service_names
@@ -100,14 +100,8 @@ def _grpc_application(
 ) -> GrpcApplication:
     described = reflection.Reflection((*names, health.SERVICE, reflection.SERVICE))
     return GrpcApplication(
-        unary={
-            **service.methods,
-            f"/{health.SERVICE}/Check": Unary(health.decode, status.check, bytes),
-        },
-        streams={
-            f"/{health.SERVICE}/Watch": status.watch,
-            f"/{reflection.SERVICE}/ServerReflectionInfo": described.info,
-        },
+        unary=service.methods,
+        streams={**status.methods, **described.methods},
         max_message_bytes=service.max_message_bytes,
         bound_s=service.bound_s,
     )

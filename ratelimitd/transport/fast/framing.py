@@ -8,7 +8,7 @@ from struct import Struct
 from urllib.parse import quote
 
 from ratelimitd.core.grpc_code import GrpcCode
-from ratelimitd.transport.call_error import CallError
+from ratelimitd.transport.call_error import CallError, not_one_message
 
 _PREFIX = Struct(">BI")
 """Precedes each message: one byte, 1 when it is compressed, and the length in four bytes."""
@@ -53,7 +53,7 @@ def only_message(body: bytes, max_message_bytes: int) -> bytes:
     if len(body) == expected:
         return body[PREFIX_BYTES:]
     if not body or len(body) > expected:
-        raise CallError(GrpcCode.UNIMPLEMENTED, "this method takes exactly one message")
+        raise not_one_message()
     raise truncated()
 
 

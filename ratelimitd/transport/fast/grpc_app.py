@@ -16,8 +16,8 @@ from ratelimitd.transport.call_error import CallError
 from ratelimitd.transport.fast.asgi_types import Event, Receive, Scope, Send
 from ratelimitd.transport.fast.framing import expected_bytes, frame, only_message, timeout_s
 from ratelimitd.transport.fast.responses import OK, START, refuse
-from ratelimitd.transport.fast.streams import DISCONNECT_POLL_S, DisconnectedError, Stream, serve_stream
-from ratelimitd.transport.services import Unary
+from ratelimitd.transport.fast.streams import DISCONNECT_POLL_S, DisconnectedError, serve_stream
+from ratelimitd.transport.services import Stream, Unary
 
 _T = TypeVar("_T")
 
@@ -94,9 +94,12 @@ class GrpcApplication:
                 # Calls that finish in this turn of the event loop are all sent in the next one: the host's
                 # thread then wakes up once instead of once per call.
                 await asyncio.sleep(0)
-            await send(START)
-            await send({"type": "http.response.body", "body": body})
-            await send(OK)
+            try:
+                await send(START)
+                await send({"type": "http.response.body", "body": body})
+                await send(OK)
+            except OSError:  # the caller has left
+                return
         except DisconnectedError:
             return
         except CallError as error:

@@ -1,5 +1,7 @@
 """The ASGI events that make up the response of a gRPC call."""
 
+from contextlib import suppress
+
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.transport.call_error import CallError
 from ratelimitd.transport.fast.asgi_types import Send
@@ -13,5 +15,6 @@ OK = {"type": "http.response.trailers", "headers": status_fields(GrpcCode.OK)}
 async def refuse(send: Send, error: CallError) -> None:
     """Sends a response without a body: HTTP 200, and the status of the call among the headers."""
     fields = [CONTENT_TYPE, *status_fields(error.code, str(error))]
-    await send({"type": "http.response.start", "status": 200, "headers": fields})
-    await send(NO_BODY)
+    with suppress(OSError):  # the caller has left
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send(NO_BODY)

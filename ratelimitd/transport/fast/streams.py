@@ -1,7 +1,7 @@
 """Calls that stream. A reader runs beside the method and ends the call when the caller goes away."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from ratelimitd.transport.call_error import CallError
 from ratelimitd.transport.fast.asgi_types import Receive, Send
@@ -13,16 +13,14 @@ from ratelimitd.transport.fast.framing import (
     truncated,
 )
 from ratelimitd.transport.fast.responses import NO_BODY, OK, START
-
-Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
-"""A method that takes messages and returns messages, each sent at once. Raises CallError."""
+from ratelimitd.transport.services import Stream
 
 DISCONNECT_POLL_S = 1.0
 """How often a disconnect is looked for, once the caller has sent its last message."""
 
 
 class DisconnectedError(Exception):
-    """The caller went away, so nothing can be sent to it."""
+    """The caller has left. The host's `send` raises an OSError then."""
 
 
 async def serve_stream(
@@ -37,6 +35,8 @@ async def serve_stream(
         if not sender.done():
             raise DisconnectedError
         sender.result()
+    except OSError as error:
+        raise DisconnectedError from error
     finally:
         reader.cancel()
         sender.cancel()

@@ -55,7 +55,7 @@ async def serve_hosted(
         # Envoy loads the application before it listens, so the service is open once connections are accepted.
         await host.until(accepts, poll_interval_s=_POLL_INTERVAL_S)
 
-        async def leave() -> None:
+        def leave() -> None:
             with suppress(BrokenPipeError):  # the host has ended, which `ended` reports
                 os.write(lifeline, _LEAVE)
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.transport.call_error import CallError
+from ratelimitd.transport.services import Stream
 
 SERVICE = "grpc.reflection.v1alpha.ServerReflection"
 
@@ -18,6 +19,11 @@ class Reflection:
 
     def __init__(self, services: Sequence[str]) -> None:
         self._services = services
+
+    @property
+    def methods(self) -> Mapping[str, Stream]:
+        """The method by its path."""
+        return {f"/{SERVICE}/ServerReflectionInfo": self.info}
 
     async def info(self, payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """A response to each ServerReflectionRequest. Raises CallError for a malformed request."""
