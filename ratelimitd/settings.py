@@ -4,7 +4,6 @@ A setting is an environment variable `RATELIMITD_NAME` and a flag `--name` of `s
 """
 
 import difflib
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from ratelimitd.core.identity import HEADER_NAME, Source, parse_sources
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.errors import SettingsError
 from ratelimitd.pydantic_text import reason_of
+from ratelimitd.service_links import is_service_link
 from ratelimitd.store_url import check_store_url
 
 PREFIX = "RATELIMITD_"
@@ -27,9 +27,6 @@ MAX_IN_FLIGHT = 2
 
 CONFIG_KEY = "rate_limit:config"
 """Default of `config_key`."""
-
-_SERVICE_LINK = re.compile(PREFIX + r"(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_(TCP|UDP).*)?)")
-"""Variables that Kubernetes sets in every pod for a Service named ratelimitd. They are not settings."""
 
 SECRET = {"redis_url", "admin_key", "admin_read_key"}
 """Settings whose value is never shown. A URL may contain a password."""
@@ -135,11 +132,17 @@ class Settings(BaseModel):
         parse_address(value)
         return value
 
+    @field_validator("transport", "on_store_error", "log_level", mode="before")
+    @classmethod
+    def _case_of_choices_does_not_matter(cls, value: str) -> str:
+        return value.lower()
+
     @field_validator("redis_url")
     @classmethod
     def _redis_url_can_be_used(cls, value: str) -> str:
-        if value != EMBEDDED:
-            check_store_url(value)
+        if value.lower() == EMBEDDED:
+            return EMBEDDED
+        check_store_url(value)
         return value
 
     @field_validator("address_header")
@@ -179,18 +182,20 @@ def environment(settings: Settings) -> dict[str, str]:
 def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:
     """Makes settings from the environment and from flags, which win unless they are None.
 
-    Raises SettingsError with all problems, one per line.
+    White space around a value is removed. A variable without a value counts as not set; a flag without one
+    does not, since it may be meant to win over a variable. Raises SettingsError with all problems, one per
+    line.
     """
     given: dict[str, Any] = {}
     problems = []
     for variable, value in environ.items():
-        if variable.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(variable):
+        if variable.startswith(PREFIX) and not is_service_link(variable, value):
             name = variable.removeprefix(PREFIX).lower()
-            if name in Settings.model_fields:
-                given[name] = value
-            else:
+            if name not in Settings.model_fields:
                 problems.append(f"unknown setting {variable}; {_suggestion(variable)}")
-    given |= {name: value for name, value in flags.items() if value is not None}
+            elif value.strip():
+                given[name] = value.strip()
+    given |= {name: value.strip() for name, value in flags.items() if value is not None}
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:

@@ -24,6 +24,9 @@ def health(
     ] = CLIENT_TIMEOUT_S,
 ) -> None:
     """Ask a running service for its health: exit status 0 if it is serving, 1 if not."""
+    target = (
+        target.strip() or DEFAULT_LISTEN
+    )  # a variable of white space counts as not set, as in `settings.load`
     try:
         reachable = str(parse_address(target).reachable)
     except ValueError as error:

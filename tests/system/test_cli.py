@@ -76,6 +76,8 @@ async def test_a_port_in_use_is_one_sentence(transport: str) -> None:
 @BOTH
 async def test_a_service_with_its_own_store_starts_answers_and_stops(tmp_path: Path, transport: str) -> None:
     env = {"TMPDIR": str(tmp_path)}
+    env |= {"RATELIMITD_REDIS_PORT": "tcp://10.0.0.1:6379", "RATELIMITD_ADMIN_SERVICE_HOST": "10.0.0.2"}
+    env |= {"RATELIMITD_STORE_TIMEOUT_MS": "", "RATELIMITD_LOG_LEVEL": "INFO"}
     flags = ("--redis-url", "embedded", "--listen", "127.0.0.1:0", "--leave-s", "0")
     async with started("serve", "--transport", transport, *flags, env=env) as process:
         line = json.loads(await line_with(process, "listening"))
@@ -160,7 +162,7 @@ async def test_serve_listens_on_a_unix_socket(tmp_path: Path, transport: str) ->
     async with started("serve", "--transport", transport, *flags) as process:
         await line_with(process, "listening")
         assert await command.run("health", target) == Result(0, "SERVING\n", "")
-        assert (await run("health", env={"RATELIMITD_LISTEN": target})) == (0, "SERVING\n")
+        assert (await run("health", env={"RATELIMITD_LISTEN": f" {target}"})) == (0, "SERVING\n")
         process.send_signal(signal.SIGHUP)
         assert (await end_of(process))[0] == 0
 

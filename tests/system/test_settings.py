@@ -1,10 +1,14 @@
 """Tests of reading settings, and of the error when one is invalid."""
 
+from enum import Enum
+from typing import Any, Literal, get_args, get_origin
+
 import pytest
 
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.errors import SettingsError
-from ratelimitd.settings import PREFIX, Settings, env_name, load
+from ratelimitd.service_links import is_service_link
+from ratelimitd.settings import PREFIX, Settings, env_name, environment, load
 
 
 def test_defaults_hold_and_other_variables_are_ignored() -> None:
@@ -80,15 +84,113 @@ def test_a_bad_url_is_rejected_without_showing_its_password(url: str, reason: st
     assert "hunter2" not in str(error.value)
 
 
-def test_variables_that_kubernetes_sets_are_ignored() -> None:
-    """A Service named ratelimitd must not stop its own pods."""
-    links = {
-        "RATELIMITD_SERVICE_HOST": "10.0.0.1",
-        "RATELIMITD_SERVICE_PORT_GRPC": "50051",
-        "RATELIMITD_PORT": "tcp://10.0.0.1:50051",
-        "RATELIMITD_PORT_50051_TCP_ADDR": "10.0.0.1",
-    }
-    assert load(links, {}) == load({}, {})
+@pytest.mark.parametrize(
+    "service", ["", "_REDIS", "_ADMIN", "_REDIS_MASTER", "_LISTEN", "_REDIS_URL", "_PORT"]
+)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SERVICE_HOST", "10.0.0.1"),
+        ("SERVICE_HOST", "fd00::1"),
+        ("SERVICE_PORT", "50051"),
+        ("SERVICE_PORT_GRPC", "50051"),
+        ("SERVICE_PORT_HTTP_ADMIN", "9090"),
+        ("PORT", "tcp://10.0.0.1:50051"),
+        ("PORT", "udp://10.0.0.1:53"),
+        ("PORT", "sctp://[fd00::1]:36412"),
+        ("PORT_50051_TCP", "tcp://10.0.0.1:50051"),
+        ("PORT_50051_TCP_ADDR", "10.0.0.1"),
+        ("PORT_50051_TCP_PORT", "50051"),
+        ("PORT_50051_TCP_PROTO", "tcp"),
+        ("PORT_53_UDP_ADDR", "10.0.0.1"),
+        ("PORT_36412_SCTP_PROTO", "sctp"),
+    ],
+)
+def test_variables_that_kubernetes_sets_for_a_service_are_ignored(
+    service: str, name: str, value: str
+) -> None:
+    """A Service named ratelimitd, or ratelimitd-redis, must not stop its neighbours."""
+    assert load({f"RATELIMITD{service}_{name}": value}, {}) == load({}, {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RATELIMITD_PORT", "50051"),
+        ("RATELIMITD_ADMIN_PORT", "9090"),
+        ("RATELIMITD_REDIS_PORT", "6379"),
+        ("RATELIMITD_REDIS_PORT", "redis://redis:6379"),
+        ("RATELIMITD_REDIS_HOST", "redis"),
+        ("RATELIMITD_LISTEN_ADDR", "tcp://127.0.0.1:50051"),
+        ("RATELIMITD_LISTN", ""),
+    ],
+)
+def test_a_mistyped_setting_that_resembles_a_variable_of_kubernetes_is_refused(
+    variable: str, value: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"unknown setting {variable}; "):
+        load({variable: value}, {})
+
+
+def test_no_setting_has_the_name_of_a_variable_of_kubernetes() -> None:
+    for value in ("x", "tcp://10.0.0.1:50051"):
+        assert not [name for name in Settings.model_fields if is_service_link(env_name(name), value)]
+
+
+@pytest.mark.parametrize("value", ["", " ", "\t\r\n"])
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_counts_as_not_set(name: str, value: str) -> None:
+    assert load({env_name(name): value}, {}) == load({}, {})
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, field in Settings.model_fields.items() if field.default != ""]
+)
+def test_an_empty_flag_is_refused_where_a_setting_needs_a_value(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{env_name(name)}.*: "):
+        load({}, {name: ""})
+
+
+def test_an_empty_flag_wins_over_a_variable() -> None:
+    assert load({"RATELIMITD_ADDRESS_HEADER": "x-client"}, {"address_header": ""}).address_header == ""
+
+
+def test_white_space_around_a_value_is_removed() -> None:
+    environ = {"RATELIMITD_REDIS_URL": "redis://h:6379/0\n", "RATELIMITD_LOG_LEVEL": "debug\r"}
+    settings = load(environ, {"listen": " 127.0.0.1:1 "})
+    assert (settings.redis_url, settings.log_level) == ("redis://h:6379/0", "debug")
+    assert settings.listen == "127.0.0.1:1"
+
+
+def choices(annotation: Any) -> list[str]:
+    """Returns the values of a Literal or an enum, and none for other types."""
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return [member.value for member in annotation]
+    return list(get_args(annotation)) if get_origin(annotation) is Literal else []
+
+
+CHOICES = [
+    (name, choice)
+    for name, field in Settings.model_fields.items()
+    for choice in (
+        [*choices(field.annotation), "embedded"] if name == "redis_url" else choices(field.annotation)
+    )
+]
+
+
+@pytest.mark.parametrize(("name", "choice"), CHOICES)
+def test_the_case_of_a_choice_does_not_matter(name: str, choice: str) -> None:
+    for written in (choice.upper(), choice.title()):
+        assert getattr(load({env_name(name): written}, {}), name) == choice
+        assert getattr(load({}, {name: written}), name) == choice
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_variables_made_from_settings_lead_to_the_same_settings(name: str) -> None:
+    """The transport `fast` passes its settings to another process in this form."""
+    given = {"LISTEN": "[::1]:0", "TRANSPORT": "FAST", "ON_STORE_ERROR": "Allow", "LEAVE_S": "0.5"}
+    settings = load({PREFIX + key: value for key, value in given.items()}, {})
+    assert getattr(load(environment(settings), {}), name) == getattr(settings, name)
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
