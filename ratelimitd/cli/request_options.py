@@ -45,7 +45,7 @@ def request_spec(
         method,
         user,
         address,
-        join_headers((name.lower(), value) for name, value in _pairs("--header", headers)),
+        join_headers(_pairs("--header", headers)),
         dict(_pairs("--context", context)),
     )
 

@@ -42,7 +42,7 @@ class RequestSpec:
         method: the HTTP method, in any case.
         user: value of the first identity header, or None.
         address: IP address of the client, or None.
-        headers: other request headers.
+        headers: other request headers. Names that differ only in case are one header.
         context: context_extensions of the route in Envoy.
     """
 
@@ -57,7 +57,7 @@ class RequestSpec:
         """Returns the request as Envoy would send it. Raises RequestSpecError."""
         if not self.path.startswith("/"):
             raise RequestSpecError(f"the path must begin with /, got {self.path!r}")
-        headers = {name.lower(): value for name, value in self.headers.items()}
+        headers = join_headers(self.headers.items())
         for name in headers:
             if not HEADER_NAME.fullmatch(name):
                 raise RequestSpecError(f"{name!r} is not a header name")
@@ -80,9 +80,10 @@ class RequestSpec:
 
 
 def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Returns headers by name. The values of a repeated header are joined with a comma, as Envoy does."""
+    """Returns headers by lower-case name. Values of a repeated header are joined with a comma, as in Envoy."""
     joined: dict[str, str] = {}
-    for name, value in pairs:
+    for written, value in pairs:
+        name = written.lower()
         joined[name] = f"{joined[name]},{value}" if name in joined else value
     return joined
 

@@ -192,6 +192,11 @@ async def test_routes_overrides_and_identities_are_explained(control: Control) -
     assert by_header.identity.key == "carol"
 
 
+def test_headers_whose_names_differ_in_case_are_one_header() -> None:
+    spec = RequestSpec(path="/", headers={"X-A": "1", "x-a": "2", "X-B": "3", "X-a": "4"})
+    assert spec.request(SETTINGS).headers == {"x-a": "1,2,4", "x-b": "3"}
+
+
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [

@@ -40,12 +40,12 @@ def request_spec(fields: Mapping[str, str]) -> RequestSpec:
         method=fields.get("method", "").strip() or "GET",
         user=fields.get("user") or None,
         address=fields.get("address", "").strip() or None,
-        headers=_pairs(fields.get("headers", ""), ":", "a header"),
-        context=_pairs(fields.get("context", ""), "=", "a context value"),
+        headers=join_headers(_pairs(fields.get("headers", ""), ":", "a header")),
+        context=dict(_pairs(fields.get("context", ""), "=", "a context value")),
     )
 
 
-def _pairs(text: str, separator: str, noun: str) -> dict[str, str]:
+def _pairs(text: str, separator: str, noun: str) -> list[tuple[str, str]]:
     """Returns name and value of each line. Raises RequestSpecError."""
     pairs = []
     for line in text.splitlines():
@@ -57,4 +57,4 @@ def _pairs(text: str, separator: str, noun: str) -> dict[str, str]:
                 f"{line.strip()!r:.60} is not {noun}: write NAME{separator} VALUE, one per line"
             )
         pairs.append((name, value))
-    return join_headers(pairs)
+    return pairs
