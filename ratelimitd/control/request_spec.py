@@ -80,7 +80,7 @@ class RequestSpec:
 
 
 def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Returns headers by lower-case name. Values of a repeated header are joined with a comma, as in Envoy."""
+    """Returns headers by lower-case name. Joins the values of a repeated header, as Envoy does."""
     joined: dict[str, str] = {}
     for written, value in pairs:
         name = written.lower()

@@ -1,8 +1,9 @@
 """The header fields that tell a client how much of its limits is left.
 
 Sources: draft-ietf-httpapi-ratelimit-headers-10 for RateLimit-Policy (q quota, w window in seconds) and
-RateLimit (r remaining, t seconds until full again); RFC 9110 section 10.2.3 for Retry-After; Envoy's router
-filter for x-envoy-ratelimited, which stops service meshes from retrying a limited request.
+RateLimit (r remaining, t seconds until full again), both of which are structured fields; RFC 9110 section
+10.2.3 for Retry-After; Envoy's router filter for x-envoy-ratelimited, which stops service meshes from
+retrying a limited request.
 """
 
 from collections.abc import Sequence
@@ -15,10 +16,17 @@ from ratelimitd.core.tiers import TierName
 
 Headers = tuple[tuple[str, str], ...]
 
+MAX_INTEGER = 999_999_999_999_999
+"""Largest integer in a structured field (RFC 9651, 3.3.1). Parsers reject a field with a larger one."""
+
+MAX_RETRY_AFTER_S = 2**31 - 1
+"""Largest Retry-After, 68 years. Many clients read it into 32 bits, and a larger one would mean no wait."""
+
 
 def whole_seconds(us: int) -> int:
-    """Microseconds as seconds, rounded up: a client that waits so long has waited enough."""
-    return -(-us // MICRO)
+    """Microseconds as seconds, at most MAX_INTEGER, rounded up: a client that waits so long waits enough."""
+    seconds = -(-us // MICRO)
+    return seconds if seconds < MAX_INTEGER else MAX_INTEGER  # noqa: FURB136 - min() takes 60 ns longer
 
 
 def policy_field(limits: Sequence[TierLimit]) -> str:
@@ -60,7 +68,7 @@ def denied_fields(tier: TierName, retry_after_s: int) -> Headers:
     """The fields that a 429 has beside the RateLimit fields."""
     return (
         ("content-type", "application/json"),
-        ("retry-after", str(retry_after_s)),
+        ("retry-after", str(min(retry_after_s, MAX_RETRY_AFTER_S))),
         ("x-ratelimit-tier", tier),
         ("x-envoy-ratelimited", "true"),
     )
