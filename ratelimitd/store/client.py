@@ -4,7 +4,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio import (
+    BlockingConnectionPool,
+    ConnectionPool,
+    Redis,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio import Connection as RedisConnection
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -14,6 +21,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from ratelimitd.errors import StoreError
 from ratelimitd.store.link import Connect, Connection
+from ratelimitd.store_url import parse_store_url
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,12 +30,22 @@ MAX_CONNECTIONS = 4
 """One polls the policy, one waits for messages, two are spare. Decisions use a link (store/link.py)."""
 
 
-def _options() -> dict[str, Any]:
-    """Options of every connection, unless the URL sets others.
+_CLASSES: dict[str, type[AbstractConnection]] = {
+    "redis": RedisConnection,
+    "rediss": SSLConnection,
+    "unix": UnixDomainSocketConnection,
+}
+"""Connections by the scheme of the URL."""
+
+
+def _arguments(url: str) -> dict[str, Any]:
+    """Returns the class of the connections to `url` and their arguments. Raises ValueError.
 
     The driver must not retry by itself: a call whose connection broke may have taken its tokens already.
     """
-    return {
+    scheme, arguments = parse_store_url(url)
+    return arguments | {
+        "connection_class": _CLASSES[scheme],
         "client_name": "ratelimitd",
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
@@ -38,14 +56,14 @@ def _options() -> dict[str, Any]:
 @asynccontextmanager
 async def open_client(url: str) -> AsyncIterator[Redis]:
     """Yields a client for `url` and closes it. It connects at its first use, so the store may start later."""
-    pool = BlockingConnectionPool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=None, **_options())
+    pool = BlockingConnectionPool(max_connections=MAX_CONNECTIONS, timeout=None, **_arguments(url))
     async with Redis.from_pool(pool) as client:
         yield client
 
 
 def new_connection(url: str) -> AbstractConnection:
-    """Returns a connection to `url` that is not open yet. Raises ValueError, TypeError or RedisError."""
-    pool = ConnectionPool.from_url(url, **_options())
+    """Returns a connection to `url` that is not open yet. Raises ValueError."""
+    pool = ConnectionPool(**_arguments(url))
     connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call] # it is untyped
     return connection
 
