@@ -6,6 +6,7 @@ The parts are closed in the reverse order of their opening, so the store outlive
 import asyncio
 import gc
 import os
+import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -80,9 +81,12 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
 
 
 def _replica(settings: Settings) -> Replica:
-    """The description of this process that it publishes, before it runs any policy."""
+    """The description of this process that it publishes, before it runs any policy.
+
+    Containers may share host name and process id, so the id of a replica ends with a random part.
+    """
     return Replica(
-        id=f"{socket.gethostname()}:{os.getpid()}",
+        id=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",
         version=__version__,
         transport=settings.transport,
         number=0,

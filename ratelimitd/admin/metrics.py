@@ -56,7 +56,7 @@ class Metrics(Collector):
 
 def _status_metrics(status: Status) -> Iterator[Metric]:
     newest = status.revision.number
-    numbers = {replica.id: replica.number for replica in status.replicas}
+    numbers = {replica.id: replica.number for replica in status.replicas if not replica.silent}
     behind = sum(number < newest for number in numbers.values())
     yield _gauge("policy_revision", "Number of the newest accepted policy.", newest)
     yield _gauge(
@@ -65,6 +65,11 @@ def _status_metrics(status: Status) -> Iterator[Metric]:
         bool(status.refused),
     )
     yield _gauge("replicas", "Replicas that were seen within the last seconds.", len(numbers))
+    yield _gauge(
+        "replicas_silent",
+        "Replicas that were seen within the last minute, but not within the last seconds.",
+        len(status.replicas) - len(numbers),
+    )
     yield _gauge("replicas_behind", "Replicas that run an older policy than the newest.", behind)
     revisions = GaugeMetricFamily(
         "ratelimitd_replica_revision", "Number of the policy that a replica runs.", labels=["replica"]

@@ -19,7 +19,7 @@ from ratelimitd.admin.request_models import (
 from ratelimitd.control.answers import AppliedRevision, CurrentPolicy, History, PolicyDiff
 from ratelimitd.control.control import Control
 from ratelimitd.core.model import MAX_EXACT
-from ratelimitd.errors import ConflictError, StoreError
+from ratelimitd.errors import ConflictError
 from ratelimitd.policy.schema import schema
 from ratelimitd.policy.validation import ValidationResult
 from ratelimitd.policy.validation import validate as validate_policy
@@ -127,16 +127,11 @@ async def _applied_response(
 ) -> AppliedRevision:
     """Returns the response to a change, after waiting up to `wait_s` until each replica runs it.
 
-    Raises WaitError, and a StoreError that says that the change is accepted.
+    Raises WaitError, and StoreError like Control.wait.
     """
     revision = applied.revision
     if wait_s:
-        try:
-            await control.wait(revision.number, wait_s)
-        except StoreError as error:
-            raise StoreError(
-                f"revision {revision.number} is accepted; whether the replicas run it is unknown: {error}"
-            ) from error
+        await control.wait(revision.number, wait_s)
     response.headers["etag"] = etag(revision)
     return applied
 

@@ -85,12 +85,14 @@ def _print_revision(revision: Revision, now_us: int | None = None) -> None:
 
 def _replica(replica: ReplicaStatus, status: Status) -> tuple[object, ...]:
     state = "behind" if replica.behind else "ok"
+    if replica.silent:
+        state = f"not seen for {age(replica.age_us(status.now_us))}, was {state}"
     if replica.refused is not None:
         state += f", refused: {replica.refused}"
     return (
         replica.number,
         state,
-        f"{age(status.now_us - replica.seen_us)} ago",
+        f"{age(replica.age_us(status.now_us))} ago",
         age(status.now_us - replica.started_us),
         f"{replica.version} {replica.transport}",
         replica.id,

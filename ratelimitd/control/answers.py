@@ -73,19 +73,32 @@ class ReplicaStatus(Replica):
 
     `digest` is the first 12 hex digits of the SHA-256 of that policy's text; `revision` is its deprecated
     alias. `number` is the policy's revision; `behind`: a newer one was accepted. `refused` says why the text
-    in the store is not in force.
+    in the store is not in force. `silent`: it has written nothing for some seconds, so it may be frozen, cut
+    off or gone.
     """
 
     digest: str
     started_us: Instant = Field(serialization_alias="started_at")
     seen_us: Instant = Field(serialization_alias="seen_at")
     behind: bool
+    silent: bool
     revision: str = Field(json_schema_extra={"deprecated": True})
 
     @classmethod
-    def of(cls, replica: Replica, newest: int) -> Self:
-        """Returns the status of a replica when `newest` is the number of the newest revision."""
-        return cls(**dict(replica), behind=replica.number < newest, revision=replica.digest)
+    def of(cls, replica: Replica, newest: int, now_us: int) -> Self:
+        """Returns the status of a replica.
+
+        Args:
+            replica: its entry.
+            newest: number of the newest revision.
+            now_us: the store's clock.
+        """
+        return cls(
+            **dict(replica),
+            behind=replica.number < newest,
+            silent=replica.is_silent(now_us),
+            revision=replica.digest,
+        )
 
 
 class Status(Answer):

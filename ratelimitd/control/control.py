@@ -25,7 +25,8 @@ from ratelimitd.core.explain import explain, keys_of
 from ratelimitd.core.keys import parse_key
 from ratelimitd.core.match import limit_for
 from ratelimitd.core.policy import PolicySet
-from ratelimitd.errors import ConflictError, PolicyError, WaitError
+from ratelimitd.display import age
+from ratelimitd.errors import ConflictError, PolicyError, StoreError, WaitError
 from ratelimitd.policy.advice import advice
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.normal_form import normal_text
@@ -41,6 +42,9 @@ ATTEMPTS = 3
 
 STATUS_INTERVAL_S = 0.05
 """Pause between two reads of the status in `wait`."""
+
+LAST_READ_S = 1.0
+"""How long a read of the status in `wait` may take at the end of its timeout."""
 
 
 class Control:
@@ -125,21 +129,24 @@ class Control:
         """Returns the newest policy and the policies that replicas run."""
         current, snapshot = await self._current()
         newest = current.revision.number
-        live = await self._replicas.live(snapshot.now_us)
+        listed = await self._replicas.listed(snapshot.now_us)
         return Status(
             revision=current.revision,
             refused=current.refused,
-            replicas=[ReplicaStatus.of(replica, newest) for replica in live],
+            replicas=[ReplicaStatus.of(replica, newest, snapshot.now_us) for replica in listed],
             shadow=await self._replicas.shadow(newest),
             now_us=snapshot.now_us,
         )
 
     async def wait(self, number: int, timeout_s: float) -> Status:
-        """Returns the status once every live replica runs this revision or a newer one. Raises WaitError."""
+        """Returns the status once every listed replica runs this revision or a newer one.
+
+        Raises WaitError, and StoreError if the store fails or does not answer: the revision is accepted then.
+        """
         deadline_s = time.monotonic() + timeout_s
         while True:
-            status = await self.status()
-            behind = [replica.id for replica in status.replicas if replica.number < number]
+            status = await self._status_by(deadline_s, number)
+            behind = [_and_silence(one, status.now_us) for one in status.replicas if one.number < number]
             if not behind:
                 return status
             if time.monotonic() >= deadline_s:
@@ -147,6 +154,17 @@ class Control:
                     f"after {timeout_s:g} s revision {number} does not run yet on {', '.join(behind)}"
                 )
             await asyncio.sleep(STATUS_INTERVAL_S)
+
+    async def _status_by(self, deadline_s: float, number: int) -> Status:
+        """Returns the status. Bounds one read to the deadline, or to LAST_READ_S if that is later."""
+        try:
+            async with asyncio.timeout(max(deadline_s - time.monotonic(), LAST_READ_S)):
+                return await self.status()
+        except (StoreError, TimeoutError) as error:
+            reason = str(error) or "the store did not answer in time"
+            raise StoreError(
+                f"revision {number} is accepted; whether the replicas run it is unknown: {reason}"
+            ) from error
 
     async def explain(self, spec: RequestSpec) -> ExplainedRequest:
         """Returns the decision that such a request would get now. Raises RequestSpecError."""
@@ -196,3 +214,8 @@ class Control:
     async def _policy(self) -> PolicySet:
         text = (await self.current()).revision.text
         return policy_set(parse(text), digest_of(text))
+
+
+def _and_silence(replica: ReplicaStatus, now_us: int) -> str:
+    """Returns the id of a replica, and how long it has been silent."""
+    return f"{replica.id} (not seen for {age(replica.age_us(now_us))})" if replica.silent else replica.id

@@ -13,11 +13,11 @@ from redis.asyncio import Redis
 from ratelimitd.core.model import MICRO
 from ratelimitd.store.client import store_errors
 
-LIVE_S = 5
-"""A replica is live if it wrote its entry within this time."""
+SILENT_S = 5
+"""A replica is silent if it wrote no entry within this time: it may be frozen, cut off or killed."""
 
 STALE_S = 60
-"""An older entry is removed."""
+"""An older entry is not listed, and removed by the next replica that starts."""
 
 SHADOW_TTL_S = 7 * 24 * 3600
 """How long the shadow counts of a revision are kept after the last addition."""
@@ -43,6 +43,14 @@ class Replica(BaseModel):
     started_us: int
     seen_us: int
 
+    def age_us(self, now_us: int) -> int:
+        """Returns the time between the entry and `now_us`, in either direction: a clock may step back."""
+        return abs(now_us - self.seen_us)
+
+    def is_silent(self, now_us: int) -> bool:
+        """Returns whether the replica has stopped writing its entry, by the store's clock."""
+        return self.age_us(now_us) > SILENT_S * MICRO
+
 
 class Replicas:
     """The replicas of the policy at `config_key`. Every method raises StoreError when the store fails."""
@@ -61,9 +69,7 @@ class Replicas:
         """
         with store_errors():
             if not self._swept:
-                stale = [
-                    old.id for old in await self._all() if _age_us(old, replica.seen_us) > STALE_S * MICRO
-                ]
+                stale = [old.id for old in await self._all() if old.age_us(replica.seen_us) > STALE_S * MICRO]
                 if stale:
                     await self._client.hdel(self._key, *stale)
             pipeline = self._client.pipeline(transaction=True)
@@ -77,12 +83,12 @@ class Replicas:
         with store_errors():
             await self._client.hdel(self._key, replica_id)
 
-    async def live(self, now_us: int) -> list[Replica]:
-        """Returns the replicas that wrote within LIVE_S of `now_us`, the store's clock, sorted by id."""
+    async def listed(self, now_us: int) -> list[Replica]:
+        """Returns the replicas that wrote within STALE_S of `now_us`, the store's clock, sorted by id."""
         with store_errors():
             found = await self._all()
-        live = [replica for replica in found if _age_us(replica, now_us) <= LIVE_S * MICRO]
-        return sorted(live, key=lambda replica: replica.id)
+        recent = [replica for replica in found if replica.age_us(now_us) <= STALE_S * MICRO]
+        return sorted(recent, key=lambda replica: replica.id)
 
     async def add_shadow(self, number: int, denied: Mapping[str, int]) -> None:
         """Adds to the counts of requests that each shadow would have denied under a revision."""
@@ -116,8 +122,3 @@ class Replicas:
 
     def _shadow_key(self, number: int) -> str:
         return f"{{{self._config_key}}}:shadow:{number}"
-
-
-def _age_us(replica: Replica, now_us: int) -> int:
-    """Returns the distance between the instants: after a failover the clock may have stepped back."""
-    return abs(now_us - replica.seen_us)

@@ -5,9 +5,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from ratelimitd.admin.metrics import MAX_NAMES, bounded
+from ratelimitd.core.model import MICRO
 from ratelimitd.rollout.replicas import Replicas
 from tests.admin.conftest import run_replica
 from tests.example_limits import KEY, limits_json
+from tests.replicas import replica
 
 Series = dict[tuple[str, str], float]
 
@@ -29,6 +31,7 @@ async def test_an_empty_store_has_no_policy_and_no_replicas(nobody: httpx.AsyncC
         ("ratelimitd_policy_revision", ""): 0,
         ("ratelimitd_policy_refused", ""): 0,
         ("ratelimitd_replicas", ""): 0,
+        ("ratelimitd_replicas_silent", ""): 0,
         ("ratelimitd_replicas_behind", ""): 0,
     }
 
@@ -54,6 +57,15 @@ async def test_policy_replicas_and_shadow_denials_are_counted(
     assert series["ratelimitd_shadow_denied_total", "routes[0]"] == 2
     assert series["ratelimitd_shadow_denied_total", "overrides.users"] == 9
     assert not any("alice" in name for _, name in series)
+
+
+async def test_a_silent_replica_counts_apart(store: Redis, nobody: httpx.AsyncClient) -> None:
+    await run_replica(store, "a", 0)
+    seconds, _ = await store.time()
+    silent = replica("b", seen_us=(seconds - 20) * MICRO)
+    await store.hset(f"{{{KEY}}}:replicas", "b", silent.model_dump_json(by_alias=True))
+    series = await scraped(nobody)
+    assert (series["ratelimitd_replicas", ""], series["ratelimitd_replicas_silent", ""]) == (1, 1)
 
 
 async def test_wrong_keys_are_counted(nobody: httpx.AsyncClient) -> None:

@@ -1,15 +1,25 @@
 """The control operations on a real store: changes, conflicts, explanations and resets."""
 
 import asyncio
+import os
+import socket
 
 import pytest
 from redis.asyncio import Redis
 
+from ratelimitd.app import open_decider
 from ratelimitd.control.control import Control
 from ratelimitd.control.request_spec import RequestSpec, Subject
 from ratelimitd.core.model import MICRO, Limit
 from ratelimitd.core.tiers import TierName
-from ratelimitd.errors import ConflictError, PolicyError, RequestSpecError, UnknownRevisionError, WaitError
+from ratelimitd.errors import (
+    ConflictError,
+    PolicyError,
+    RequestSpecError,
+    StoreError,
+    UnknownRevisionError,
+    WaitError,
+)
 from ratelimitd.limiter.deny_cache import DenyCache
 from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
 from ratelimitd.policy.validation import validate
@@ -18,6 +28,7 @@ from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.rollout.revision import EXTERNAL
 from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.settings import load
+from ratelimitd.store.client import open_client
 from tests.core.fakes import check_over
 from tests.eventually import eventually
 from tests.example_limits import KEY, limits_json
@@ -149,6 +160,48 @@ async def test_wait_returns_when_every_live_replica_runs_the_revision(control: C
     await policies[1].poll()
     status = await waiting
     assert {one.number for one in status.replicas} == {number}
+
+
+async def test_wait_names_a_silent_replica_and_the_status_lists_it(control: Control, store: Redis) -> None:
+    running = PolicyFollower(store, KEY, replica("r1"))
+    await running.poll()
+    seconds, _ = await store.time()
+    silent = replica("frozen", seen_us=(seconds - 20) * MICRO)
+    await store.hset(f"{{{KEY}}}:replicas", "frozen", silent.model_dump_json(by_alias=True))
+    number = await applied(control, limits_json())
+    await running.poll()
+    with pytest.raises(WaitError, match=rf"revision {number} does not run yet on frozen \(not seen for 2"):
+        await control.wait(number, timeout_s=0)
+    listed = (await control.status()).replicas
+    assert [(one.id, one.silent, one.behind) for one in listed] == [
+        ("frozen", True, True),
+        ("r1", False, False),
+    ]
+
+
+async def test_wait_ends_when_the_store_stops_answering(
+    store: Redis, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says that the change is accepted."""
+    monkeypatch.setattr("ratelimitd.control.control.LAST_READ_S", 0.1)
+    async with open_client(store_url) as client:
+        control = Control(client, SETTINGS)
+        number = await applied(control, limits_json())
+        await store.client_pause(2000)
+        try:
+            with pytest.raises(StoreError, match=f"revision {number} is accepted; whether .* is unknown"):
+                await control.wait(number, timeout_s=0)
+        finally:
+            await store.client_unpause()
+
+
+async def test_two_services_in_one_process_are_two_replicas(control: Control, store_url: str) -> None:
+    """Containers may share host name and process id."""
+    settings = load({"RATELIMITD_REDIS_URL": store_url}, {})
+    async with open_decider(settings), open_decider(settings):
+        ids = [one.id for one in (await control.status()).replicas]
+    assert len(ids) == 2
+    assert all(one.startswith(f"{socket.gethostname()}:{os.getpid()}:") for one in ids)
 
 
 async def test_the_status_has_the_shadow_counts_of_the_revision_in_force(

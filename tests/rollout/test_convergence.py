@@ -138,7 +138,7 @@ class Fleet(RuleBasedStateMachine):
         head = self.run(revisions.head())
         assert digest_of(head.text) == expected
         snapshot = self.run(revisions.snapshot())
-        entries = self.run(Replicas(self.client, KEY).live(snapshot.now_us))
+        entries = self.run(Replicas(self.client, KEY).listed(snapshot.now_us))
         assert {(one.number, one.digest, one.refused is None) for one in entries} == {
             (head.number, expected, self.valid)
         }

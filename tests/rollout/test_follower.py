@@ -35,7 +35,7 @@ def follower(store: Redis, name: str = "r1", poll_interval_s: float = NEVER_S) -
 async def published(store: Redis) -> dict[str, Replica]:
     """Returns the entries of the live replicas, by id."""
     snapshot = await Revisions(store, KEY).snapshot()
-    return {one.id: one for one in await Replicas(store, KEY).live(snapshot.now_us)}
+    return {one.id: one for one in await Replicas(store, KEY).listed(snapshot.now_us)}
 
 
 async def commit(store: Redis, text: str) -> int:

@@ -38,21 +38,26 @@ async def test_a_published_entry_is_read_back_and_is_documented_json(store: Redi
     replicas = Replicas(store, KEY)
     await replicas.publish(TWO)
     await replicas.publish(ONE)
-    assert await replicas.live(NOW) == [ONE, TWO]
+    assert await replicas.listed(NOW) == [ONE, TWO]
     assert json.loads(await store.hget(HASH, "one") or b"") == ENTRY
     newer = ONE.model_copy(update={"number": 8, "seen_us": NOW + MICRO})
     await replicas.publish(newer)
-    assert await replicas.live(NOW + MICRO) == [newer, TWO]
+    assert await replicas.listed(NOW + MICRO) == [newer, TWO]
 
 
-async def test_an_entry_older_than_5_seconds_is_not_live(store: Redis) -> None:
-    """Nor is an entry with a future time, which a failover can leave if the clocks differ."""
+def test_a_replica_is_silent_5_seconds_after_its_entry() -> None:
+    """A future time also counts, because a failover can leave it if the clocks differ."""
+    for sign in (1, -1):
+        assert not ONE.is_silent(NOW + sign * 5 * MICRO)
+        assert ONE.is_silent(NOW + sign * (5 * MICRO + 1))
+
+
+async def test_a_silent_replica_is_listed_for_a_minute(store: Redis) -> None:
     replicas = Replicas(store, KEY)
     await replicas.publish(ONE)
-    assert await replicas.live(NOW + 5 * MICRO) == [ONE]
-    assert await replicas.live(NOW + 5 * MICRO + 1) == []
-    assert await replicas.live(NOW - 5 * MICRO) == [ONE]
-    assert await replicas.live(NOW - 5 * MICRO - 1) == []
+    for sign in (1, -1):
+        assert await replicas.listed(NOW + sign * 60 * MICRO) == [ONE]
+        assert await replicas.listed(NOW + sign * (60 * MICRO + 1)) == []
 
 
 async def test_a_replica_that_leaves_is_gone_at_once(store: Redis) -> None:
@@ -61,7 +66,7 @@ async def test_a_replica_that_leaves_is_gone_at_once(store: Redis) -> None:
     await replicas.publish(TWO)
     await replicas.leave("one")
     await replicas.leave("never came")
-    assert await replicas.live(NOW) == [TWO]
+    assert await replicas.listed(NOW) == [TWO]
 
 
 async def test_the_first_entry_of_a_replica_removes_stale_ones(store: Redis) -> None:
@@ -102,12 +107,12 @@ async def test_garbage_among_the_entries_is_skipped(store: Redis, garbage: bytes
     await store.hset(HASH, "garbage", garbage)
     replicas = Replicas(store, KEY)
     await replicas.publish(ONE)
-    assert await replicas.live(NOW) == [ONE]
+    assert await replicas.listed(NOW) == [ONE]
 
 
 async def test_unknown_fields_of_newer_versions_are_ignored(store: Redis) -> None:
     await store.hset(HASH, "one", json.dumps(ENTRY | {"region": "eu"}))
-    assert await Replicas(store, KEY).live(NOW) == [ONE]
+    assert await Replicas(store, KEY).listed(NOW) == [ONE]
 
 
 async def test_shadow_counts_of_replicas_add_up(store: Redis, store_url: str) -> None:
@@ -142,7 +147,7 @@ async def test_without_a_store_every_call_raises_store_error(tmp_path: Path) -> 
         for call in (
             replicas.publish(ONE),
             replicas.leave("one"),
-            replicas.live(NOW),
+            replicas.listed(NOW),
             replicas.add_shadow(7, {"a": 1}),
             replicas.shadow(7),
         ):

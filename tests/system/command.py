@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from ratelimitd.cli import main
 from ratelimitd.core.model import MICRO
-from ratelimitd.rollout.replicas import LIVE_S, Replicas
+from ratelimitd.rollout.replicas import SILENT_S, Replicas
 from tests.example_limits import KEY
 from tests.replicas import replica
 
@@ -134,6 +134,6 @@ async def publish(store: Redis, name: str, number: int, refused: str | None = No
             refused=refused,
             version="9.9.9",
             started_us=now_us - 90_000_000,
-            seen_us=now_us + (LIVE_S - 1) * MICRO,
+            seen_us=now_us + (SILENT_S - 1) * MICRO,
         )
     )

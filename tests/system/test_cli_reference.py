@@ -13,7 +13,7 @@ from tests.system.command import Result, publish, run
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "cli.md").read_text()
 LIMITS = re.findall(r"^```yaml\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)[0]
-REPLICA = "limits-7d9f:1"
+REPLICA = "limits-7d9f:1:3fa9c2"
 
 
 def test_the_options_are_those_of_the_commands() -> None:

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 
 from ratelimitd.control.request_spec import RequestSpec, Subject, join_headers
 from ratelimitd.errors import RequestSpecError, UnknownRevisionError
-
-MAX_NOTE = 200
-"""Characters of a note in the panel's forms."""
+from ratelimitd.rollout.revision import checked_note
 
 MAX_NUMBER_DIGITS = 15
 
@@ -24,8 +22,11 @@ def policy_text(fields: Mapping[str, str]) -> str:
 
 
 def note(fields: Mapping[str, str]) -> str:
-    """Returns the note as one line."""
-    return " ".join(fields.get("note", "").split())[:MAX_NOTE]
+    """Returns the note as one line. Raises RequestSpecError if it is too long."""
+    try:
+        return checked_note(" ".join(fields.get("note", "").split()))
+    except ValueError as error:
+        raise RequestSpecError(f"the note {error}") from error
 
 
 def subject(fields: Mapping[str, str]) -> Subject:

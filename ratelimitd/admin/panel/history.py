@@ -5,11 +5,11 @@ from http import HTTPStatus
 from starlette.responses import Response
 
 from ratelimitd.admin.panel.endpoint import Panel, PanelRequest
-from ratelimitd.admin.panel.form_fields import MAX_NOTE, note, revision_number
+from ratelimitd.admin.panel.form_fields import note, revision_number
 from ratelimitd.admin.panel.policy_editor import after_change
 from ratelimitd.admin.panel.rendering import DiffLine, diff_lines
 from ratelimitd.errors import ConflictError, PolicyError, UnknownRevisionError
-from ratelimitd.rollout.revision import Revision
+from ratelimitd.rollout.revision import MAX_NOTE, Revision
 from ratelimitd.rollout.revisions import HISTORY_LENGTH, KEPT
 
 

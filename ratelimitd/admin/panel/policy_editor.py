@@ -12,14 +12,14 @@ from starlette.responses import Response
 
 from ratelimitd.admin.deadlines import store_deadline
 from ratelimitd.admin.panel.endpoint import Panel, PanelRequest, sentence
-from ratelimitd.admin.panel.form_fields import MAX_NOTE, note, policy_text, revision_number
+from ratelimitd.admin.panel.form_fields import note, policy_text, revision_number
 from ratelimitd.admin.panel.lines import placed
 from ratelimitd.admin.panel.overview import limits_page
 from ratelimitd.admin.panel.rendering import diff_lines, plural
 from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.errors import ConflictError, PolicyError, Problem, StoreError, UnknownRevisionError, WaitError
 from ratelimitd.policy.validation import validate
-from ratelimitd.rollout.revision import Revision
+from ratelimitd.rollout.revision import MAX_NOTE, Revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ async def after_change(panel: Panel, request: PanelRequest, revision: Revision) 
     except (WaitError, StoreError):
         text = f"Revision {number} is accepted, but after {wait_s:g} s not every replica runs it yet."
         return request.redirect("/admin/replicas", text, "warn")
-    running = len(status.replicas)
+    running = sum(not replica.silent for replica in status.replicas)
     if not running:
         return request.redirect("/admin", f"Revision {number} is accepted. No replica is running.", "warn")
     return request.redirect("/admin", f"Revision {number} is in force on {plural(running, 'replica')}.")

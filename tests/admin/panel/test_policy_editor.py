@@ -41,6 +41,25 @@ async def test_limits_are_changed_with_a_form(browser: Browser, control: Control
     assert (newest.number, newest.author, newest.note) == (2, "carol", "a campaign")
 
 
+async def test_a_note_has_up_to_500_characters_and_is_never_cut(browser: Browser, control: Control) -> None:
+    longest = "é" * 500
+    page = await browser.submit(
+        "/admin/edit", await browser.get("/admin/edit"), expected="1", text=FULL + "#"
+    )
+    assert 'maxlength="500"' in page.text
+    fields = {"expected": "1", "text": FULL + "#"}
+    refused = await browser.submit("/admin/apply", page, note=longest + "!", **fields)
+    assert refused.status_code == 422
+    assert "The note must have at most 500 characters." in refused.text
+    assert (await control.current()).revision.number == 1
+    await browser.submit("/admin/apply", page, note=longest, **fields)
+    assert (await control.current()).revision.note == longest
+    page = await browser.get("/admin/history/1/rollback")
+    assert 'maxlength="500"' in page.text
+    refused = await browser.submit("/admin/history/1/rollback", page, expected="2", note=longest + "!")
+    assert (refused.status_code, (await control.current()).revision.number) == (422, 2)
+
+
 @pytest.mark.parametrize(
     "text",
     [
