@@ -41,6 +41,7 @@ class _EncodedTemplate(NamedTuple):
         tag: the tag of the field of the kind of reply.
         content: the content of that field, without `ratelimit`.
         header_tag: the tag of each header in it.
+        append_action: what Envoy does with an equal field of the backend, at the end of each header.
         metadata: the content of `dynamic_metadata`, without `remaining`.
     """
 
@@ -48,6 +49,7 @@ class _EncodedTemplate(NamedTuple):
     tag: bytes
     content: bytes
     header_tag: bytes
+    append_action: bytes
     metadata: bytes
 
 
@@ -64,11 +66,11 @@ class ResponseEncoder:
     def encode(self, response: Response) -> bytes:
         """The serialized CheckResponse."""
         template, rate_limit, remaining = response
-        status, tag, content, header_tag, metadata = self._template(template)
+        status, tag, content, header_tag, append_action, metadata = self._template(template)
         if rate_limit:
             value = rate_limit.encode()
             header = _RATE_LIMIT + _VARINTS[len(value)] + value
-            option = _HEADER_TAG + _VARINTS[len(header)] + header + _OVERWRITE
+            option = _HEADER_TAG + _VARINTS[len(header)] + header + append_action
             content += header_tag + _VARINTS[len(option)] + option
         if remaining is not None:
             metadata += _REMAINING + pack("<d", remaining)
@@ -84,8 +86,13 @@ def _encode_template(template: ResponseTemplate) -> _EncodedTemplate:
     if isinstance(reply, DeniedHttpResponse):
         reply.status.code = template.http_status
     headers = reply.response_headers_to_add if isinstance(reply, OkHttpResponse) else reply.headers
+    # Both RateLimit fields are lists, so ours are appended to those of the backend. A refusal has only ours,
+    # and Envoy drops a header of a refusal that is to be appended.
+    action = HeaderValueOption(
+        append_action="APPEND_IF_EXISTS_OR_ADD" if ok else "OVERWRITE_IF_EXISTS_OR_ADD"
+    )
     for key, value in template.headers:
-        headers.add(header=HeaderValue(key=key, value=value), append_action=_ACTION)
+        headers.add(header=HeaderValue(key=key, value=value), append_action=action.append_action)
     metadata = Struct()
     metadata.update(dict(template.metadata))
     return _EncodedTemplate(
@@ -93,6 +100,7 @@ def _encode_template(template: ResponseTemplate) -> _EncodedTemplate:
         _tag(CheckResponse, template.kind.value),
         reply.SerializeToString(),
         _tag(type(reply), "response_headers_to_add" if ok else "headers"),
+        action.SerializeToString(),
         metadata.SerializeToString(),
     )
 
@@ -116,8 +124,6 @@ def _varint(number: int) -> bytes:
 
 
 _VARINTS = _Varints((number, _varint(number)) for number in range(4096))
-_ACTION = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
-_OVERWRITE = HeaderValueOption(append_action=_ACTION).SerializeToString()
 _METADATA_TAG = _tag(CheckResponse, "dynamic_metadata")
 _HEADER_TAG = _tag(HeaderValueOption, "header")
 _RATE_LIMIT = HeaderValue(key="ratelimit").SerializeToString() + _tag(HeaderValue, "value")

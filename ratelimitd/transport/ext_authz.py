@@ -1,7 +1,7 @@
 """Envoy's external authorization: CheckRequest bytes to a Request, a Decision to CheckResponse bytes.
 
-Field rules were read off a running Envoy: `append_action` is always set, since its default differs between
-the kinds of reply and Envoy drops a denied header with the older `append`; a refusal always carries a
+Field rules were read off a running Envoy: headers of an allowed request are appended to those of the backend,
+headers of a refusal overwrite, since Envoy drops those that are to be appended; a refusal always carries a
 non-zero code, since only the code decides.
 """
 

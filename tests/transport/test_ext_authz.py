@@ -64,6 +64,14 @@ def test_any_bytes_are_a_request_or_malformed(payload: bytes) -> None:
         assert isinstance(decode(payload), Request)
 
 
+ACTIONS = {
+    ResponseKind.OK: HeaderValueOption.APPEND_IF_EXISTS_OR_ADD,
+    ResponseKind.DENIED: HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+    ResponseKind.ERROR: HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+}
+"""What Envoy does with each header, by the kind of reply."""
+
+
 @pytest.mark.parametrize(
     ("reply", "status", "code"),
     [
@@ -74,7 +82,7 @@ def test_any_bytes_are_a_request_or_malformed(payload: bytes) -> None:
     ],
 )
 def test_a_response_sets_code_kind_headers_and_metadata(reply: ResponseKind, status: int, code: int) -> None:
-    """Envoy allows or denies by the code alone. Each header replaces one of the same name."""
+    """Envoy allows or denies by the code alone, and joins or replaces headers by their action."""
     template = ResponseTemplate(reply, status, (("retry-after", "1"),), "body", (("tier", "user"),))
     response_in = Response(template, rate_limit='"user";r=2;t=3', remaining=2)
     response = CheckResponse.FromString(ResponseEncoder().encode(response_in))
@@ -87,8 +95,8 @@ def test_a_response_sets_code_kind_headers_and_metadata(reply: ResponseKind, sta
         assert (refusal.status.code, refusal.body) == (status, "body")
         options = refusal.headers
     assert [(o.header.key, o.header.value, o.append_action) for o in options] == [
-        ("retry-after", "1", HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD),
-        ("ratelimit", '"user";r=2;t=3', HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD),
+        ("retry-after", "1", ACTIONS[reply]),
+        ("ratelimit", '"user";r=2;t=3', ACTIONS[reply]),
     ]
     assert dict(response.dynamic_metadata.items()) == {"tier": "user", "remaining": 2.0}
 
@@ -120,7 +128,7 @@ def test_a_response_equals_the_message_that_protobuf_builds(
     options = kind.response_headers_to_add if reply is ResponseKind.OK else kind.headers
     own = [("ratelimit", rate_limit)] if rate_limit else []
     for key, value in headers + own:
-        options.add(header=HeaderValue(key=key, value=value), append_action=2)
+        options.add(header=HeaderValue(key=key, value=value), append_action=ACTIONS[reply])
     expected.dynamic_metadata.SetInParent()
     expected.dynamic_metadata.update(metadata)
     if remaining is not None:

@@ -1,0 +1,119 @@
+"""Another Envoy in front of running replicas: the shipped configuration with changes, and its own backend."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from ratelimitd.address import TcpAddress
+from ratelimitd.demo import parts
+from ratelimitd.demo.envoy_config import envoy_config
+from ratelimitd.demo.stack import ADDRESS_HEADER
+from ratelimitd.process.child import child
+from ratelimitd.process.loopback import LOOPBACK, free_port
+from ratelimitd.settings import env_name
+
+Config = Any
+"""A part of Envoy's configuration, as in YAML."""
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+def connection_manager(config: Config) -> Config:
+    """Returns the HTTP connection manager of the shipped configuration."""
+    (listener,) = config["static_resources"]["listeners"]
+    return listener["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def http_filters(config: Config) -> dict[str, Config]:
+    """Returns the HTTP filters by name."""
+    return {one["name"]: one["typed_config"] for one in connection_manager(config)["http_filters"]}
+
+
+def virtual_host(config: Config) -> Config:
+    """Returns the virtual host, whose first route is the limited one."""
+    return connection_manager(config)["route_config"]["virtual_hosts"][0]
+
+
+@dataclass
+class Backend:
+    """An HTTP/1.1 server that answers every request with `response` and closes the connection.
+
+    `heads` are the request line and the header lines of each request.
+    """
+
+    address: TcpAddress
+    response: bytes = OK
+    heads: list[str] = field(default_factory=list)
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers the first request of a connection without reading its body."""
+        try:
+            self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode("latin-1"))
+            writer.write(self.response)
+            await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # Envoy closed an idle connection
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def running_backend() -> AsyncIterator[Backend]:
+    """Runs a backend on a free port."""
+    backend = Backend(TcpAddress(LOOPBACK, 0))
+    server = await asyncio.start_server(backend.answer, LOOPBACK, 0)
+    async with server:
+        backend.address = TcpAddress(LOOPBACK, server.sockets[0].getsockname()[1])
+        yield backend
+
+
+def changed_config(
+    change: Callable[[Config], object],
+    *,
+    replicas: Sequence[TcpAddress],
+    backend: TcpAddress,
+    listener: TcpAddress,
+    admin: TcpAddress,
+) -> str:
+    """Returns the shipped configuration with these addresses and a change, as YAML."""
+    clusters = {"ratelimitd": replicas, "backend": [backend]}
+    config = yaml.safe_load(envoy_config(listener=listener, admin=admin, clusters=clusters))
+    change(config)
+    return yaml.safe_dump(config)
+
+
+@asynccontextmanager
+async def changed_front(
+    folder: Path,
+    change: Callable[[Config], object],
+    *,
+    replicas: Sequence[TcpAddress],
+    backend: TcpAddress,
+    inside: str | None = None,
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Runs an Envoy with a change and yields a client of it. Its files are in `folder`.
+
+    With `inside`, the URL of a store, the service runs inside this Envoy, and `replicas` are not asked.
+    """
+    listener, admin = TcpAddress(LOOPBACK, free_port()), TcpAddress(LOOPBACK, free_port())
+    path = folder / f"envoy-{listener.port}.yaml"
+    path.write_text(
+        changed_config(change, replicas=replicas, backend=backend, listener=listener, admin=admin)
+    )
+    part = parts.envoy(path, admin)
+    command, env = part.command, dict(os.environ)
+    if inside is not None:
+        command = [sys.executable, "-P", "-m", "ratelimitd", "envoy", "--config", str(path)]
+        env |= {env_name("redis_url"): inside, env_name("address_header"): ADDRESS_HEADER}
+    async with child(part.name, command, path.with_suffix(".log"), env) as process:
+        await process.until(part.ready)
+        async with httpx.AsyncClient(base_url=f"http://{listener}", trust_env=False, timeout=30) as client:
+            yield client
