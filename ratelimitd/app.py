@@ -20,7 +20,7 @@ from ratelimitd.core.decide import Decider
 from ratelimitd.errors import ChildError
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.deny_cache import DenyCache
-from ratelimitd.limiter.redis_limiter import RedisLimiter
+from ratelimitd.limiter.redis_limiter import RedisLimiter, greeting
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replica
 from ratelimitd.settings import EMBEDDED, Settings, environment
@@ -43,13 +43,14 @@ HOSTED = "ratelimitd.asgi:application"
 async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
     """Opens the decision over the store of the settings, until the end of the block.
 
-    It also opens while the store is unreachable, and connects once that is back.
+    The block begins once the store has answered on the decisions' own connection, so no decision waits for a
+    connection. It also begins while the store is unreachable; the service connects once that is back.
     """
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_client(settings.redis_url))
         timeout_s = settings.store_timeout_ms / 1000
         # A call of the store may take longer than its decisions wait, because it may have to connect first.
-        link = Link(connector(settings.redis_url), silence_s=max(SILENCE_S, timeout_s))
+        link = Link(connector(settings.redis_url), greeting=greeting(), silence_s=max(SILENCE_S, timeout_s))
         redis_limiter = RedisLimiter(await stack.enter_async_context(link))
         batcher = await stack.enter_async_context(
             Batcher(
@@ -68,6 +69,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
             on_reset=limiter.clear,
         )
         await stack.enter_async_context(policies.following())
+        await link.settled()
         _reduce_garbage_collection()
         yield Decider(
             policies=policies,

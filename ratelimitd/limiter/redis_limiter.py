@@ -14,12 +14,21 @@ from ratelimitd.resources import resource
 from ratelimitd.store.link import Link
 
 
+def greeting() -> tuple[tuple[str, ...], ...]:
+    """The commands that a link should send first: then the first call of the script takes one round trip."""
+    return (("SCRIPT", "LOAD", _script()),)
+
+
+def _script() -> str:
+    return resource("lua/take.lua").read_text()
+
+
 class RedisLimiter:
     """The limiter that all replicas share."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._script = resource("lua/take.lua").read_text()
+        self._script = _script()
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
     def submit(self, requests: Sequence[TakeRequest], callback: BatchCallback) -> None:
@@ -29,7 +38,7 @@ class RedisLimiter:
 
         def answered(reply: object) -> None:
             if isinstance(reply, NoScriptError):
-                # A restart or SCRIPT FLUSH lost the script. EVAL runs it and caches it in one round trip.
+                # After SCRIPT FLUSH, or if the ACL forbids SCRIPT LOAD. EVAL runs and caches the script.
                 self._link.call(("EVAL", self._script, *call), partial(_finish, callback, requests))
             else:
                 _finish(callback, requests, reply)

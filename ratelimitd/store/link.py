@@ -4,38 +4,46 @@ A factory makes each connection, so a Sentinel or a Cluster node can provide it;
 and reads replies. A call takes a completion callback, not a future: a task that waits for each call, and the
 extra turns of the event loop, took a tenth of the time of a decision that is alone.
 
+A link connects by itself when it is entered and whenever its connection ends, so that a call rarely waits for
+a connection. It sends PING on an idle connection: a store, a NAT or a load balancer closes connections that
+are idle for long, and some of them do so without notice.
+
 Nothing bounds the bytes that wait to be written, because the callers do: a batcher makes few calls at a time,
 and a connection whose store is silent for too long is closed with all its calls.
 
 A link is always in one of five states:
 
     state        a call    moves to
-    IDLE         waits     CONNECTING at a call
+    IDLE         waits     CONNECTING when the link is entered
     CONNECTING   waits     OPEN when connected; BACKING_OFF when the attempt fails
-    OPEN         is sent   IDLE when a connection ends that had replied; BACKING_OFF when it never had
-    BACKING_OFF  fails     CONNECTING at the first call after the pause, which waits
+    OPEN         is sent   BACKING_OFF when the connection ends
+    BACKING_OFF  fails     CONNECTING after the pause; at once if the pause is over
     CLOSED       fails     no other state
 
-`aclose` leads from every state to CLOSED.
+`aclose` leads from every state to CLOSED. The pause is counted from the start of the attempt before, so a
+connection that lasted longer than the pause is replaced at once. `store/pause.py` computes it.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from enum import Enum, auto
 from types import TracebackType
 from typing import Protocol, Self
 
 from redis.exceptions import ConnectionError as NotConnectedError
 
+from ratelimitd.store.pause import Pause
 from ratelimitd.store.wire import Argument, ReplyCallback, Wire, pack
 
 SILENCE_S = 1.0
 """How long a call waits for a connection, and then for a store that sends nothing."""
 
-FIRST_PAUSE_S = 0.05
-LAST_PAUSE_S = 1.0
-"""The pause after a failed attempt doubles from the first to the last of these."""
+KEEPALIVE_S = 1.0
+"""How long a connection is idle before it is checked: shorter than any idle timeout, which Redis counts in
+whole seconds, and long enough to cost nothing."""
 
 
 class Connection(Protocol):
@@ -72,31 +80,49 @@ class State(Enum):
 class Link:
     """One connection to a store, replaced when it ends. Use it as an async context manager.
 
-    It connects at the first call, so the store may start later than its users.
+    The store may start later than the link.
 
     Args:
         connect: makes a connection; called at each attempt.
+        greeting: commands that are sent first on each new connection. A refusal of one is ignored.
         now_s: a monotonic clock, in seconds.
         silence_s: how long a call waits for a connection, and then for a store that sends nothing.
+        keepalive_s: how long a connection is idle before it is checked.
     """
 
     def __init__(
-        self, connect: Connect, *, now_s: Callable[[], float] = time.monotonic, silence_s: float = SILENCE_S
+        self,
+        connect: Connect,
+        *,
+        greeting: Sequence[tuple[Argument, ...]] = (),
+        now_s: Callable[[], float] = time.monotonic,
+        silence_s: float = SILENCE_S,
+        keepalive_s: float = KEEPALIVE_S,
     ) -> None:
         self._connect = connect
+        self._greeting = [pack(command) for command in greeting]
         self._now_s = now_s
         self._silence_s = silence_s
+        self._keepalive_s = keepalive_s
         self._state = State.IDLE
+        self._opened = 0
+        self._settled = asyncio.Event()
         self._connection: Connection | None = None
         self._wire: Wire | None = None  # set if and only if the state is OPEN
         self._attempt: asyncio.Task[None] | None = None
-        self._wait_timer: asyncio.TimerHandle | None = None
-        self._waiting: list[tuple[bytes, ReplyCallback]] = []
-        self._pause_s = 0.0
-        self._retry_at_s = 0.0
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._waiting: deque[tuple[bytes, ReplyCallback, asyncio.TimerHandle]] = deque()
+        self._pause = Pause(now_s)
         self._reason = ""
 
+    @property
+    def opened(self) -> int:
+        """The number of connections opened so far. It tells others that theirs may lead to an old store."""
+        return self._opened
+
     async def __aenter__(self) -> Self:
+        self._start_attempt()
+        self._keep_alive()
         return self
 
     async def __aexit__(
@@ -104,21 +130,30 @@ class Link:
     ) -> None:
         await self.aclose()
 
+    async def settled(self) -> None:
+        """Returns once the store has answered the greeting, an attempt has failed, or `silence_s` is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._silence_s):
+                await self._settled.wait()
+
     def call(self, arguments: tuple[Argument, ...], callback: ReplyCallback) -> None:
         """Sends a command. `callback` is called once, and not before this method has returned."""
         packed = pack(arguments)
         if self._wire is not None:
             self._wire.send(packed, callback)
-        elif self._state is State.CLOSED or self._is_pausing():
-            asyncio.get_running_loop().call_soon(callback, NotConnectedError(self._reason))
+            return
+        loop = asyncio.get_running_loop()
+        if self._state in (State.IDLE, State.CONNECTING):
+            timer = loop.call_later(self._silence_s, self._give_up_first)
+            self._waiting.append((packed, callback, timer))
         else:
-            self._waiting.append((packed, callback))
-            if self._state is not State.CONNECTING:
-                self._start_attempt()
+            loop.call_soon(callback, NotConnectedError(self._reason))
 
     async def aclose(self) -> None:
         """Closes the connection for good. Calls in flight and all later calls fail."""
         self._state, self._reason = State.CLOSED, "the link is closed"
+        for timer in self._timers.values():
+            timer.cancel()
         if self._attempt is not None:
             self._attempt.cancel()
             await asyncio.wait((self._attempt,))
@@ -127,13 +162,10 @@ class Link:
             self._wire.end(self._reason)
         await self._disconnect()
 
-    def _is_pausing(self) -> bool:
-        return self._state is State.BACKING_OFF and self._now_s() < self._retry_at_s
-
     def _start_attempt(self) -> None:
         self._state = State.CONNECTING
+        self._pause.begin()
         self._attempt = asyncio.create_task(self._try_to_connect())
-        self._bound_wait()
 
     async def _try_to_connect(self) -> None:
         """One attempt. It may outlast the calls that wait for it."""
@@ -144,47 +176,59 @@ class Link:
             self._disconnected(str(error), answered=False)
         else:
             if self._state is State.CONNECTING:  # it may have been closed meanwhile
-                self._wire = Wire(
-                    self._connection.transport, self._disconnected, self._now_s, self._silence_s
-                )
-                self._state = State.OPEN
+                self._open(self._connection.transport)
         self._release_waiting()
+
+    def _open(self, transport: asyncio.Transport) -> None:
+        self._wire = Wire(transport, self._disconnected, self._now_s, self._silence_s)
+        self._state = State.OPEN
+        self._opened += 1
+        for packed in self._greeting:
+            self._wire.send(packed, self._greeted)
+        if not self._greeting:
+            self._settled.set()
+
+    def _greeted(self, _reply: object) -> None:
+        """Notes that the store has answered. Calls also work if it refused the greeting."""
+        self._settled.set()
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
 
-    def _bound_wait(self) -> None:
-        self._wait_timer = asyncio.get_running_loop().call_later(self._silence_s, self._give_up_waiting)
-
-    def _give_up_waiting(self) -> None:
-        """Fails the waiting calls while the attempt goes on."""
-        self._reason = f"no connection within {self._silence_s * 1000:g} ms"
-        self._release_waiting()
-        self._bound_wait()
+    def _give_up_first(self) -> None:
+        """Fails the call that waits longest, while the attempt goes on. All calls wait equally long."""
+        _, callback, _ = self._waiting.popleft()
+        callback(NotConnectedError(f"no connection within {self._silence_s * 1000:g} ms"))
 
     def _release_waiting(self) -> None:
         """Sends the calls that waited for a connection, or fails them with the reason why there is none."""
-        if self._wait_timer is not None:
-            self._wait_timer.cancel()
-        waiting, self._waiting = self._waiting, []
-        for packed, callback in waiting:
+        waiting, self._waiting = self._waiting, deque()
+        for packed, callback, timer in waiting:
+            timer.cancel()
             if self._wire is not None:
                 self._wire.send(packed, callback)
             else:
                 callback(NotConnectedError(self._reason))
 
     def _disconnected(self, reason: str, *, answered: bool) -> None:
-        """Decides when to connect again: at the next call, or after a pause if this one never answered."""
+        """Schedules the next attempt. `answered` is false if the store never replied on this connection."""
         self._wire = None
         if self._state is State.CLOSED:
             return
         self._reason = reason
-        if answered:
-            self._state = State.IDLE
-            self._pause_s = 0.0
+        self._state = State.BACKING_OFF
+        self._settled.set()
+        pause_s = self._pause.after(failed=not answered)
+        if pause_s > 0:
+            self._timers["pause"] = asyncio.get_running_loop().call_later(pause_s, self._start_attempt)
         else:
-            self._state = State.BACKING_OFF
-            self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LAST_PAUSE_S)
-            self._retry_at_s = self._now_s() + self._pause_s
+            self._start_attempt()
+
+    def _keep_alive(self) -> None:
+        """Checks the connection if it is idle. One timer per link, because a timer per call is too much."""
+        if self._wire is not None:
+            self._wire.check_if_idle(self._keepalive_s)
+        loop = asyncio.get_running_loop()
+        self._timers["keepalive"] = loop.call_later(self._keepalive_s, self._keep_alive)

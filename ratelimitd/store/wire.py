@@ -6,6 +6,7 @@ that still waits then fails, although the store may have carried it out.
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from hiredis import Reader, pack_command
 from redis.asyncio.connection import DefaultParser
 from redis.exceptions import ConnectionError as NotConnectedError
-from redis.exceptions import InvalidResponse, ReadOnlyError
+from redis.exceptions import InvalidResponse, MasterDownError, ReadOnlyError, ResponseError
 
 Argument = str | bytes | int | float
 
@@ -28,6 +29,16 @@ pack: Callable[[tuple[Argument, ...]], bytes] = pack_command  # type: ignore[ass
 """Encodes a command."""
 
 _NO_REPLY = object()
+
+_PING = pack(("PING",))
+
+_WRONG_STORE = (NotConnectedError, ReadOnlyError, MasterDownError)
+"""Replies of a store that loads its data, wants a password or became a replica. Its address may lead to
+another store by now, which only a new connection reaches."""
+
+_WRONG_STORE_IN_SCRIPT = re.compile(r"-(READONLY|MASTERDOWN|LOADING) ").search
+"""The same in the form of Redis before version 7 when a command of a script fails: after `ERR Error running
+script`."""
 
 
 class EndCallback(Protocol):
@@ -57,7 +68,7 @@ class Wire(asyncio.Protocol):
         self._silence_s = silence_s
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[ReplyCallback] = deque()
-        self._quiet_since_s = 0.0
+        self._quiet_since_s = now_s()
         self._silence_timer: asyncio.TimerHandle | None = None
         self._answered = False
         self._ended = False
@@ -75,6 +86,11 @@ class Wire(asyncio.Protocol):
         if self._silence_timer is None:
             self._silence_timer = self._loop.call_later(self._silence_s, self._check_silence)
         self._transport.write(packed)
+
+    def check_if_idle(self, idle_s: float) -> None:
+        """Sends PING if nothing was sent or received for `idle_s`. Any reply keeps the connection."""
+        if not self._waiting and self._now_s() - self._quiet_since_s >= idle_s:
+            self.send(_PING, _ignore)
 
     def _check_silence(self) -> None:
         """Ends a connection that may be dead. All calls share one timer, so few calls have to set it."""
@@ -106,8 +122,7 @@ class Wire(asyncio.Protocol):
             self.end("the store sent a reply that no call waits for")
             return
         callback = self._waiting.popleft()
-        if isinstance(reply, NotConnectedError | ReadOnlyError):
-            # It loads its data, wants a password or became a replica; its name may now lead to another store.
+        if isinstance(reply, Exception) and _is_wrong_store(reply):
             self.end(str(reply))
         else:
             self._answered = True
@@ -130,3 +145,13 @@ class Wire(asyncio.Protocol):
         waiting, self._waiting = self._waiting, deque()
         for callback in waiting:
             callback(NotConnectedError(reason))
+
+
+def _ignore(_reply: object) -> None:
+    """Does nothing with a reply."""
+
+
+def _is_wrong_store(error: Exception) -> bool:
+    return isinstance(error, _WRONG_STORE) or (
+        isinstance(error, ResponseError) and _WRONG_STORE_IN_SCRIPT(str(error)) is not None
+    )

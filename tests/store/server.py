@@ -131,9 +131,20 @@ async def serving(path: Path) -> AsyncIterator[Server]:
         await server.ended()  # before the block's own wait, which from Python 3.12 on includes connections
 
 
-def opened(path: Path, clock: Callable[[], float] | None = None, silence_s: float = WAIT_S) -> Link:
-    """Returns a link to that Unix socket, with a clock that stands still."""
-    return Link(connector(f"unix://{path}"), now_s=clock or Clock(), silence_s=silence_s)
+def opened(
+    path: Path, clock: Callable[[], float] | None = None, silence_s: float = WAIT_S, **options: Any
+) -> Link:
+    """Returns a link to that Unix socket, with a clock that stands still, so that no connection is idle."""
+    return Link(connector(f"unix://{path}"), now_s=clock or Clock(), silence_s=silence_s, **options)
+
+
+async def opened_again(link: Link, connections: int) -> None:
+    """Waits until the link has opened that many connections."""
+
+    async def enough() -> bool:
+        return link.opened >= connections
+
+    await eventually(enough, f"the link opens connection {connections}")
 
 
 async def execute(link: Link, *arguments: Any) -> Any:

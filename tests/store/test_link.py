@@ -14,17 +14,16 @@ from redis.exceptions import ConnectionError as NotConnectedError
 from ratelimitd.store.client import connector, negotiate, new_connection
 from ratelimitd.store.link import Connection, Link
 from tests.eventually import eventually
+from tests.limiter.stepped_loops import on_stepped_loop, stall
 from tests.required_programs import need
-from tests.store.server import Clock, Server, execute, on_both_loops, opened, serving
+from tests.store.server import Clock, Server, execute, on_both_loops, opened, opened_again, serving
 
 SILENT_S = 0.02
 
 
 @pytest.mark.parametrize("how", ["close", "abort"])
 @on_both_loops
-async def test_calls_on_a_broken_connection_fail_and_the_next_one_reconnects(
-    tmp_path: Path, how: str
-) -> None:
+async def test_calls_on_a_broken_connection_fail_and_it_is_replaced_at_once(tmp_path: Path, how: str) -> None:
     async with serving(tmp_path / "s") as server, opened(tmp_path / "s") as link:
         answered = asyncio.ensure_future(execute(link, "GET", 0))
         (await server.calls(1)).write(b":0\r\n")
@@ -34,6 +33,7 @@ async def test_calls_on_a_broken_connection_fail_and_the_next_one_reconnects(
         getattr(writer if how == "close" else writer.transport, how)()
         for outcome in await asyncio.gather(*lost, return_exceptions=True):
             assert isinstance(outcome, NotConnectedError)
+        await opened_again(link, 2)
         after = asyncio.ensure_future(execute(link, "GET", 3))
         command, writer = await server.call()
         writer.write(b":3\r\n")
@@ -42,12 +42,11 @@ async def test_calls_on_a_broken_connection_fail_and_the_next_one_reconnects(
 
 @on_both_loops
 async def test_a_store_may_start_after_the_link(tmp_path: Path) -> None:
-    clock = Clock()
-    async with opened(tmp_path / "s", clock) as link:
+    async with opened(tmp_path / "s") as link:
         with pytest.raises(NotConnectedError, match="No such file"):
             await execute(link, "PING")
-        clock.now_s += 1
         async with serving(tmp_path / "s") as server:
+            await opened_again(link, 1)
             call = asyncio.ensure_future(execute(link, "PING"))
             (await server.calls(1)).write(b"+PONG\r\n")
             assert await call == b"PONG"
@@ -72,52 +71,6 @@ async def test_each_attempt_asks_the_factory_where_the_store_is(tmp_path: Path) 
                 writer.close()
                 await server.ended()
         assert (old.connections, new.connections) == (1, 1)
-
-
-@on_both_loops
-async def test_the_pause_between_failed_attempts_doubles(tmp_path: Path) -> None:
-    """It grows from 50 ms to 1 s. Calls in a pause fail at once with the error of the last attempt."""
-    clock = Clock()
-    async with serving(tmp_path / "s") as server, opened(tmp_path / "s", clock) as link:
-        server.handshake_reply = b"-ERR not today\r\n"
-        for attempt, pause_s in enumerate((0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0), start=1):
-            with pytest.raises(NotConnectedError, match="not today"):
-                await execute(link, "PING")
-            assert server.connections == attempt
-            clock.now_s += pause_s - 0.001
-            with pytest.raises(NotConnectedError, match="not today"):
-                await execute(link, "PING")
-            assert server.connections == attempt
-            clock.now_s += 0.002
-
-
-@on_both_loops
-async def test_a_reply_resets_the_pause(tmp_path: Path) -> None:
-    """The next attempt needs no pause, and the first pause after that is short again."""
-    clock = Clock()
-    async with serving(tmp_path / "s") as server, opened(tmp_path / "s", clock) as link:
-        server.handshake_reply = b"-ERR not today\r\n"
-        for _ in range(4):
-            with pytest.raises(NotConnectedError):
-                await execute(link, "PING")
-            clock.now_s += 1
-        server.handshake_reply = b"+OK\r\n"
-        call = asyncio.ensure_future(execute(link, "PING"))
-        writer = await server.calls(1)
-        writer.write(b"+PONG\r\n")
-        await call
-        server.handshake_reply = b"-ERR not today\r\n"
-        writer.close()
-
-        async def noticed() -> bool:
-            return server.closed == server.connections
-
-        await eventually(noticed, "the link closes its end")
-        for attempts in (6, 7):
-            with pytest.raises(NotConnectedError):
-                await execute(link, "PING")
-            assert server.connections == attempts
-            clock.now_s += 0.05
 
 
 @on_both_loops
@@ -180,6 +133,116 @@ async def test_an_attempt_outlasts_the_calls_that_wait_for_it(tmp_path: Path) ->
         command, writer = await server.call()
         writer.write(b":1\r\n")
         assert (command, await call, server.connections) == (b"GET 1", 1, 1)
+
+
+@on_stepped_loop
+async def test_each_call_waits_equally_long_for_a_connection() -> None:
+    """A call that came late does not fail with those that came before."""
+
+    async def connect() -> Connection:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return] # never
+
+    async with Link(connect, silence_s=30) as link:
+        early = asyncio.ensure_future(execute(link, "GET", 1))
+        await asyncio.sleep(0)
+        stall(20)
+        late = asyncio.ensure_future(execute(link, "GET", 2))
+        await asyncio.sleep(0)
+        stall(15)
+        with pytest.raises(NotConnectedError, match="no connection within 30000 ms"):
+            await early
+        assert not late.done()
+        stall(20)
+        with pytest.raises(NotConnectedError, match="no connection within 30000 ms"):
+            await late
+
+
+@on_both_loops
+async def test_a_link_connects_and_reconnects_without_a_call(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s") as server, opened(tmp_path / "s") as link:
+        for connections in (1, 2):
+            await opened_again(link, connections)
+            await eventually(lambda: _equal(server.connections, connections), "the server accepts")  # noqa: B023
+            assert server.writer is not None
+            server.writer.close()
+        await opened_again(link, 3)
+
+
+async def _equal(one: object, other: object) -> bool:
+    return one == other
+
+
+@on_both_loops
+async def test_an_idle_connection_is_kept_in_use(tmp_path: Path) -> None:
+    clock = Clock()
+    async with serving(tmp_path / "s") as server, opened(tmp_path / "s", clock, keepalive_s=0.01) as link:
+        await opened_again(link, 1)
+        for reply in (b"+PONG\r\n", b"-NOPERM this user has no permissions to run 'ping'\r\n"):
+            clock.now_s += 0.02
+            command, writer = await server.call()
+            assert command == b"PING"
+            writer.write(reply)
+            await clock.was_read(1)  # else the connection would be idle since the clock's next step
+        call = asyncio.ensure_future(execute(link, "GET", 1))
+        (await server.calls(1)).write(b":1\r\n")
+        assert await call == 1
+    assert server.connections == 1
+
+
+@on_both_loops
+async def test_an_idle_connection_that_is_dead_is_replaced(tmp_path: Path) -> None:
+    """A NAT or a load balancer may drop a connection without notice."""
+    clock = Clock()
+    async with (
+        serving(tmp_path / "s") as server,
+        opened(tmp_path / "s", clock, SILENT_S, keepalive_s=0.01) as link,
+    ):
+        await opened_again(link, 1)
+        clock.now_s += 1
+        assert (await server.call())[0] == b"PING"
+        clock.now_s += SILENT_S
+        await opened_again(link, 2)
+
+
+@pytest.mark.parametrize("reply", [b"+OK\r\n", b"-NOPERM this user has no permissions\r\n"])
+@on_both_loops
+async def test_a_greeting_comes_first_on_every_connection(tmp_path: Path, reply: bytes) -> None:
+    """The link is settled once the greeting has a reply, whatever that is."""
+    greeting = [("SCRIPT", "LOAD", "return 1")]
+    async with serving(tmp_path / "s") as server, opened(tmp_path / "s", greeting=greeting) as link:
+        settled = asyncio.ensure_future(link.settled())
+        for connections in (1, 2):
+            call = asyncio.ensure_future(execute(link, "GET", 1))
+            command, writer = await server.call()
+            assert command == b"SCRIPT LOAD return 1"
+            assert (await server.call())[0] == b"GET 1"
+            assert settled.done() == (connections == 2)
+            writer.write(reply + b":1\r\n")
+            assert await call == 1
+            await settled
+            if connections == 1:
+                writer.close()
+                await eventually(lambda: _equal(server.closed, 1), "the link closes its end")
+
+
+@on_both_loops
+async def test_a_link_without_a_store_is_settled_at_once(tmp_path: Path) -> None:
+    async with opened(tmp_path / "none") as link:
+        await link.settled()
+        with pytest.raises(NotConnectedError, match="No such file"):
+            await execute(link, "PING")
+
+
+@on_stepped_loop
+async def test_a_link_with_a_silent_store_is_settled_in_time() -> None:
+    async def connect() -> Connection:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return] # never
+
+    async with Link(connect, silence_s=30) as link:
+        settled = asyncio.ensure_future(link.settled())
+        await asyncio.sleep(0)
+        stall(31)
+        await settled
 
 
 @on_both_loops
