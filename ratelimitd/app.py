@@ -21,6 +21,7 @@ from ratelimitd.errors import ChildError
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.deny_cache import DenyCache
 from ratelimitd.limiter.redis_limiter import RedisLimiter, greeting
+from ratelimitd.process.signals import on_signal
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replica
 from ratelimitd.settings import EMBEDDED, Settings, environment
@@ -153,14 +154,14 @@ async def _hosted(settings: Settings, address: Address) -> AsyncIterator[Listene
 
 
 async def serve(settings: Settings) -> None:
-    """Runs the service until a signal. On SIGTERM, unlike SIGINT and SIGHUP, callers get time to leave."""
+    """Runs the service until a signal. On SIGTERM and SIGHUP, unlike SIGINT, callers get time to leave."""
     configure_logs(settings.log_level)
     log = structlog.get_logger("ratelimitd")
     terminate, interrupt = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, terminate.set)
-    for signum in (signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(signum, interrupt.set)
+    on_signal(signal.SIGTERM, terminate.set)
+    on_signal(signal.SIGHUP, terminate.set)
+    on_signal(signal.SIGINT, interrupt.set)
     transport, reason = select_transport(settings.transport)
     async with run_service(settings, transport) as listener, AsyncExitStack() as stack:
         log.info(

@@ -1,9 +1,8 @@
 """Runs the admin service until a signal arrives. Rate limiting does not depend on it."""
 
-import asyncio
-import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from socket import socket
 
 import structlog
@@ -15,6 +14,7 @@ from ratelimitd.admin.admin_keys import load_admin_keys
 from ratelimitd.admin.app import admin_app
 from ratelimitd.control.control import Control
 from ratelimitd.errors import SettingsError
+from ratelimitd.process.signals import ENDING, on_signal
 from ratelimitd.settings import EMBEDDED, Settings, env_name
 from ratelimitd.store.client import open_client
 from ratelimitd.telemetry.logs import configure_logs
@@ -32,13 +32,12 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Starts the shutdown at SIGTERM or Ctrl-C.
+        """Starts the shutdown at SIGTERM, SIGHUP or Ctrl-C.
 
         uvicorn's own version raises the signal again at the end, before the store client is closed.
         """
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+        for number in ENDING:
+            on_signal(number, partial(self.handle_exit, number, None))
         yield
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
@@ -48,7 +47,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve_admin(settings: Settings) -> None:
-    """Serves until SIGTERM or Ctrl-C. Raises SettingsError and ListenError."""
+    """Serves until SIGTERM, SIGHUP or Ctrl-C. Raises SettingsError and ListenError."""
     configure_logs(settings.log_level)
     address = parse_address(settings.admin_listen)
     if not isinstance(address, TcpAddress):

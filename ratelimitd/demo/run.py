@@ -6,7 +6,6 @@ policy in that store, the example limits become a revision there and are deleted
 
 import asyncio
 import secrets
-import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -16,6 +15,7 @@ from rich.console import Console
 from ratelimitd.demo.show import EXAMPLE_LIMITS, next_steps, show
 from ratelimitd.demo.stack import first_to_end, running_stack
 from ratelimitd.errors import ChildError
+from ratelimitd.process.signals import ENDING, on_signal
 from ratelimitd.settings import CONFIG_KEY
 from ratelimitd.store.client import open_client, store_errors
 from ratelimitd.store.embedded import embedded_store
@@ -29,7 +29,6 @@ async def run_demo(*, port: int, redis_url: str | None, once: bool) -> None:
     """Starts everything and shows it, then ends with `once`, or else waits for a signal."""
     configure_logs("warning")
     console = Console(width=TABLE_COLUMNS, soft_wrap=True)
-    loop = asyncio.get_running_loop()
     demo = asyncio.current_task()
     stopped = False
 
@@ -39,8 +38,8 @@ async def run_demo(*, port: int, redis_url: str | None, once: bool) -> None:
         if demo is not None:
             demo.cancel()
 
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(signum, stop)
+    for number in ENDING:
+        on_signal(number, stop)
     try:
         await _demo(console, port=port, redis_url=redis_url, once=once)
     except asyncio.CancelledError:

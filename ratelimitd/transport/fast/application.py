@@ -92,6 +92,7 @@ class HostedApplication:
                 await self._grpc.drain()
         except TimeoutError:
             pass  # the calls that are left are cut off
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the supervisor has blocked it
         os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NoReturn
 
 from ratelimitd.errors import ChildError, MissingExtraError
 from ratelimitd.process.envoy_binary import envoy_binary
+from ratelimitd.process.signals import ENDING, is_ignored
 
 try:
     from pyvoy import PyvoyServer
@@ -62,6 +64,10 @@ def become(config: Config, *, environ: Mapping[str, str], arguments: Sequence[st
     """Replaces this process by an Envoy with `config`. Raises ChildError when that is not possible."""
     environ = {**environ, **environment()}
     line, file = command(config)
+    # Envoy handles these signals even where they are ignored, but it keeps those that are blocked.
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, {number for number in ENDING - {signal.SIGTERM} if is_ignored(number)}
+    )
     os.set_inheritable(file, True)  # noqa: FBT003 - the function takes no keyword
     os.execve(line[0], [*line, *arguments], environ)  # noqa: S606 - no shell is needed
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ratelimitd.address import Address, TcpAddress, UnixAddress
 from ratelimitd.process.child import Child, child
 from ratelimitd.process.loopback import free_port
+from ratelimitd.process.signals import ENDING, blocked
 from ratelimitd.transport.fast import bootstrap
 from ratelimitd.transport.listener import Listener, ensure_free
 
@@ -88,7 +89,9 @@ async def _host(
                 stop=lambda _: os.close(writing_end),
                 stop_timeout_s=stop_timeout_s,
             )
-            host = await stack.enter_async_context(process)
+            # A service manager may signal every process of the service. The lifeline alone ends this one.
+            with blocked(ENDING):
+                host = await stack.enter_async_context(process)
         yield host, writing_end
 
 
