@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ratelimitd.address import DEFAULT_LISTEN, parse_address
 from ratelimitd.core.identity import HEADER_NAME, Source, parse_sources
@@ -16,6 +16,7 @@ from ratelimitd.errors import SettingsError
 from ratelimitd.pydantic_text import reason_of
 from ratelimitd.service_links import is_service_link
 from ratelimitd.store_url import check_store_url
+from ratelimitd.whole_number import whole_number_in_text
 
 PREFIX = "RATELIMITD_"
 
@@ -131,6 +132,12 @@ class Settings(BaseModel):
     def _listen_is_an_address(cls, value: str) -> str:
         parse_address(value)
         return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole_numbers_may_have_an_exponent(cls, value: Any, info: ValidationInfo) -> Any:
+        whole = cls.model_fields[info.field_name or ""].annotation is int
+        return whole_number_in_text(value) if whole else value
 
     @field_validator("transport", "on_store_error", "log_level", mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from ratelimitd.core.model import MAX_EXACT
 from ratelimitd.policy.text import DEFAULT_TEXT
 from ratelimitd.rollout.revision import MAX_AUTHOR, MAX_NOTE, checked_author
 from ratelimitd.rollout.revisions import HISTORY_LENGTH, KEPT
+from ratelimitd.whole_number import WHOLE_NUMBER
 
 DEFAULT_AUTHOR = "admin"
 """The author of a change when the request does not name one."""
@@ -46,7 +47,7 @@ _Printable = Annotated[
 ]
 Author = Annotated[_Printable, Field(min_length=1, max_length=MAX_AUTHOR), AfterValidator(checked_author)]
 Note = Annotated[_Printable, Field(max_length=MAX_NOTE)]
-RevisionNumber = Annotated[int, Field(ge=0, le=MAX_EXACT)]
+RevisionNumber = Annotated[int, Field(ge=0, le=MAX_EXACT), WHOLE_NUMBER]
 Value = Annotated[_Printable, Field(max_length=MAX_VALUE)]
 Token = Annotated[str, Field(pattern=_TOKEN)]
 IpAddress = Annotated[

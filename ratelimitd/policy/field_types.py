@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ratelimitd.core.identity import HEADER_NAME, address_key
 from ratelimitd.core.routes import pattern_segments
+from ratelimitd.whole_number import WHOLE_NUMBER
 
 MAX_CHARACTERS = 256
 MAX_TOKENS = 1_000_000_000
@@ -18,7 +19,7 @@ MIN_RATE = 0.000001
 UNIT_S = {"s": 1, "min": 60, "h": 3600, "day": 86400}
 """Seconds in each unit of a rate."""
 
-_RATE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)/(s|min|h|day)")
+_RATE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?(?:[eE][+-]?[0-9]{1,2})?)/(s|min|h|day)")
 _METHOD = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
@@ -106,10 +107,10 @@ Maybe = Annotated[T | None, BeforeValidator(_not_null)]
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
 
-Capacity = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+Capacity = Annotated[int, Field(ge=1, le=MAX_TOKENS), WHOLE_NUMBER]
 """Tokens. The upper bound keeps microtokens within the 2^53 that Lua counts exactly."""
 
-Cost = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+Cost = Annotated[int, Field(ge=0, le=MAX_TOKENS), WHOLE_NUMBER]
 
 Rate = Annotated[float, Field(ge=MIN_RATE, le=MAX_TOKENS, allow_inf_nan=False)]
 """Tokens per second. The lower bound is one token in twelve days."""

@@ -148,6 +148,14 @@ async def test_a_diff_shows_changed_limits_but_not_changed_notation(
     found = (await writer.post(f"{V1}/policy/diff", json={"text": other, "against": 1})).json()
     assert not found["same"]
     assert "77" in found["diff"]
+    for number in ("1.0", "1e0"):
+        body = f'{{"text": {json.dumps(other)}, "against": {number}}}'
+        sent = await writer.post(
+            f"{V1}/policy/diff", content=body, headers={"content-type": "application/json"}
+        )
+        assert sent.json() == found
+    half = await writer.post(f"{V1}/policy/diff", json={"text": other, "against": 0.5})
+    assert half.status_code == 422
     unknown = await writer.post(f"{V1}/policy/diff", json={"text": other, "against": 9})
     assert unknown.status_code == 404
     assert "revision 9" in unknown.json()["error"]

@@ -41,6 +41,15 @@ async def test_a_flat_policy_is_accepted_returned_and_stored(writer: httpx.Async
     assert await store.get(KEY) == limits_json(user_rate=0.25).encode()
 
 
+async def test_a_whole_number_with_an_exponent_is_stored_as_written_and_returned_as_an_integer(
+    writer: httpx.AsyncClient, store: Redis
+) -> None:
+    text = limits_json(global_capacity=1000).replace("1000", "1e+03")
+    answer = await writer.post(CONFIG, content=text)
+    assert answer.text == json.dumps(EXAMPLE_LIMITS | {"global_capacity": 1000}, separators=(",", ":"))
+    assert await store.get(KEY) == text.encode()
+
+
 async def test_a_change_creates_a_revision(writer: httpx.AsyncClient, control: Control) -> None:
     await writer.post(CONFIG, content=limits_json())
     revision = (await control.current()).revision

@@ -58,6 +58,7 @@ def with_overrides(**overrides: Any) -> dict[str, Any]:
         (with_tier(capacity=5, rate="5/s\n"), "tiers.user.rate: must be a number, a slash and"),
         (with_tier(capacity=5, rate="٣/s"), "tiers.user.rate: must be a number, a slash and"),
         (with_tier(capacity=5, rate="5/year"), "such as 100/min, got '5/year'"),
+        (with_tier(capacity=5, rate="1e99/s"), "must be from 0.000001 to 1000000000 tokens per second"),
         (with_tier(capacity=5, rate=5), "tiers.user.rate: must be text, got 5"),
         (with_tier(capacity=5, rate="0.05/day"), "must be from 0.000001 to 1000000000 tokens per second"),
         (
@@ -239,7 +240,15 @@ def test_a_tier_that_is_off_or_in_shadow_bounds_no_cost(tier: Any) -> None:
 
 @pytest.mark.parametrize(
     ("text", "rate"),
-    [("100/min", 100 / 60), ("0.5/s", 0.5), ("300/min", 5.0), ("7/h", 7 / 3600), ("1/day", 1 / 86400)],
+    [
+        ("100/min", 100 / 60),
+        ("0.5/s", 0.5),
+        ("300/min", 5.0),
+        ("7/h", 7 / 3600),
+        ("1/day", 1 / 86400),
+        ("1.2e+06/min", 20_000.0),
+        ("5e-1/s", 0.5),
+    ],
 )
 def test_a_rate_text_is_tokens_per_unit(text: str, rate: float) -> None:
     assert per_second(text) == rate

@@ -10,7 +10,7 @@ from jsonschema_rs import Draft202012Validator
 
 from ratelimitd.policy.schema import schema, schema_text
 from ratelimitd.policy.text import DEFAULT_TEXT
-from tests.policy.documents import VALID_DOCUMENTS, document
+from tests.policy.documents import VALID_DOCUMENTS, document, problems
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "policy.schema.json"
 VALIDATOR = Draft202012Validator(schema())
@@ -28,6 +28,15 @@ def test_the_schema_accepts_every_valid_policy(data: dict[str, Any]) -> None:
 
 def test_the_schema_accepts_the_flat_form() -> None:
     VALIDATOR.validate(json.loads(DEFAULT_TEXT))
+
+
+@pytest.mark.parametrize(
+    ("number", "valid"), [("1e+03", True), ("1000.0", True), ("1.5", False), ('"9"', False)]
+)
+def test_the_schema_and_the_parser_agree_on_whole_numbers(number: str, valid: bool) -> None:  # noqa: FBT001 - the expectation
+    text = DEFAULT_TEXT.replace("500", number)
+    assert VALIDATOR.is_valid(json.loads(text)) is valid
+    assert (problems(text) == []) is valid
 
 
 @pytest.mark.parametrize(

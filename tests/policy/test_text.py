@@ -75,6 +75,51 @@ def test_a_bad_flat_policy_is_rejected_with_its_reason(bad: str, reason: str) ->
     assert reason in str(error.value)
 
 
+WHOLE = ["1000", "1e3", "1E+03", "1e+3", "1000.0", "1.0e3", "10000e-1"]
+IN_YAML = ["+1e3", "1_000", "1_000.0", "1.e3", "1000."]
+FULL_FORM = "tiers: {global: {capacity: VALUE, refill_rate: 1}, user: off, user_api: off}"
+WITH_COST = "tiers: {global: off, user: off, user_api: off}\nroutes: [{path: /a, cost: VALUE}]"
+
+
+@pytest.mark.parametrize("value", [*WHOLE, *IN_YAML])
+def test_a_whole_number_is_accepted_however_it_is_written(value: str) -> None:
+    flat = policy_set(parse(DEFAULT_TEXT.replace("500", value)), "any")
+    full = policy_set(parse(FULL_FORM.replace("VALUE", value)), "any")
+    routes = policy_set(parse(WITH_COST.replace("VALUE", value)), "any").routes
+    assert routes is not None
+    capacities = [policy.tiers[TierName.GLOBAL].limit.capacity for policy in (flat, full)]
+    assert [(n, type(n)) for n in (*capacities, routes.rules[0].cost)] == [(1000, int)] * 3
+    assert (
+        normal_text(parse(FULL_FORM.replace("VALUE", value)))
+        .splitlines()[1]
+        .startswith("  global: {capacity: 1000, ")
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("1.5", "must be a whole number, got 1.5"),
+        ("1e-3", "must be a whole number, got 0.001"),
+        ("1e400", "must be a whole number, got inf"),
+        (".nan", "must be a whole number, got nan"),
+        ('"1e3"', "must be a whole number, got '1e3'"),
+        ("1e3x", "must be a whole number, got '1e3x'"),
+        ("true", "must be a whole number, got true"),
+        ("-1.0", "or more, got -1"),
+        ("1e+10", "must be 1000000000 or less, got 10000000000"),
+    ],
+)
+def test_any_other_number_is_refused_with_its_reason(value: str, reason: str) -> None:
+    for text in (DEFAULT_TEXT.replace("500", value), FULL_FORM.replace("VALUE", value)):
+        (problem,) = problems(text)
+        assert "global" in problem
+        assert problem.endswith(reason)
+    (problem,) = problems(WITH_COST.replace("VALUE", value))
+    assert problem.startswith("routes[0].cost: ")
+    assert problem.endswith(reason)
+
+
 def test_all_mistakes_are_named_at_once() -> None:
     with pytest.raises(PolicyError, match=r"global_rate: .*; user_capacity: "):
         parse(limits_json(global_rate=-1, user_capacity=0))

@@ -23,11 +23,19 @@ def test_a_flag_wins_over_its_variable() -> None:
     assert (settings.store_timeout_ms, settings.key_prefix) == (30, "env")
 
 
+@pytest.mark.parametrize("value", ["4194304", "4.194304e+06", "4194304.0"])
+def test_a_whole_number_may_have_an_exponent_or_a_decimal_point(value: str) -> None:
+    assert load({"RATELIMITD_MAX_MESSAGE_BYTES": value}, {}).max_message_bytes == 4_194_304
+    assert load({}, {"max_message_bytes": value}).max_message_bytes == 4_194_304
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "reason"),
     [
         ("LISTEN", "50051", "must be HOST:PORT, [IPV6]:PORT or unix:/path"),
         ("STORE_TIMEOUT_MS", "fast", "must be a valid integer"),
+        ("STORE_TIMEOUT_MS", "1.5", "must be a valid integer"),
+        ("STORE_TIMEOUT_MS", "1e999", "must be a valid integer"),
         ("STORE_TIMEOUT_MS", "0", "must be greater than or equal to 1"),
         ("ON_STORE_ERROR", "maybe", "must be 'deny', 'allow' or 'envoy'"),
         ("IDENTITY", "cookie:sid", "use header:NAME or address"),

@@ -21,6 +21,13 @@ def test_a_rate_may_be_typed_with_its_unit() -> None:
     assert parse(with_numbers(limits_json(), {"user_rate": "90/min"})) == parse(limits_json(user_rate=1.5))
 
 
+@pytest.mark.parametrize("typed", ["700.0", "7e2", " +7E+02 "])
+def test_a_whole_number_may_be_typed_with_an_exponent_or_a_decimal_point(typed: str) -> None:
+    assert with_numbers(FULL, {"global_capacity": typed}) == normal(FULL.replace("500", "700"))
+    changed = with_numbers(limits_json(), {"global_capacity": typed})
+    assert parse(changed) == parse(limits_json(global_capacity=700))
+
+
 def normal(text: str) -> str:
     """Returns the normal form of a text."""
     return normal_text(parse(text))
