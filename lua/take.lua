@@ -19,8 +19,10 @@ ARGV  1     number of kinds K
               in_shadow  number of tiers in shadow
               then per tier, tiers in shadow last: capacity (tokens), refill_rate (tokens per s)
       then per decision: the number of its kind, starting at 1
-RETURN      per decision: 0 denied, 1 allowed, 2 allowed but denied by its tiers in shadow; then per tier, in the
-            order of its keys: microtokens left
+RETURN      per decision: 0 denied, -1 denied and the last of one of its tiers is in the future, 1 allowed, 2 allowed
+            but denied by its tiers in shadow; then per tier, in the order of its keys: microtokens left. A tier that
+            cannot pay and whose last is in the future has as many less as would refill until then.
+            At the end, only if keys of another type were replaced by buckets: an array of KEY, TYPE, KEY, TYPE ...
 INVARIANT   0 <= tokens <= capacity; a denial, a dry run and a cost of 0 write nothing; last never decreases; a
             key never expires before its bucket is full again
 COMPLEXITY  O(keys + tiers of all decisions), independent of the number of users and of past requests
@@ -28,6 +30,7 @@ COMPLEXITY  O(keys + tiers of all decisions), independent of the number of users
 local MICRO = 1000000
 local EXPIRY_MARGIN_US = 1000000
 local MAX_EXACT = 2 ^ 53
+local MAX_WITHHELD = 2 ^ 62
 local floor, ceil, min, max, format = math.floor, math.ceil, math.min, math.max, string.format
 
 local time = redis.call('TIME')
@@ -52,11 +55,16 @@ for kind = 1, argument() do
   }
 end
 
--- A bucket that is absent or has invalid fields counts as full: its tokens and last stay nil.
-local read, tokens, last = {}, {}, {}
+-- A bucket that is absent or has invalid fields counts as full: its tokens and last stay nil. So does a key of
+-- another type, because an error would fail the decisions of all other users in the call. Every other error does.
+local read, tokens, last, other_type = {}, {}, {}, {}
 for _, key in ipairs(KEYS) do
   if not read[key] then
-    local stored = redis.call('HMGET', key, 'tokens', 'last')
+    local stored = redis.pcall('HMGET', key, 'tokens', 'last')
+    if stored.err then
+      if not string.find(stored.err, 'WRONGTYPE', 1, true) then return stored end
+      other_type[key] = redis.call('TYPE', key).ok
+    end
     local left, since = tonumber(stored[1]), tonumber(stored[2])
     if left and since and left >= 0 and since >= 0 and since < MAX_EXACT then
       tokens[key], last[key] = floor(left * MICRO + 0.5), since
@@ -69,14 +77,23 @@ local reply, keys_done = {}, 0
 local charged_capacity, charged_refill_rate = {}, {}
 
 -- Takes the cost from all of the tiers `from` to `to` of the next decision, or from none. Takes nothing if
--- `wanted` is false. Appends the microtokens left in each tier to the reply, and returns whether all can pay.
+-- `wanted` is false. Appends the microtokens left in each tier to the reply, and returns whether all can pay and
+-- whether the last of one is in the future.
 local function take(kind, from, to, wanted)
   local capacity, refill_rate, cost = kind.capacity, kind.refill_rate, kind.cost
-  local allowed, before = true, #reply - from + 1
+  local allowed, before, withheld = true, #reply - from + 1, false
   for tier = from, to do
     local key = KEYS[keys_done + tier]
     local level, held = capacity[tier], tokens[key]
-    if held then level = min(level, held + floor(max(0, now - last[key]) * refill_rate[tier])) end
+    if held then
+      local elapsed = now - last[key]
+      if elapsed >= 0 then
+        level = min(level, held + floor(elapsed * refill_rate[tier]))
+      else
+        level, withheld = min(level, held), true
+        if level < cost then level = level - min(MAX_WITHHELD, -floor(elapsed * refill_rate[tier])) end
+      end
+    end
     if level < cost then allowed = false end
     reply[before + tier] = level
   end
@@ -88,18 +105,33 @@ local function take(kind, from, to, wanted)
       charged_capacity[key], charged_refill_rate[key] = capacity[tier], refill_rate[tier]
     end
   end
-  return allowed
+  return allowed, withheld
 end
 
 while at <= #ARGV do
   local kind = kinds[argument()]
   local verdict = #reply + 1
   reply[verdict] = 0
-  local allowed = take(kind, 1, kind.tiers, true)
+  local allowed, withheld = take(kind, 1, kind.tiers, true)
   local allowed_in_shadow = take(kind, kind.tiers + 1, kind.all, allowed)
-  if allowed then reply[verdict] = allowed_in_shadow and 1 or 2 end
+  if allowed then
+    reply[verdict] = allowed_in_shadow and 1 or 2
+  elseif withheld then
+    reply[verdict] = -1
+  end
   keys_done = keys_done + kind.all
 end
+
+-- DEL comes first: if an ACL forbids it, the script fails before it writes anything.
+local replaced = {}
+for key, type in pairs(other_type) do
+  if charged_capacity[key] then
+    redis.call('DEL', key)
+    replaced[#replaced + 1] = key
+    replaced[#replaced + 1] = type
+  end
+end
+if #replaced > 0 then reply[#reply + 1] = replaced end
 
 -- Whole tokens are printed as 2, others as 1.500000. A microtoken is the sixth place, so no digit is lost.
 for key, capacity in pairs(charged_capacity) do

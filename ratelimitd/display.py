@@ -1,6 +1,8 @@
 """Numbers, durations and times as people read them, on the command line and in the panel."""
 
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from typing import Protocol
 
 from ratelimitd.core.model import MICRO
 
@@ -42,6 +44,32 @@ def age(us: int) -> str:
         if seconds >= unit_s:
             return f"{seconds / unit_s:.1f} {unit}"
     return f"{seconds:.1f} s"
+
+
+class BucketAtKey(Protocol):
+    """What the notes on a bucket are made of. `control/answers.py` describes the attributes."""
+
+    @property
+    def key(self) -> str: ...  # noqa: D102 - see above
+
+    @property
+    def no_refill_for_us(self) -> int: ...  # noqa: D102 - see above
+
+    @property
+    def not_a_bucket(self) -> str | None: ...  # noqa: D102 - see above
+
+
+def bucket_notes(buckets: Iterable[BucketAtKey]) -> Iterator[str]:
+    """Yields a sentence on each bucket that is in an unusual state."""
+    for bucket in buckets:
+        if bucket.not_a_bucket is not None:
+            yield (
+                f"{bucket.key} holds a value that is not a bucket (type {bucket.not_a_bucket}); it counts as "
+                "full, and the next request that is charged to it makes it a bucket"
+            )
+        elif bucket.no_refill_for_us:
+            no_refill_for = duration(bucket.no_refill_for_us)
+            yield f"{bucket.key} gets no refill for {no_refill_for}, because its last is in the future"
 
 
 def utc_time(at_us: int) -> str:

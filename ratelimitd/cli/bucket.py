@@ -11,7 +11,7 @@ from ratelimitd.cli.options import Address, Json, RedisUrl
 from ratelimitd.cli.store import with_control
 from ratelimitd.control.answers import BucketList, BucketState, ResetBuckets
 from ratelimitd.control.request_spec import Subject
-from ratelimitd.display import tokens
+from ratelimitd.display import bucket_notes, tokens
 from ratelimitd.instants import iso_instant
 
 app = typer.Typer(
@@ -38,6 +38,8 @@ def show(
     elif states:
         names = ("bucket", ">tokens now", ">capacity", ">refill", "counted at")
         output.print_table(names, map(_row, states))
+        for note in bucket_notes(states):
+            output.print_line(note)
     else:
         output.print_line(f"{_name(subject)} has no bucket in the store, so all of them are full")
 
@@ -52,7 +54,7 @@ def _row(state: BucketState) -> tuple[object, ...]:
         tokens(state.tokens),
         "off" if state.limit is None else state.limit.capacity,
         "off" if state.limit is None else output.rate(state.limit),
-        iso_instant(state.last_us),
+        "-" if state.not_a_bucket else iso_instant(state.last_us),
     )
 
 

@@ -8,7 +8,7 @@ from ratelimitd.cli.options import Address, Json, RedisUrl
 from ratelimitd.cli.request_options import Context, Headers, Method, Path, User, request_spec
 from ratelimitd.cli.store import with_control
 from ratelimitd.control.answers import ExplainedRequest, ExplainedTier
-from ratelimitd.display import duration, tokens
+from ratelimitd.display import bucket_notes, duration, tokens
 
 
 def explain(
@@ -48,6 +48,8 @@ def _print(explanation: ExplainedRequest) -> None:
         output.print_line("")
         names = ("tier", ">tokens now", ">capacity", ">refill", ">wait", "bucket")
         output.print_table(names, map(_row, explanation.tiers))
+        for note in bucket_notes(explanation.tiers):
+            output.print_line(note)
 
 
 def _row(tier: ExplainedTier) -> tuple[object, ...]:

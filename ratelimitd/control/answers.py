@@ -4,6 +4,7 @@ Attributes count microtokens and microseconds (`_us`). The JSON of the command l
 admin API has tokens, seconds (`_s`) and ISO 8601 instants in UTC (`at`, `_at`) instead.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
@@ -12,7 +13,7 @@ from ratelimitd.core.explain import Explanation, TierState
 from ratelimitd.core.model import MICRO, Limit
 from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import Problem
-from ratelimitd.instants import Instant
+from ratelimitd.instants import Instant, OptionalInstant
 from ratelimitd.rollout.replicas import Replica
 from ratelimitd.rollout.revision import Revision, RevisionSummary
 
@@ -125,8 +126,10 @@ class ExplainedTier(Answer):
     """The current state of a tier for a request.
 
     `enough`: the bucket can pay. `retry_after_s`: until it can; `reset_after_s`: until it is full. Both waits
-    assume that no other request spends meanwhile, and are 0 when there is nothing to wait for. `shadow`: the
-    tier cannot deny.
+    assume that no other request spends meanwhile, and are 0 when there is nothing to wait for.
+    `no_refill_for_s`: until the bucket's `last`, which is in the future; 0 for any other bucket.
+    `not_a_bucket`: the Redis type of the value at the key, which counts as a full bucket; null for a bucket.
+    `shadow`: the tier cannot deny.
     """
 
     name: TierName
@@ -138,6 +141,8 @@ class ExplainedTier(Answer):
     enough: bool
     retry_after_us: Seconds = Field(serialization_alias="retry_after_s")
     reset_after_us: Seconds = Field(serialization_alias="reset_after_s")
+    no_refill_for_us: Seconds = Field(serialization_alias="no_refill_for_s")
+    not_a_bucket: str | None
 
     @property
     def limit(self) -> Limit:
@@ -145,9 +150,9 @@ class ExplainedTier(Answer):
         return Limit(self.capacity, self.refill_rate)
 
     @classmethod
-    def of(cls, state: TierState) -> Self:
+    def of(cls, state: TierState, not_a_bucket: str | None) -> Self:
         """Returns the answer for a tier of the core."""
-        return cls(**state._asdict() | state.limit._asdict())
+        return cls(**state._asdict() | state.limit._asdict(), not_a_bucket=not_a_bucket)
 
 
 class ExplainedRequest(Answer):
@@ -170,11 +175,11 @@ class ExplainedRequest(Answer):
     more: int | None
 
     @classmethod
-    def of(cls, explanation: Explanation) -> Self:
-        """Returns the answer for an explanation of the core."""
+    def of(cls, explanation: Explanation, not_buckets: Mapping[str, str]) -> Self:
+        """Returns the answer for an explanation of the core, and the types of keys that hold no bucket."""
         parts = {
             "identity": explanation.identity._asdict(),
-            "tiers": [ExplainedTier.of(state) for state in explanation.tiers],
+            "tiers": [ExplainedTier.of(state, not_buckets.get(state.key)) for state in explanation.tiers],
         }
         return cls(**explanation._asdict() | parts)
 
@@ -184,7 +189,9 @@ class BucketState(Answer):
 
     `capacity` and `refill_rate` are the limit without regard to headers and context, null when the tier is
     off; `tokens` are then the ones counted at `last_at`. `last_at` is when the bucket last changed, by the
-    store's clock. `api` names the API's bucket. `shadow`: the bucket cannot deny.
+    store's clock. `no_refill_for_s`: until `last_at`, if that is in the future; 0 for any other bucket.
+    `not_a_bucket`: the Redis type of the value at the key, which counts as a full bucket and has no
+    `last_at`; null for a bucket. `api` names the API's bucket. `shadow`: the bucket cannot deny.
     """
 
     key: str
@@ -194,7 +201,9 @@ class BucketState(Answer):
     tokens: Tokens
     capacity: int | None
     refill_rate: float | None
-    last_us: Instant = Field(serialization_alias="last_at")
+    last_us: OptionalInstant = Field(serialization_alias="last_at")
+    no_refill_for_us: Seconds = Field(serialization_alias="no_refill_for_s")
+    not_a_bucket: str | None
 
     @property
     def limit(self) -> Limit | None:

@@ -19,11 +19,9 @@ from ratelimitd.control.answers import (
     ReplicaStatus,
     Status,
 )
+from ratelimitd.control.bucket_states import bucket_states
 from ratelimitd.control.request_spec import RequestSpec, Subject, identity_of
-from ratelimitd.core.bucket import refill
 from ratelimitd.core.explain import explain, keys_of
-from ratelimitd.core.keys import parse_key
-from ratelimitd.core.match import limit_for
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.display import age
 from ratelimitd.errors import ConflictError, PolicyError, StoreError, WaitError
@@ -174,7 +172,8 @@ class Control:
         keys = keys_of(policy, request, identity, self._settings.key_prefix)
         stored = await self._buckets.read(keys)
         return ExplainedRequest.of(
-            explain(policy, request, identity, self._settings.key_prefix, stored.buckets, stored.now_us)
+            explain(policy, request, identity, self._settings.key_prefix, stored.buckets, stored.now_us),
+            stored.not_buckets,
         )
 
     async def buckets(self, subject: Subject) -> list[BucketState]:
@@ -183,26 +182,7 @@ class Control:
         policy = await self._policy()
         keys = await self._buckets.keys_of(identity.key)
         stored = await self._buckets.read(keys)
-        states = []
-        for key, bucket in stored.buckets.items():
-            named = parse_key(key, self._settings.key_prefix)
-            if named is None:
-                continue
-            limit = limit_for(policy, named.tier, identity, named.api)
-            now = bucket if limit is None else refill(bucket, limit, stored.now_us)
-            states.append(
-                BucketState(
-                    key=key,
-                    tier=named.tier,
-                    api=named.api,
-                    shadow=named.shadow,
-                    tokens=now.tokens,
-                    capacity=None if limit is None else limit.capacity,
-                    refill_rate=None if limit is None else limit.refill_rate,
-                    last_us=bucket.last,
-                )
-            )
-        return states
+        return bucket_states(stored, policy, identity, self._settings.key_prefix)
 
     async def reset(self, subject: Subject) -> list[str]:
         """Makes every bucket of a subject full. Returns the keys deleted. Raises RequestSpecError."""

@@ -4,6 +4,10 @@ Tokens never leave 0..capacity, for any clock. In any window of t seconds a buck
 capacity + refill_rate * t. Amounts are whole microtokens; instants and waits are whole microseconds. A refill
 is rounded down, once per admitted request, so rounding costs a bucket less than a microtoken per request and
 never gives one away. The refill is one IEEE 754 double multiplication, as in Lua, so both agree to the bit.
+
+`last` is in the future after a step of the clock or in a bucket that was written by hand. Such a bucket gets
+no refill until then. A denial reports its tokens less the refill that is withheld, so the level may be
+negative, and the wait that follows from it includes the time until `last`.
 """
 
 import math
@@ -14,6 +18,9 @@ from ratelimitd.core.model import Limit, Outcome, TakeRequest
 
 EXPIRY_MARGIN_US = 1_000_000
 """How long a bucket outlives the instant at which it is full again."""
+
+MAX_WITHHELD = 2.0**62
+"""Largest withheld refill, in microtokens: levels are 64-bit integers in the store's replies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,16 @@ def refill(bucket: Bucket | None, limit: Limit, now_us: int) -> Bucket:
     return Bucket(min(limit.capacity_micro, bucket.tokens + credit), max(now_us, bucket.last))
 
 
+def withheld_refill(bucket: Bucket | None, limit: Limit, now_us: int) -> float:
+    """Microtokens that would refill from now until a `last` in the future; 0 for any other bucket.
+
+    A float like the script's numbers, because differences above 2^53 must be rounded in the same way.
+    """
+    if bucket is None or bucket.last <= now_us:
+        return 0.0
+    return min(MAX_WITHHELD, float(-math.floor((now_us - bucket.last) * limit.refill_rate)))
+
+
 def charge_buckets(
     buckets: Mapping[str, Bucket], request: TakeRequest, now_us: int
 ) -> tuple[Outcome, dict[str, Bucket]]:
@@ -40,7 +57,10 @@ def charge_buckets(
     charge, keys, _ = request
     enforced = len(charge.limits)
     outcome, changed = _charge(buckets, keys[:enforced], charge.limits, request, now_us)
-    if outcome.allowed and charge.shadow:
+    if not outcome.allowed:
+        withheld = any(buckets[key].last > now_us for key in keys[:enforced] if key in buckets)
+        return outcome._replace(refill_withheld=withheld), {}
+    if charge.shadow:
         shadow, changed_in_shadow = _charge(buckets, keys[enforced:], charge.shadow, request, now_us)
         return outcome._replace(shadow=shadow), changed | changed_in_shadow
     return outcome, changed
@@ -58,7 +78,13 @@ def _charge(
     allowed = all(bucket.tokens >= cost for bucket in full.values())
     taken = cost if allowed and not request.dry_run else 0
     left = {key: Bucket(bucket.tokens - taken, bucket.last) for key, bucket in full.items()}
-    return Outcome(allowed, tuple(bucket.tokens for bucket in left.values())), left if taken else {}
+    tokens = [
+        bucket.tokens
+        if allowed or bucket.tokens >= cost
+        else int(bucket.tokens - withheld_refill(buckets.get(key), limit, now_us))
+        for (key, bucket), limit in zip(left.items(), limits, strict=True)
+    ]
+    return Outcome(allowed, tuple(tokens)), left if taken else {}
 
 
 def wait_us(deficit: int, refill_rate: float) -> int:

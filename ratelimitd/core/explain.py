@@ -6,7 +6,7 @@ The oracle decides on the buckets as the store holds them now.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ratelimitd.core.bucket import Bucket, charge_buckets, refill, wait_us
+from ratelimitd.core.bucket import Bucket, charge_buckets, refill, wait_us, withheld_refill
 from ratelimitd.core.denial import denying_shadow, denying_tier
 from ratelimitd.core.match import MatchedRules, Matcher
 from ratelimitd.core.model import MICRO, Identity, Limit, Request
@@ -26,6 +26,7 @@ class TierState(NamedTuple):
         enough: it could pay.
         retry_after_us: until it can pay, if nobody spends meanwhile; 0 when it can.
         reset_after_us: until it is full, if nobody spends meanwhile.
+        no_refill_for_us: until its `last`, which is in the future; 0 for any other bucket.
     """
 
     name: TierName
@@ -36,6 +37,7 @@ class TierState(NamedTuple):
     enough: bool
     retry_after_us: int
     reset_after_us: int
+    no_refill_for_us: int
 
 
 class Explanation(NamedTuple):
@@ -87,7 +89,7 @@ def explain(  # noqa: PLR0917 - what a decision depends on
     outcome, _ = charge_buckets(buckets, take_request._replace(dry_run=True), now_us)
     limits = [*((*one, False) for one in rules.limits), *((*one, True) for one in rules.shadow)]
     tiers = [
-        _state(name, key, limit, cost, refill(buckets.get(key), limit, now_us).tokens, shadow=in_shadow)
+        _state(name, key, limit, cost, buckets.get(key), now_us, shadow=in_shadow)
         for key, (name, limit, in_shadow) in zip(take_request.keys, limits, strict=True)
     ]
     denied_by, retry_after_us = None, None
@@ -110,7 +112,11 @@ def explain(  # noqa: PLR0917 - what a decision depends on
     )
 
 
-def _state(name: TierName, key: str, limit: Limit, cost: int, tokens: int, *, shadow: bool) -> TierState:
+def _state(  # noqa: PLR0917 - what the state of a tier depends on
+    name: TierName, key: str, limit: Limit, cost: int, bucket: Bucket | None, now_us: int, *, shadow: bool
+) -> TierState:
+    tokens = refill(bucket, limit, now_us).tokens
+    level = int(tokens - withheld_refill(bucket, limit, now_us))
     return TierState(
         name=name,
         key=key,
@@ -118,8 +124,11 @@ def _state(name: TierName, key: str, limit: Limit, cost: int, tokens: int, *, sh
         shadow=shadow,
         tokens=tokens,
         enough=tokens >= cost,
-        retry_after_us=wait_us(cost - tokens, limit.refill_rate),
-        reset_after_us=wait_us(limit.capacity_micro - tokens, limit.refill_rate),
+        retry_after_us=0 if tokens >= cost else wait_us(cost - level, limit.refill_rate),
+        reset_after_us=0
+        if tokens == limit.capacity_micro
+        else wait_us(limit.capacity_micro - level, limit.refill_rate),
+        no_refill_for_us=0 if bucket is None else max(0, bucket.last - now_us),
     )
 
 

@@ -56,7 +56,8 @@ def limit_field(items: Sequence[LimitItem], tokens: Sequence[int | None]) -> str
     """
     return ", ".join(
         [
-            f"{start}{left // MICRO};t={whole_seconds(wait_us(capacity_micro - left, refill_rate))}"
+            f"{start}{left // MICRO if left > 0 else 0}"
+            f";t={whole_seconds(wait_us(capacity_micro - left, refill_rate))}"
             # zip(strict=True) costs 80 ns here; both lists are of one decision
             for (start, capacity_micro, refill_rate), left in zip(items, tokens)  # noqa: B905
             if left is not None

@@ -111,14 +111,18 @@ class Outcome(NamedTuple):
     Args:
         allowed: every bucket that can deny could pay.
         tokens: microtokens left in these buckets, in their order. None stands for a bucket whose tokens are
-            not known: an allowed outcome knows all of them, a denied one at least the one that denied.
+            not known: an allowed outcome knows all of them, a denied one at least the one that denied. They
+            are negative only in a denial, for a bucket whose `last` is in the future.
         shadow: the outcome of the buckets in shadow; None when there are none, and when the request was
             denied before they were looked at.
+        refill_withheld: the request was denied, and the `last` of one of its buckets is in the future. The
+            tokens say how long to wait, but not what a cheaper request would get.
     """
 
     allowed: bool
     tokens: tuple[int | None, ...]
     shadow: "Outcome | None" = None
+    refill_withheld: bool = False
 
 
 class OnStoreError(StrEnum):

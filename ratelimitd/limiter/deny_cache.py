@@ -107,7 +107,7 @@ class DenyCache:
         if outcome is None:
             denials = self._denials
             outcome = await self._limiter.take(request)
-            if not outcome.allowed:
+            if not outcome.allowed and not outcome.refill_withheld:
                 self._remember(denials, request, outcome, sent_us)
         return outcome
 

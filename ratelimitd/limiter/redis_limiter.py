@@ -6,10 +6,11 @@ from functools import partial
 
 from redis.exceptions import NoScriptError
 
+from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.core.model import TakeRequest
 from ratelimitd.core.ports import BatchCallback, BatchLimiter
 from ratelimitd.errors import StoreError
-from ratelimitd.limiter.take_script import decode, encode
+from ratelimitd.limiter.take_script import decode, encode, take_replaced
 from ratelimitd.resources import resource
 from ratelimitd.store.link import Link
 
@@ -28,6 +29,7 @@ class RedisLimiter:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._log = BoundedLog("ratelimitd.store")
         self._script = _script()
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
@@ -39,23 +41,24 @@ class RedisLimiter:
         def answered(reply: object) -> None:
             if isinstance(reply, NoScriptError):
                 # After SCRIPT FLUSH, or if the ACL forbids SCRIPT LOAD. EVAL runs and caches the script.
-                self._link.call(("EVAL", self._script, *call), partial(_finish, callback, requests))
+                self._link.call(("EVAL", self._script, *call), partial(self._finish, callback, requests))
             else:
-                _finish(callback, requests, reply)
+                self._finish(callback, requests, reply)
 
         self._link.call(("EVALSHA", self._sha, *call), answered)
 
-
-def _finish(callback: BatchCallback, requests: Sequence[TakeRequest], reply: object) -> None:
-    if isinstance(reply, Exception):
-        callback(StoreError(f"the store failed: {reply}"))
-        return
-    try:
-        outcomes = decode(reply, requests)
-    except StoreError as error:
-        callback(error)
-    else:
-        callback(outcomes)
+    def _finish(self, callback: BatchCallback, requests: Sequence[TakeRequest], reply: object) -> None:
+        if isinstance(reply, Exception):
+            callback(StoreError(f"the store failed: {reply}"))
+            return
+        for key, kind in take_replaced(reply):
+            self._log.warning("bucket_replaced", key=key, type=kind)
+        try:
+            outcomes = decode(reply, requests)
+        except StoreError as error:
+            callback(error)
+        else:
+            callback(outcomes)
 
 
 _port: type[BatchLimiter] = RedisLimiter

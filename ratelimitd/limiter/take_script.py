@@ -1,14 +1,15 @@
 """Encode the call of `lua/take.lua`, and decode its reply. The script's header is the contract."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ratelimitd.core.model import Charge, Outcome, TakeRequest, new
 from ratelimitd.errors import StoreError
 
 Argument = int | float
 
-# First number of a decision in the reply; any other than these two is a plain yes.
-_DENIED = 0
+# First number of a decision in the reply. Those above 0 allow it.
+_DENIED_WITHOUT_REFILL = -1
 _DENIED_IN_SHADOW = 2
 
 
@@ -28,6 +29,21 @@ def encode(requests: Sequence[TakeRequest]) -> tuple[list[str], list[Argument]]:
     return keys, arguments + decisions
 
 
+class Replaced(NamedTuple):
+    """A key that held a value of another type, and that a bucket has replaced."""
+
+    key: str
+    type: str
+
+
+def take_replaced(reply: object) -> list[Replaced]:
+    """Removes the keys that were replaced from a reply, and returns them. Most replies have none."""
+    if not isinstance(reply, list) or not reply or type(reply[-1]) is not list:
+        return []
+    texts = [text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in reply.pop()]
+    return [Replaced(key, kind) for key, kind in zip(texts[::2], texts[1::2], strict=False)]
+
+
 def decode(reply: object, requests: Sequence[TakeRequest]) -> list[Outcome]:
     """One outcome per request, in order. Raises StoreError when the reply is not what the script returns."""
     expected = sum([1 + len(request.keys) for request in requests])
@@ -40,7 +56,7 @@ def decode(reply: object, requests: Sequence[TakeRequest]) -> list[Outcome]:
         tokens = tuple(reply[at + 1 : end])
         at += 1 + len(keys)
         shadow = None
-        if charge.shadow and verdict != _DENIED:
+        if charge.shadow and verdict > 0:
             shadow = Outcome(verdict != _DENIED_IN_SHADOW, tuple(reply[end:at]))
-        outcomes.append(new(Outcome, (verdict != _DENIED, tokens, shadow)))
+        outcomes.append(new(Outcome, (verdict > 0, tokens, shadow, verdict == _DENIED_WITHOUT_REFILL)))
     return outcomes

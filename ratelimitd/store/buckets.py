@@ -15,9 +15,16 @@ SCAN_COUNT = 1000
 
 
 class Stored(NamedTuple):
-    """Buckets by key, and the time of the store's clock in microseconds since the epoch."""
+    """The state of some keys.
+
+    Args:
+        buckets: by key.
+        not_buckets: the Redis type of each key that exists without holding a valid bucket.
+        now_us: the time of the store's clock in microseconds since the epoch.
+    """
 
     buckets: dict[str, Bucket]
+    not_buckets: dict[str, str]
     now_us: int
 
 
@@ -29,19 +36,26 @@ class Buckets:
         self._key_prefix = key_prefix
 
     async def read(self, keys: Sequence[str]) -> Stored:
-        """Returns the buckets at these keys, all at one instant.
+        """Returns the state of these keys, all at one instant.
 
-        A key without a valid bucket is left out; take.lua treats it as a full bucket.
+        take.lua treats an absent key, and one that does not hold a valid bucket, as a full bucket.
         """
         with store_errors():
             async with self._client.pipeline(transaction=True) as pipeline:
                 pipeline.time()
                 for key in keys:
+                    pipeline.type(key)
                     pipeline.hmget(key, "tokens", "last")
-                (seconds, micros), *fields = await pipeline.execute()
-        found = {key: _bucket(*pair) for key, pair in zip(keys, fields, strict=True)}
-        buckets = {key: bucket for key, bucket in found.items() if bucket is not None}
-        return Stored(buckets, int(seconds) * MICRO + int(micros))
+                (seconds, micros), *found = await pipeline.execute(raise_on_error=False)
+            _raise_unexpected(found)
+        stored = Stored({}, {}, int(seconds) * MICRO + int(micros))
+        for key, kind, fields in zip(keys, found[::2], found[1::2], strict=True):
+            bucket = None if isinstance(fields, Exception) else _bucket(*fields)
+            if bucket is not None:
+                stored.buckets[key] = bucket
+            elif kind != b"none":
+                stored.not_buckets[key] = kind.decode()
+        return stored
 
     async def keys_of(self, identity_key: str) -> list[str]:
         """Returns the keys of this identity's buckets, shadow buckets included. It scans the whole store."""
@@ -60,6 +74,13 @@ class Buckets:
         if keys:
             with store_errors():
                 await self._client.unlink(*keys)
+
+
+def _raise_unexpected(replies: Sequence[object]) -> None:
+    """Raises the first error that does not come from the type of a key."""
+    for reply in replies:
+        if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+            raise reply
 
 
 def _bucket(tokens: bytes | str | None, last: bytes | str | None) -> Bucket | None:

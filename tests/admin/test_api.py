@@ -264,8 +264,9 @@ async def test_an_explanation_has_tokens_and_seconds(store: Redis, writer: httpx
     assert found["identity"] == {"kind": "header", "key": "alice"}
     user = next(tier for tier in found["tiers"] if tier["name"] == "user")
     assert (user["capacity"], user["refill_rate"], user["tokens"], user["enough"]) == (5, 1, 1, False)
-    assert found["retry_after_s"] == user["retry_after_s"] == 2
-    assert user["reset_after_s"] == 4
+    assert found["retry_after_s"] == user["retry_after_s"]
+    assert user["retry_after_s"] - user["no_refill_for_s"] == pytest.approx(2, abs=1e-5)
+    assert user["reset_after_s"] - user["no_refill_for_s"] == pytest.approx(4, abs=1e-5)
     assert await store.hget("rate:user:alice", "tokens") == b"1"
 
 
@@ -289,9 +290,27 @@ async def test_the_buckets_of_a_user_are_listed_and_reset(store: Redis, writer: 
         ("rate:user:al", "user", None, 2.5, 100),
         ("rate:user:al:api:*", "user_api", "*", 2.5, 20),
     ]
+    assert all(58 < one["no_refill_for_s"] <= 60 and one["not_a_bucket"] is None for one in found)
     done = await writer.delete(f"{V1}/buckets", params={"user": "al"})
     assert done.json() == {"deleted": ["rate:user:al", "rate:user:al:api:*"]}
     assert await store.keys("rate:*") == [b"rate:user:alice"]
+
+
+async def test_a_key_of_another_type_is_listed_explained_and_reset(
+    store: Redis, writer: httpx.AsyncClient
+) -> None:
+    await store.rpush("rate:user:al", "x")
+    await store.set("rate:global", "x")
+    (found,) = (await writer.get(f"{V1}/buckets", params={"user": "al"})).json()["buckets"]
+    assert (found["tokens"], found["last_at"], found["not_a_bucket"]) == (100, None, "list")
+    tiers = (await explained(writer, path="/", user="al"))["tiers"]
+    assert [(one["not_a_bucket"], one["tokens"] == one["capacity"]) for one in tiers] == [
+        ("string", True),
+        ("list", True),
+        (None, True),
+    ]
+    done = await writer.delete(f"{V1}/buckets", params={"user": "al"})
+    assert done.json() == {"deleted": ["rate:user:al"]}
 
 
 @pytest.mark.parametrize(

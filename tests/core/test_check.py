@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from ratelimitd.core.bucket import Bucket
 from ratelimitd.core.model import MICRO, OnStoreError, Outcome, Request
 from ratelimitd.core.response import Response, ResponseKind
 from tests.core.fakes import BrokenLimiter, FixedLimiter, OracleLimiter, check_over
@@ -88,6 +89,18 @@ async def test_a_denied_response_names_the_tier_and_the_wait() -> None:
         "x-envoy-ratelimited": "true",
     }
     assert metadata_of(response)["outcome"] == "denied"
+
+
+async def test_a_denial_waits_for_a_last_in_the_future() -> None:
+    """Obeying retry-after once is enough. The tokens left are never negative."""
+    limiter = OracleLimiter()
+    limiter.buckets["rate:user:user1"] = Bucket(0, limiter.now_us + 600 * MICRO)
+    check = check_over(limiter)
+    fields = headers_of(await check(request()))
+    assert (fields["retry-after"], fields["x-ratelimit-tier"]) == ("601", "user")
+    assert fields["ratelimit"] == '"global";r=10;t=0, "user";r=0;t=605, "user_api";r=3;t=0'
+    limiter.now_us += 601 * MICRO
+    assert count_allowed(await send(check, "user1", 1)) == 1
 
 
 async def test_ratelimit_omits_a_tier_whose_tokens_are_unknown() -> None:

@@ -86,6 +86,25 @@ def test_the_explanation_names_a_tier_in_shadow_that_would_deny() -> None:
     assert "rate:shadow:user:user1" in keys_of(policy, REQUEST, IDENTITY, "rate")
 
 
+def test_the_wait_includes_the_time_until_a_last_in_the_future() -> None:
+    """Tokens that are there can be spent at once. A tier that is full has nothing to wait for."""
+    ahead_us = 600 * MICRO
+    buckets = {
+        "rate:global": Bucket(10 * MICRO, NOW + ahead_us),
+        "rate:user:user1": Bucket(0, NOW + ahead_us),
+        "rate:user:user1:api:/api/*": Bucket(2 * MICRO, NOW + ahead_us),
+    }
+    got = explain(FLAT_POLICY, REQUEST, IDENTITY, "rate", buckets, NOW)
+    assert (got.denied_by, got.retry_after_us) == (TierName.USER, ahead_us + MICRO)
+    assert got.reason == "user holds 0.000 tokens and the request costs 1"
+    assert [(one.tokens, one.retry_after_us, one.reset_after_us) for one in got.tiers] == [
+        (10 * MICRO, 0, 0),
+        (0, ahead_us + MICRO, ahead_us + 5 * MICRO),
+        (2 * MICRO, 0, ahead_us + MICRO),
+    ]
+    assert {one.no_refill_for_us for one in got.tiers} == {ahead_us}
+
+
 @given(st.lists(st.integers(0, 3 * MICRO), min_size=1, max_size=12), st.booleans())
 async def test_the_explanation_agrees_with_the_decision(gaps_us: list[int], in_shadow: bool) -> None:  # noqa: FBT001 - hypothesis draws it
     """`more` is exactly the number of requests that are allowed at this instant."""

@@ -123,10 +123,25 @@ async def test_an_error_or_an_invalid_reply_is_a_store_error(tmp_path: Path, rep
             await take_batch(RedisLimiter(link), [request()])
 
 
-async def test_a_bucket_key_of_another_type_is_a_store_error(link: Link, store: Redis) -> None:
-    await store.set("k", "a string")
-    with pytest.raises(StoreError, match="WRONGTYPE"):
-        await take_batch(RedisLimiter(link), [request()])
+async def test_a_key_of_another_type_is_replaced_and_logged(link: Link, store: Redis) -> None:
+    """The other requests of the batch get their tokens."""
+    await store.rpush("k é", "an element")
+    with capture_logs() as logs:
+        outcomes = await take_batch(RedisLimiter(link), [request("x"), request("k é"), request("k é")])
+    assert [outcome.tokens[0] for outcome in outcomes] == [2 * MICRO, 2 * MICRO, MICRO]
+    assert logs == [{"event": "bucket_replaced", "log_level": "warning", "key": "k é", "type": "list"}]
+    assert await store.hget("k é", "tokens") == b"1"
+    assert 0 < await store.pttl("k é") < 2_010_000
+
+
+async def test_another_error_in_the_script_is_a_store_error(link: Link, store: Redis) -> None:
+    """Here it is a command that the user may not call. The text of the error names it."""
+    await store.acl_setuser("default", enabled=True, nopass=True, commands=["+@all", "-hmget"])
+    try:
+        with pytest.raises(StoreError, match="'hmget'"):
+            await take_batch(RedisLimiter(link), [request()])
+    finally:
+        await store.acl_setuser("default", enabled=True, nopass=True, commands=["+@all"])
 
 
 def test_a_reply_of_the_wrong_length_is_a_store_error() -> None:

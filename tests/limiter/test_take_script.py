@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis import Redis as SyncRedis
 
-from ratelimitd.core.bucket import Bucket, charge_buckets, expiry_ms
+from ratelimitd.core.bucket import Bucket, charge_buckets, expiry_ms, wait_us
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
-from ratelimitd.limiter.take_script import decode, encode
+from ratelimitd.limiter.take_script import Replaced, decode, encode, take_replaced
 from ratelimitd.resources import resource
 from tests.core.take_requests import take_request
 
@@ -21,7 +21,7 @@ NOW = 1_800_000_000_000_000
 # Precedes the shipped script: the test sets the clock, and expiries are recorded instead of set.
 SHIM = """
 local server = redis
-local redis = {call = function(command, ...)
+local redis = {pcall = server.pcall, call = function(command, ...)
   if command == 'TIME' then
     local now = server.call('GET', 'test:now')
     return {string.sub(now, 1, -7), string.sub(now, -6)}
@@ -58,7 +58,7 @@ REQUESTS = st.builds(
     st.integers(0, 2),
     st.booleans(),
 )
-GAPS_US = st.one_of(st.integers(-3 * MICRO, 3 * MICRO), st.integers(0, 10**12))
+GAPS_US = st.one_of(st.integers(-3 * MICRO, 3 * MICRO), st.integers(0, 10**12), st.integers(-(10**12), 0))
 STEPS = st.lists(st.tuples(GAPS_US, st.lists(REQUESTS, min_size=1, max_size=4)), min_size=1, max_size=8)
 
 
@@ -94,11 +94,18 @@ class Model:
         return outcome
 
 
-def run(server: Any, requests: list[TakeRequest], now_us: int) -> list[Outcome]:
-    """Runs the script at this instant and returns its outcomes."""
+def call(server: Any, requests: list[TakeRequest], now_us: int) -> Any:
+    """Runs the script at this instant and returns its reply."""
     server.set("test:now", now_us)
     keys, arguments = encode(requests)
-    return decode(server.eval(SHIM + SCRIPT, len(keys), *keys, *arguments), requests)
+    return server.eval(SHIM + SCRIPT, len(keys), *keys, *arguments)
+
+
+def run(server: Any, requests: list[TakeRequest], now_us: int) -> list[Outcome]:
+    """Runs the script at this instant and returns its outcomes."""
+    reply = call(server, requests, now_us)
+    take_replaced(reply)
+    return decode(reply, requests)
 
 
 def stored(server: Any) -> dict[str, Bucket]:
@@ -116,6 +123,12 @@ def stored(server: Any) -> dict[str, Bucket]:
 )
 @given(steps=STEPS)
 @example(steps=[(0, [take_request({"a": Limit(72_057_595, 0.000001)})])])
+@example(
+    steps=[
+        (0, [take_request({"a": Limit(1, 1_000_000_000)})]),
+        (10**9 - NOW, [take_request({"a": Limit(1, 1_000_000_000)})]),
+    ]
+)
 def test_the_script_agrees_with_the_bucket_arithmetic(
     server: Any, steps: list[tuple[int, list[TakeRequest]]]
 ) -> None:
@@ -178,6 +191,106 @@ def test_a_bucket_with_invalid_fields_counts_as_full(server: Any, fields: dict[s
     server.hset("a", mapping=fields)
     (outcome,) = run(server, [take_request({"a": Limit(3, 1.0)})], NOW)
     assert outcome == Outcome(True, (2 * MICRO,))  # noqa: FBT003 - the field is the name
+
+
+@pytest.mark.parametrize("left", ["0", "0.750000", "1.999999"])
+@pytest.mark.parametrize("rate", [0.01, 1.0, 1_000_000.0])
+def test_the_wait_of_a_bucket_whose_last_is_in_the_future_includes_that_time(
+    server: Any, left: str, rate: float
+) -> None:
+    """After the wait the request is allowed. Until then the level increases as time passes."""
+    server.flushall()
+    ahead_us = 600 * MICRO
+    fields = {"tokens": left, "last": str(NOW + ahead_us)}
+    server.hset("a", mapping=fields)
+    request = take_request({"a": Limit(3, rate)}, 2 * MICRO)
+    (denied,) = run(server, [request], NOW)
+    assert (denied.allowed, denied.refill_withheld) == (False, True)
+    missing = 2 * MICRO - round(float(left) * MICRO)
+    wait = wait_us(2 * MICRO - (denied.tokens[0] or 0), rate)
+    assert 0 <= wait - ahead_us - missing / rate <= 2 + 1 / rate
+    (later,) = run(server, [request], NOW + 100 * MICRO)
+    assert (later.tokens[0] or 0) - (denied.tokens[0] or 0) == 100 * MICRO * rate
+    assert fields_of(server, "a") == fields
+    assert not run(server, [request], NOW + wait - 2 - int(1 / rate))[0].allowed
+    assert run(server, [request], NOW + wait)[0].allowed
+
+
+def test_a_last_in_the_future_neither_denies_nor_refills(server: Any) -> None:
+    """Tokens that are there can be spent. In a denial by another tier such a bucket reports its tokens."""
+    server.flushall()
+    ahead = NOW + 600 * MICRO
+    server.hset("a", mapping={"tokens": "2", "last": str(ahead)})
+    server.hset("b", mapping={"tokens": "0", "last": str(NOW)})
+    alone, both = take_request({"a": Limit(3, 1.0)}), take_request({"a": Limit(3, 1.0), "b": Limit(3, 1.0)})
+    assert run(server, [both], NOW) == [Outcome(False, (2 * MICRO, 0), refill_withheld=True)]  # noqa: FBT003 - the field is the name
+    assert run(server, [alone], NOW) == [Outcome(True, (MICRO,))]  # noqa: FBT003 - the field is the name
+    assert stored(server)["a"] == Bucket(MICRO, ahead)
+
+
+def test_a_last_in_the_year_2200_has_a_level_within_64_bits(server: Any) -> None:
+    server.flushall()
+    server.hset("a", mapping={"tokens": "0", "last": "7258118400000000"})
+    limits = [Limit(1, rate) for rate in (0.000001, 1.0, 1_000_000_000.0)]
+    outcomes = run(server, [take_request({"a": limit}) for limit in limits], NOW)
+    bucket = {"a": Bucket(0, 7258118400000000)}
+    for limit, outcome in zip(limits, outcomes, strict=True):
+        assert outcome == charge_buckets(bucket, take_request({"a": limit}), NOW)[0]
+    waits = [
+        wait_us(MICRO - (outcome.tokens[0] or 0), one.refill_rate)
+        for one, outcome in zip(limits, outcomes, strict=True)
+    ]
+    assert waits[:2] == [7258118400000000 - NOW + 10**12, 7258118400000000 - NOW + MICRO]
+    assert waits[2] == 2**62 // 10**9 + 1
+
+
+OTHER_TYPES = {
+    "string": ("SET", "a", "x"),
+    "list": ("RPUSH", "a", "x"),
+    "set": ("SADD", "a", "x"),
+    "zset": ("ZADD", "a", "1", "x"),
+    "stream": ("XADD", "a", "*", "field", "x"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_TYPES)
+def test_a_key_of_another_type_counts_as_full_and_is_replaced_when_charged(server: Any, kind: str) -> None:
+    """The other decisions of the call are not affected."""
+    server.flushall()
+    server.execute_command(*OTHER_TYPES[kind])
+    server.expire("a", 1000)
+    limit = Limit(3, 1.0)
+    reply = call(server, [take_request({"b": limit}), *[take_request({"a": limit})] * 4], NOW)
+    assert take_replaced(reply) == [Replaced("a", kind)]
+    outcomes = decode(reply, [take_request({"b": limit}), *[take_request({"a": limit})] * 4])
+    assert [outcome.allowed for outcome in outcomes] == [True, True, True, True, False]
+    assert stored(server) == {"a": Bucket(0, NOW), "b": Bucket(2 * MICRO, NOW)}
+    assert server.ttl("a") == -1, "the test records PEXPIRE, so only the old expiry could be there"
+
+
+@pytest.mark.parametrize("kind", OTHER_TYPES)
+def test_a_denial_and_a_dry_run_leave_a_key_of_another_type(server: Any, kind: str) -> None:
+    server.flushall()
+    server.execute_command(*OTHER_TYPES[kind])
+    server.hset("b", mapping={"tokens": "0", "last": str(NOW)})
+    both = take_request({"a": Limit(3, 1.0), "b": Limit(3, 0.001)})
+    dry_run = take_request({"a": Limit(3, 1.0)}, dry_run=True)
+    free = take_request({"a": Limit(3, 1.0)}, 0)
+    outcomes = run(server, [both, dry_run, free], NOW)
+    assert [(outcome.allowed, outcome.tokens[0]) for outcome in outcomes] == [
+        (False, 3 * MICRO),
+        (True, 3 * MICRO),
+        (True, 3 * MICRO),
+    ]
+    assert server.type("a") == kind
+
+
+def test_a_tier_in_shadow_with_a_key_of_another_type_is_replaced(server: Any) -> None:
+    server.flushall()
+    server.set("b", "x")
+    (outcome,) = run(server, [take_request(USER, shadow=SHADOW)], NOW)
+    assert outcome.shadow == Outcome(True, (0,))  # noqa: FBT003 - the field is the name
+    assert server.type("b") == "hash"
 
 
 def test_a_denial_changes_neither_the_bucket_nor_its_expiry(server: Any) -> None:

@@ -37,10 +37,33 @@ async def test_buckets_are_read_to_the_microtoken(store: Redis) -> None:
         {"tokens": "1", "last": "1e25"},
     ],
 )
-async def test_a_malformed_bucket_is_ignored(store: Redis, nonsense: dict[Any, Any]) -> None:
-    """take.lua treats such a key as a full bucket, too."""
+async def test_a_hash_that_is_not_a_bucket_is_reported(store: Redis, nonsense: dict[Any, Any]) -> None:
+    """take.lua treats such a key as a full bucket."""
     await store.hset("rate:user:a", mapping=nonsense)
-    assert (await Buckets(store, "rate").read(["rate:user:a"])).buckets == {}
+    stored = await Buckets(store, "rate").read(["rate:user:a"])
+    assert (stored.buckets, stored.not_buckets) == ({}, {"rate:user:a": "hash"})
+
+
+async def test_keys_of_other_types_are_reported_beside_buckets(store: Redis) -> None:
+    await store.set("rate:user:a", "x")
+    await store.xadd("rate:user:a:api:1", {"a": "b"})
+    await store.hset("rate:user:a:api:2", mapping={"tokens": "1", "last": "2"})
+    buckets = Buckets(store, "rate")
+    keys = await buckets.keys_of("a")
+    stored = await buckets.read([*keys, "rate:user:none"])
+    assert stored.buckets == {"rate:user:a:api:2": Bucket(MICRO, 2)}
+    assert stored.not_buckets == {"rate:user:a": "string", "rate:user:a:api:1": "stream"}
+    await buckets.delete(keys)
+    assert await store.keys("*") == []
+
+
+async def test_an_error_other_than_a_wrong_type_is_raised(store: Redis) -> None:
+    await store.acl_setuser("default", enabled=True, nopass=True, commands=["+@all", "-hmget"])
+    try:
+        with pytest.raises(StoreError, match="hmget"):
+            await Buckets(store, "rate").read(["rate:user:a"])
+    finally:
+        await store.acl_setuser("default", enabled=True, nopass=True, commands=["+@all"])
 
 
 async def test_the_keys_of_an_identity_include_no_other_identitys(store: Redis) -> None:

@@ -38,12 +38,18 @@ async def test_a_denied_request_ends_with_6(store: Redis) -> None:
     assert done.status == Exit.DENIED
     assert done.out.startswith("denied: user holds 0.000 tokens and the request costs 1\n")
     assert re.search(
-        r"^changes +allowed in 0\.334 s, if no other request spends tokens meanwhile *$",
+        r"^changes +allowed in (1 min 1 s|1 min|5\d\.\d+ s), if no other request spends tokens meanwhile *$",
         done.out,
         re.MULTILINE,
     )
     answer = (await run("explain", "--user", "u1", "--path", "/", "--json")).json
-    assert (answer["outcome"], answer["denied_by"], answer["retry_after_s"]) == ("denied", "user", 0.333334)
+    assert (answer["outcome"], answer["denied_by"]) == ("denied", "user")
+    assert 50 < answer["retry_after_s"] <= 60.333335
+    user = answer["tiers"][1]
+    assert user["retry_after_s"] - user["no_refill_for_s"] == pytest.approx(1 / 3, abs=1e-5)
+    assert re.search(
+        r"^rate:user:u1 gets no refill for .*, because its last is in the future$", done.out, re.MULTILINE
+    )
 
 
 async def test_overrides_are_explained() -> None:
@@ -69,7 +75,7 @@ async def test_a_repeated_header_is_joined_as_envoy_does() -> None:
 
 async def test_bucket_show_prints_the_current_state(store: Redis) -> None:
     await apply()
-    last = 1_800_000_000_123_456
+    last = 1_700_000_000_123_456
     await store.hset("rate:shadow:user:u1", mapping={"tokens": 7.5, "last": last})
     await store.hset("rate:user:u1:api:orders", mapping={"tokens": 2, "last": last})
     await store.hset("rate:user:u2", mapping={"tokens": 1, "last": last})
@@ -77,14 +83,33 @@ async def test_bucket_show_prints_the_current_state(store: Redis) -> None:
     assert done.status == 0
     rows = [row.split() for row in done.out.splitlines()][1:]
     assert rows == [
-        ["rate:shadow:user:u1", "7.5", "100", "5/s", "2027-01-15T08:00:00.123Z"],
-        ["rate:user:u1:api:orders", "2", "4", "1e-06/s", "2027-01-15T08:00:00.123Z"],
+        ["rate:shadow:user:u1", "100", "100", "5/s", "2023-11-14T22:13:20.123Z"],
+        ["rate:user:u1:api:orders", "4", "4", "1e-06/s", "2023-11-14T22:13:20.123Z"],
     ]
     buckets = (await run("bucket", "show", "u1", "--json")).json["buckets"]
     assert [(one["tier"], one["api"], one["shadow"]) for one in buckets] == [
         ("user", None, True),
         ("user_api", "orders", False),
     ]
+
+
+async def test_a_key_of_another_type_is_shown_explained_and_reset(store: Redis) -> None:
+    await apply()
+    await store.sadd("rate:user:u1:api:orders", "x")
+    shown = await run("bucket", "show", "u1")
+    rows = [row.split() for row in shown.out.splitlines()]
+    assert rows[1] == ["rate:user:u1:api:orders", "4", "4", "1e-06/s", "-"]
+    sentence = (
+        "rate:user:u1:api:orders holds a value that is not a bucket (type set); it counts as full, and the "
+        "next request that is charged to it makes it a bucket"
+    )
+    assert sentence in " ".join(shown.out.split())
+    request = ("--user", "u1", "--path", "/api/users/7/orders", "--method", "post")
+    explained = await run("explain", *request)
+    assert explained.status == 0
+    assert sentence in " ".join(explained.out.split())
+    assert (await run("bucket", "reset", "u1")).out == "rate:user:u1:api:orders is full\n"
+    assert await store.keys("rate:*") == []
 
 
 async def test_a_user_without_buckets_gets_a_sentence() -> None:

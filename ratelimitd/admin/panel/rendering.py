@@ -13,7 +13,7 @@ from ratelimitd import __version__
 from ratelimitd.admin.panel import session
 from ratelimitd.admin.panel.session import Visitor
 from ratelimitd.core.model import Limit
-from ratelimitd.display import duration, number, tokens, utc_time
+from ratelimitd.display import bucket_notes, duration, number, tokens, utc_time
 
 FOLDER = Path(__file__).parent
 
@@ -81,6 +81,7 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.filters |= {
+    "bucket_notes": bucket_notes,
     "utc_time": utc_time,
     "tokens": tokens,
     "duration": duration,
