@@ -66,7 +66,7 @@ class Authenticator:
                 {"retry-after": "1"},
             )
         client = connection.client
-        _log.warning("admin_key_refused", client=None if client is None else client.host)
+        _log.warning("admin_key_refused", client=client and client.host.removeprefix("::ffff:"))
         self._delayed += 1
         try:
             await asyncio.sleep(self._refusal_delay_s)

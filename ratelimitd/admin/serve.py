@@ -1,5 +1,6 @@
 """Runs the admin service until a signal arrives. Rate limiting does not depend on it."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
@@ -18,8 +19,8 @@ from ratelimitd.process.signals import ENDING, on_signal
 from ratelimitd.settings import EMBEDDED, Settings, env_name
 from ratelimitd.store.client import open_client
 from ratelimitd.telemetry.logs import configure_logs
+from ratelimitd.transport.binding import open_sockets
 from ratelimitd.transport.client import check_service
-from ratelimitd.transport.listener import ensure_free
 
 DRAIN_S = 5
 """How long requests in flight may take to finish after SIGTERM, in seconds."""
@@ -58,14 +59,16 @@ async def serve_admin(settings: Settings) -> None:
             "the admin service needs a store that both can reach"
         )
     keys = load_admin_keys(settings)
-    ensure_free(address)
     async with AsyncExitStack() as stack:
+        servers = await asyncio.to_thread(open_sockets, address)
+        for server in servers:
+            stack.enter_context(server)
         client = await stack.enter_async_context(open_client(settings.redis_url))
         app = admin_app(Control(client, settings), keys, settings, check_service)
         config = uvicorn.Config(
             app,
             host=address.host,
-            port=address.port,
+            port=servers[0].getsockname()[1],  # for the log; the sockets are bound already
             log_config=None,
             log_level="error",  # its warnings are about requests, so any client could fill the log with them
             ws="none",  # otherwise uvicorn accepts WebSockets whenever a library for them is installed
@@ -78,5 +81,5 @@ async def serve_admin(settings: Settings) -> None:
         )
         if not keys:
             _log.warning("admin_without_key", answers="/healthz, /readyz and /metrics only")
-        await _Server(config).serve()
+        await _Server(config).serve(servers)
     _log.info("admin_stopped")

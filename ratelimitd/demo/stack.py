@@ -15,7 +15,7 @@ from ratelimitd.demo.parts import Part
 from ratelimitd.process.child import Child, child
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.settings import PREFIX, env_name
-from ratelimitd.transport.listener import ensure_free
+from ratelimitd.transport.binding import free_binding
 
 ADDRESS_HEADER = "x-ratelimitd-client-address"
 """The header that envoy.yaml overwrites with the client's address."""
@@ -57,7 +57,7 @@ async def running_stack(
     Raises ListenError if `front_port` is taken, and ChildError if a part does not start.
     """
     front = TcpAddress(LOOPBACK, front_port or free_port())
-    ensure_free(front)
+    free_binding(front)
     backend, admin, *services = (TcpAddress(LOOPBACK, free_port()) for _ in range(2 + replicas))
     panel = TcpAddress(LOOPBACK, free_port()) if admin_key else None
     behind = [parts.backend(backend)]

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 import grpc
 import structlog
 
-from ratelimitd.address import Address, TcpAddress
+from ratelimitd.address import Address
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.errors import ListenError
 from ratelimitd.transport import health, reflection
+from ratelimitd.transport.binding import free_binding
 from ratelimitd.transport.call_error import CallError
-from ratelimitd.transport.listener import Listener, ensure_free
+from ratelimitd.transport.listener import Listener
 from ratelimitd.transport.services import Stream, Unary, service_names
 
 _STATUS = {code: grpc.StatusCode[code.name] for code in GrpcCode}
@@ -79,7 +80,7 @@ async def serve_grpcio(
     At the end, health turns to NOT_SERVING, new calls are refused, and calls in flight have `drain_s` seconds
     to finish. Raises ListenError.
     """
-    ensure_free(address)
+    binding = await asyncio.to_thread(free_binding, address)
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -98,13 +99,13 @@ async def serve_grpcio(
     for path, stream in {**status.methods, **described.methods}.items():
         _register(server, path, grpc.stream_stream_rpc_method_handler(_stream(stream)))
     try:
-        port = server.add_insecure_port(str(address))
+        for one in binding.each:
+            server.add_insecure_port(str(one))
     except RuntimeError as error:
         raise ListenError(f"cannot listen on {address}") from error
     await server.start()
     try:
-        bound = TcpAddress(address.host, port) if isinstance(address, TcpAddress) else address
-        yield Listener(bound, status.leave, _never_ends)
+        yield Listener(binding.address, status.leave, _never_ends)
     finally:
         status.end()
         await server.stop(drain_s)

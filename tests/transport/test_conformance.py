@@ -1,6 +1,7 @@
 """Behaviour that all transports share, tested with clients that share no code with them."""
 
 import asyncio
+import socket
 
 import grpc
 import pytest
@@ -19,7 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpclib.client import Channel
 from structlog.testing import capture_logs
 
-from ratelimitd.address import TcpAddress, UnixAddress
+from ratelimitd.address import TcpAddress, UnixAddress, parse_address
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.model import OnStoreError, Outcome, TakeRequest
 from ratelimitd.transport.fast.framing import frame
@@ -214,6 +215,28 @@ async def test_reflection_lists_the_services_and_describes_their_types(service: 
         await call.done_writing()
     assert {"envoy.service.auth.v3.Authorization", "grpc.health.v1.Health"} <= listed
     assert found
+
+
+@pytest.mark.parametrize(
+    ("listen", "reachable"),
+    [
+        ("[::]", ["127.0.0.1", "::1"]),
+        ("0.0.0.0", ["127.0.0.1"]),
+        ("[::1]", ["::1"]),
+        ("localhost", ["localhost"]),
+        (socket.gethostname(), [socket.gethostname()]),
+    ],
+)
+async def test_it_listens_on_each_address_that_the_setting_names(
+    serve: Serve, listen: str, reachable: list[str]
+) -> None:
+    address = parse_address(f"{listen}:0")
+    async with serve(OracleLimiter(), address) as listener:
+        assert isinstance(listener.address, TcpAddress)
+        assert str(listener.address) == f"{listen}:{listener.address.port}"
+        for host in reachable:
+            answer = await call_raw(TcpAddress(host, listener.address.port), bytes(check_request()))
+            assert CheckResponse.parse(answer).ok_response is not None
 
 
 async def test_it_listens_on_a_unix_socket(serve: Serve, socket_path: UnixAddress) -> None:

@@ -3,16 +3,16 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
-from ratelimitd.address import Address, TcpAddress, UnixAddress
+from ratelimitd.address import Address, UnixAddress
 from ratelimitd.process.child import Child, child
-from ratelimitd.process.loopback import free_port
 from ratelimitd.process.signals import ENDING, blocked
+from ratelimitd.transport.binding import free_binding
 from ratelimitd.transport.fast import bootstrap
-from ratelimitd.transport.listener import Listener, ensure_free
+from ratelimitd.transport.listener import Listener
 
 LIFELINE = "_RATELIMITD_LIFELINE"
 """The environment variable that names the file descriptor of the lifeline to the application."""
@@ -42,16 +42,14 @@ async def serve_hosted(
 
     Raises ListenError, ChildError or MissingExtraError.
     """
-    ensure_free(address)
-    if isinstance(address, TcpAddress) and not address.port:
-        address = TcpAddress(address.host, free_port())
-    async with _host(_config(app, address), environ, stop_timeout_s=drain_s + STOP_MARGIN_S) as (
+    binding = await asyncio.to_thread(free_binding, address)
+    async with _host(_config(app, binding.each), environ, stop_timeout_s=drain_s + STOP_MARGIN_S) as (
         host,
         lifeline,
     ):
 
         async def accepts() -> bool:
-            return await asyncio.to_thread(_accepts, address)
+            return await asyncio.to_thread(_accepts, binding.each[0])
 
         # Envoy loads the application before it listens, so the service is open once connections are accepted.
         await host.until(accepts, poll_interval_s=_POLL_INTERVAL_S)
@@ -63,7 +61,7 @@ async def serve_hosted(
         async def ended() -> str:
             return f"{_NAME} ended by itself, with status {await host.process.wait()}"
 
-        yield Listener(address, leave, ended)
+        yield Listener(binding.address, leave, ended)
     if isinstance(address, UnixAddress):
         _remove(address)
 
@@ -95,14 +93,12 @@ async def _host(
         yield host, writing_end
 
 
-def _config(app: str, address: Address) -> bootstrap.Config:
-    if isinstance(address, UnixAddress):
-        where: bootstrap.Config = {"pipe": {"path": address.path}}
-    else:
-        where = {"socket_address": {"address": address.host, "port_value": address.port}}
+def _config(app: str, addresses: Sequence[Address]) -> bootstrap.Config:
+    first, *others = map(_where, addresses)
     listener = {
         "name": "ratelimitd",
-        "address": where,
+        "address": first,
+        "additional_addresses": [{"address": other} for other in others],
         # Otherwise two processes could share a port by accident, and each would get half the calls.
         "enable_reuse_port": False,
         "filter_chains": [bootstrap.filter_chain(app)],
@@ -114,6 +110,13 @@ def _config(app: str, address: Address) -> bootstrap.Config:
     }
 
 
+def _where(address: Address) -> bootstrap.Config:
+    if isinstance(address, UnixAddress):
+        return {"pipe": {"path": address.path}}
+    where = {"address": address.host, "port_value": address.port, "ipv4_compat": address.host == "::"}
+    return {"socket_address": where}
+
+
 def _accepts(address: Address) -> bool:
     """Whether connections are accepted there."""
     try:
@@ -121,7 +124,8 @@ def _accepts(address: Address) -> bool:
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.connect(address.path)
         else:
-            socket.create_connection((address.reachable_host, address.port)).close()
+            reachable = address.reachable
+            socket.create_connection((reachable.host, reachable.port)).close()
     except OSError:
         return False
     return True
