@@ -42,9 +42,15 @@ def virtual_host(config: Config) -> Config:
     return connection_manager(config)["route_config"]["virtual_hosts"][0]
 
 
+def unchanged(_: Config) -> None:
+    """Changes nothing."""
+
+
 @dataclass
 class Backend:
     """An HTTP/1.1 server that answers every request with `response` and closes the connection.
+
+    After a response of status 101 it returns all that it gets.
 
     `heads` are the request line and the header lines of each request.
     """
@@ -59,6 +65,8 @@ class Backend:
             self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode("latin-1"))
             writer.write(self.response)
             await writer.drain()
+            while self.response.startswith(b"HTTP/1.1 101") and (data := await reader.read(65536)):
+                writer.write(data)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # Envoy closed an idle connection
         finally:
@@ -69,7 +77,7 @@ class Backend:
 async def running_backend() -> AsyncIterator[Backend]:
     """Runs a backend on a free port."""
     backend = Backend(TcpAddress(LOOPBACK, 0))
-    server = await asyncio.start_server(backend.answer, LOOPBACK, 0)
+    server = await asyncio.start_server(backend.answer, LOOPBACK, 0, limit=1_000_000)
     async with server:
         backend.address = TcpAddress(LOOPBACK, server.sockets[0].getsockname()[1])
         yield backend

@@ -21,6 +21,7 @@ from tests.system.changed_front import (
     changed_front,
     connection_manager,
     running_backend,
+    unchanged,
     virtual_host,
 )
 from tests.system.conftest import Front
@@ -45,10 +46,6 @@ def names(reply: httpx.Response, field: str) -> list[str]:
     """Returns the names in a RateLimit field, whose lines are joined."""
     value: str = reply.headers.get(field, "")
     return [item.split(";")[0].strip('"') for item in value.split(", ") if item]
-
-
-def unchanged(_: Config) -> None:
-    """Changes nothing."""
 
 
 def two_filters(config: Config) -> None:
