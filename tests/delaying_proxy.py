@@ -1,11 +1,21 @@
-"""A TCP proxy that delays data, like a network, and that can cut connections and change its target."""
+"""A TCP proxy that delays data, like a network, and that can cut connections and change its target.
+
+`python -m tests.delaying_proxy PORT TARGET DELAY_S` runs one in a process of its own, which a busy test does
+not delay further.
+"""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
+from redis.asyncio import Redis
+
 from ratelimitd.process.loopback import LOOPBACK
+
+ONE_WAY_S = 0.02
+"""The delay of a store in another region."""
 
 
 class DelayingProxy:
@@ -62,11 +72,33 @@ class DelayingProxy:
 
 
 @asynccontextmanager
-async def delaying_proxy(target: int, delay_s: float = 0.0) -> AsyncIterator[DelayingProxy]:
-    """Runs a proxy on a free port of loopback until the end of the block."""
+async def delaying_proxy(target: int, delay_s: float = 0.0, port: int = 0) -> AsyncIterator[DelayingProxy]:
+    """Runs a proxy on this port of loopback, by default a free one, until the end of the block."""
     proxy = DelayingProxy(target, delay_s)
-    async with await asyncio.start_server(proxy.accept, LOOPBACK, 0) as server:
+    async with await asyncio.start_server(proxy.accept, LOOPBACK, port) as server:
         proxy.port = server.sockets[0].getsockname()[1]
         yield proxy
         server.close()
         await proxy.ended()
+
+
+async def distant_url(store: Redis, port: int) -> str:
+    """Returns the URL of the store behind a proxy at `port`, with a user and a password."""
+    await store.execute_command(  # type: ignore[no-untyped-call] # it is untyped
+        "ACL", "SETUSER", "distant", "on", ">secret", "~*", "&*", "+@all"
+    )
+    return f"redis://distant:secret@{LOOPBACK}:{port}/0"
+
+
+def port_of(store_url: str) -> int:
+    """Returns the port in the URL of a store."""
+    return int(store_url.removesuffix("/0").rpartition(":")[2])
+
+
+async def _run(port: int, target: int, delay_s: float) -> None:
+    async with delaying_proxy(target, delay_s, port):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_run(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))

@@ -21,6 +21,7 @@ from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.resources import resource
 from ratelimitd.settings import load
 from ratelimitd.store.client import open_client
+from tests.delaying_proxy import ONE_WAY_S, distant_url, port_of
 from tests.eventually import eventually
 from tests.example_limits import KEY, limits_json, statuses
 
@@ -107,16 +108,26 @@ def test_the_leave_time_exceeds_what_the_shipped_envoy_takes_to_notice() -> None
     assert load({}, {}).leave_s > 1 + 1
 
 
+@asynccontextmanager
+async def distant_proxy(target: int, folder: Path) -> AsyncIterator[int]:
+    """Runs a delaying proxy of this port in a process of its own, and yields its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.delaying_proxy", str(port), str(target), str(ONE_WAY_S)]
+    async with child("proxy", command, folder / "proxy.log", os.environ):
+        yield port
+
+
 @pytest.mark.parametrize("transport", ["grpcio", "fast"])
 async def test_a_rolling_restart_loses_no_request(store_url: str, tmp_path: Path, transport: str) -> None:
-    """Each of three replicas stops after a SIGTERM and starts again."""
-    front = Front(store_url, transport, tmp_path)
+    """Each of three replicas stops after a SIGTERM and starts again. The store is 20 ms away."""
     capacities = {f"{tier}_capacity": MANY for tier in ("global", "user", "user_api")}
     async with (
         open_client(store_url) as store,
+        distant_proxy(port_of(store_url), tmp_path) as proxy,
         httpx.AsyncClient(trust_env=False, timeout=30) as client,
         AsyncExitStack() as stack,
     ):
+        front = Front(await distant_url(store, proxy), transport, tmp_path)
         await store.flushall()
         await store.set(KEY, limits_json(**capacities))
         lives = {}
