@@ -11,6 +11,10 @@ class StoreError(RatelimitdError):
     """The store gave no valid reply within the deadline."""
 
 
+class StoreRefusedError(StoreError):
+    """The store answered with an error, such as MISCONF, OOM or READONLY. It may still answer reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One fault of a policy: its place, and the reason. An empty path stands for the whole text."""

@@ -57,8 +57,8 @@ class Batcher:
         self._max_batch = max_batch
         self._max_in_flight = max_in_flight
         self._max_waiting = max_waiting
-        self._outages = OutageLog()
         self._loop = asyncio.get_running_loop()
+        self._outages = OutageLog(self._loop)
         self._waiting: deque[_Caller] = deque()
         self._unanswered: deque[_Caller] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -78,6 +78,7 @@ class Batcher:
             await self._ended.wait()
         if self._timer is not None:
             self._timer.cancel()
+        self._outages.close()
 
     def take(self, request: TakeRequest) -> Awaitable[Outcome]:
         """The outcome. Raises StoreError after the timeout, and at once when too many callers wait."""
@@ -146,10 +147,11 @@ class Batcher:
             for _, outcome, _ in callers:
                 self._fail(outcome, answer)
         else:
-            for (_, outcome, _), known in zip(callers, answer, strict=True):
+            for (request, outcome, _), known in zip(callers, answer, strict=True):
                 if not outcome.done():
                     outcome.set_result(known)
-                    self._outages.succeeded()
+                    if self._outages.troubled:
+                        self._outages.made(request, known)
         while self._unanswered and self._unanswered[0][1].done():
             self._unanswered.popleft()
         self._go_on()

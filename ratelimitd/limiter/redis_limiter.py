@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Sequence
 from functools import partial
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.core.model import TakeRequest
 from ratelimitd.core.ports import BatchCallback, BatchLimiter
-from ratelimitd.errors import StoreError
+from ratelimitd.errors import StoreError, StoreRefusedError
 from ratelimitd.limiter.take_script import decode, encode, take_replaced
 from ratelimitd.resources import resource
 from ratelimitd.store.link import Link
@@ -49,7 +49,8 @@ class RedisLimiter:
 
     def _finish(self, callback: BatchCallback, requests: Sequence[TakeRequest], reply: object) -> None:
         if isinstance(reply, Exception):
-            callback(StoreError(f"the store failed: {reply}"))
+            refused = isinstance(reply, ResponseError)
+            callback((StoreRefusedError if refused else StoreError)(f"the store failed: {reply}"))
             return
         for key, kind in take_replaced(reply):
             self._log.warning("bucket_replaced", key=key, type=kind)

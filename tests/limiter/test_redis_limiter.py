@@ -13,7 +13,6 @@ from structlog.testing import capture_logs
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.batcher import Batcher
-from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.limiter.take_script import decode
 from ratelimitd.store.client import connector
@@ -153,19 +152,6 @@ async def test_the_script_runs_on_fakeredis() -> None:
     async with fakeredis.FakeAsyncRedis() as client:
         outcome = await ScriptLimiter(client).take(request())
     assert outcome == Outcome(True, (2 * MICRO,))  # noqa: FBT003 - the field is the name
-
-
-def test_an_outage_produces_two_log_events() -> None:
-    """The second one has the number of failed decisions."""
-    with capture_logs() as lines:
-        log = OutageLog()
-        for _ in range(3):
-            log.failed(StoreError("away"))
-        for _ in range(3):
-            log.succeeded()
-    assert [line["event"] for line in lines] == ["store_away", "store_back"]
-    assert lines[0]["reason"] == "away"
-    assert lines[1]["failed_calls"] == 3
 
 
 async def test_connecting_may_take_longer_than_the_timeout_of_a_decision(tmp_path: Path) -> None:
