@@ -30,6 +30,7 @@ from ratelimitd.store.embedded import embedded_store
 from ratelimitd.store.link import SILENCE_S, Link
 from ratelimitd.telemetry.logs import configure_logs
 from ratelimitd.telemetry.observers import ObserverErrorLog
+from ratelimitd.telemetry.unreadable_addresses import UnreadableAddresses
 from ratelimitd.transport.listener import Listener
 from ratelimitd.transport.selection import TransportName, select_transport
 
@@ -62,12 +63,14 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
             )
         )
         limiter = DenyCache(batcher)
+        unreadable = UnreadableAddresses(settings.address_header)
         policies = PolicyFollower(
             client,
             settings.config_key,
             _replica(settings),
             on_change=limiter.clear,
             on_reset=limiter.clear,
+            unreadable_addresses=lambda: unreadable.count,
         )
         await stack.enter_async_context(policies.following())
         await link.settled()
@@ -75,7 +78,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
         yield Decider(
             policies=policies,
             limiter=limiter,
-            sources=settings.sources(),
+            sources=settings.sources(on_unreadable=unreadable),
             key_prefix=settings.key_prefix,
             on_store_error=settings.on_store_error,
             observers=(policies.shadow_counts,),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ratelimitd.address import DEFAULT_LISTEN, parse_address
-from ratelimitd.core.identity import HEADER_NAME, Source, parse_sources
+from ratelimitd.core.identity import HEADER_NAME, Source, Unreadable, ignore_unreadable, parse_sources
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.errors import SettingsError
 from ratelimitd.pydantic_text import reason_of
@@ -171,9 +171,12 @@ class Settings(BaseModel):
         parts = [part.strip().lower().partition(":") for part in self.identity.split(",")]
         return next((name for kind, _, name in parts if kind == "header"), None)
 
-    def sources(self) -> tuple[Source, ...]:
-        """Returns the identity sources in order of preference."""
-        return parse_sources(self.identity, self.address_header or None)
+    def sources(self, on_unreadable: Unreadable = ignore_unreadable) -> tuple[Source, ...]:
+        """Returns the identity sources in order of preference.
+
+        `on_unreadable` is called with each value of the address header that is not an address.
+        """
+        return parse_sources(self.identity, self.address_header or None, on_unreadable)
 
 
 def env_name(name: str) -> str:

@@ -13,6 +13,7 @@ def replica(
     transport: str = "grpcio",
     started_us: int = 0,
     seen_us: int = 0,
+    unreadable_addresses: int = 0,
 ) -> Replica:
     """Returns an entry; by default that of a replica without a policy."""
     return Replica(
@@ -24,4 +25,5 @@ def replica(
         refused=refused,
         started_us=started_us,
         seen_us=seen_us,
+        unreadable_addresses=unreadable_addresses,
     )

@@ -78,6 +78,12 @@ def _status_metrics(status: Status) -> Iterator[Metric]:
         revisions.add_metric([replica], number)
     yield revisions
     yield _counter(
+        "unreadable_addresses",
+        "Requests whose address header held no IP address, so that they were charged to the proxy.",
+        {(replica.id,): replica.unreadable_addresses for replica in status.replicas},
+        ["replica"],
+    )
+    yield _counter(
         "shadow_denied",
         "Requests under the newest policy that a limit in shadow would have denied, by its path.",
         {(name,): count for name, count in bounded(without_user_ids(status.shadow)).items()},

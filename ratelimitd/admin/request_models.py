@@ -1,12 +1,12 @@
 """Request bodies and queries of the API. Each text in them is bounded and free of control characters."""
 
 import re
-from ipaddress import ip_address
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from ratelimitd.control.request_spec import RequestSpec, Subject
+from ratelimitd.core.client_address import read_address
 from ratelimitd.core.model import MAX_EXACT
 from ratelimitd.policy.text import DEFAULT_TEXT
 from ratelimitd.rollout.revision import MAX_AUTHOR, MAX_NOTE, checked_author
@@ -31,10 +31,8 @@ def _printable(text: str) -> str:
 
 
 def _ip_address(text: str) -> str:
-    try:
-        ip_address(text)
-    except ValueError as error:
-        raise ValueError("must be an IP address") from error
+    if read_address(text) is None:
+        raise ValueError("must be an IP address")
     return text
 
 

@@ -34,6 +34,13 @@ def print_status(status: Status, config_key: str) -> None:
         output.print_table((">runs", "state", ">seen", ">up", "version", "replica"), rows)
     else:
         output.print_line("no replica is running", style="bold yellow")
+    if unreadable := sum(replica.unreadable_addresses for replica in status.replicas):
+        output.print_line("")
+        output.print_line(
+            f"{unreadable} requests were charged to the proxy, because the address header held no IP "
+            "address; the log line address_unreadable shows the value",
+            style="bold yellow",
+        )
     if status.shadow:
         output.print_line("")
         output.print_table(("in shadow", ">would have denied"), sorted(status.shadow.items()))

@@ -75,7 +75,8 @@ class ReplicaStatus(Replica):
     `digest` is the first 12 hex digits of the SHA-256 of that policy's text; `revision` is its deprecated
     alias. `number` is the policy's revision; `behind`: a newer one was accepted. `refused` says why the text
     in the store is not in force. `silent`: it has written nothing for some seconds, so it may be frozen, cut
-    off or gone.
+    off or gone. `unreadable_addresses` counts the requests since its start that were charged to the proxy,
+    because the address header held no IP address.
     """
 
     digest: str

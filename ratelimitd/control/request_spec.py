@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ratelimitd.core.identity import HEADER_NAME, address_key, identify, plain_key
+from ratelimitd.core.client_address import read_address
+from ratelimitd.core.identity import HEADER_NAME, client_key, identify, plain_key
 from ratelimitd.core.model import Identity, Request
 from ratelimitd.errors import RequestSpecError
 from ratelimitd.settings import Settings
@@ -11,7 +12,10 @@ from ratelimitd.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A user, by the value of the identity header, or a client's address. Exactly one of them is given."""
+    """A user, by the value of the identity header, or a client's address. Exactly one of them is given.
+
+    The address may be in any form that proxies write.
+    """
 
     user: str | None = None
     address: str | None = None
@@ -27,7 +31,7 @@ class Subject:
                     f"{self.user!r} is not a valid user: it must not be empty or contain a comma"
                 )
             return Identity("header", plain_key(user))
-        key = address_key(self.address or "")
+        key = client_key(self.address or "")
         if key is None:
             raise RequestSpecError(f"{self.address!r} is not an IP address")
         return Identity("address", key)
@@ -41,7 +45,7 @@ class RequestSpec:
         path: as the client sends it. A query is ignored.
         method: the HTTP method, in any case.
         user: value of the first identity header, or None.
-        address: IP address of the client, or None.
+        address: IP address of the client, in any form that proxies write, or None.
         headers: other request headers. Names that differ only in case are one header.
         context: context_extensions of the route in Envoy.
     """
@@ -67,14 +71,15 @@ class RequestSpec:
                     f"users cannot be given: the setting identity ({settings.identity}) has no header"
                 )
             headers[settings.identity_header] = self.user
-        if self.address is not None and address_key(self.address) is None:
+        address = None if self.address is None else read_address(self.address)
+        if self.address is not None and address is None:
             raise RequestSpecError(f"{self.address!r} is not an IP address")
         return Request(
             method=self.method.upper(),
             path=self.path.partition("?")[0],
             host="",
             headers=headers,
-            peer_address=self.address or "",
+            peer_address="" if address is None else str(address),
             context=self.context,
         )
 

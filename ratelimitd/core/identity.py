@@ -7,15 +7,26 @@ share a key, and no value can forge another's.
 """
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import quote
 
+from ratelimitd.core.client_address import charged_as, plain_address, read_address
 from ratelimitd.core.model import Identity, Request
 
 Source = Callable[[Request], Identity | None]
 """Identifies a request, or returns None, so that the next source is tried."""
+
+MAX_ADDRESS = 256
+"""Longest value of an address header that is read, in characters; Forwarded holds more than the address."""
+
+MAX_CLIENT_KEYS = 4096
+"""Addresses whose keys are kept, about 1 MB: building a key takes 5 us for IPv4 and 16 us for IPv6."""
+
+Unreadable = Callable[[str], None]
+"""Called with a value of the address header that is not an address."""
 
 MAX_PLAIN_KEY = 128
 """Longest plain key, in characters: a longer one is replaced by its hash, so memory stays bounded."""
@@ -25,6 +36,10 @@ ANONYMOUS = Identity("anonymous", "=anonymous")
 
 HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 """RFC 9110 section 5.6.2, `token`, in lower case."""
+
+
+def ignore_unreadable(_value: str) -> None:
+    """Does nothing."""
 
 
 def plain_key(value: str) -> str:
@@ -37,17 +52,25 @@ def plain_key(value: str) -> str:
 
 
 def address_key(text: str) -> str | None:
-    """The key of an IP address, or None when `text` is not one. An IPv6 address counts as its /64."""
-    try:
-        address = ipaddress.ip_address(text.strip())
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
-            network = ipaddress.ip_network((int(address) >> 64 << 64, 64))
-            return "ip=" + quote(str(network), safe="")
-        address = address.ipv4_mapped
-    return f"ip={address}"
+    """The key of a plain IP address, or None when `text` is not one."""
+    address = plain_address(text.strip())
+    return None if address is None else _key_of(address)
+
+
+def client_key(text: str) -> str | None:
+    """The key of an address as a proxy writes it, or None when `text` holds none."""
+    return _client_key(text) if len(text) <= MAX_ADDRESS else None
+
+
+@lru_cache(MAX_CLIENT_KEYS)
+def _client_key(text: str) -> str | None:
+    address = read_address(text)
+    return None if address is None else _key_of(address)
+
+
+def _key_of(address: IPv4Address | IPv6Address) -> str:
+    charged = charged_as(address)
+    return "ip=" + (quote(charged, safe="") if ":" in charged else charged)
 
 
 def header_source(name: str) -> Source:
@@ -62,26 +85,40 @@ def header_source(name: str) -> Source:
     return identify_by_header
 
 
-def address_source(trusted_header: str | None) -> Source:
+def address_source(trusted_header: str | None, on_unreadable: Unreadable = ignore_unreadable) -> Source:
     """Identifies by the client's address: from a header that Envoy itself overwrites, else the peer's."""
 
     def identify_by_address(request: Request) -> Identity | None:
-        trusted = request.headers.get(trusted_header, "") if trusted_header else ""
-        key = address_key(trusted) or address_key(request.peer_address)
+        key = None
+        if trusted_header is not None:
+            value = request.headers.get(trusted_header)
+            if value is not None:
+                key = client_key(value)
+                if key is None:
+                    on_unreadable(value)
+        key = key or client_key(request.peer_address)
         return None if key is None else Identity("address", key)
 
     return identify_by_address
 
 
-def parse_sources(text: str, trusted_header: str | None) -> tuple[Source, ...]:
-    """Sources from a list such as `header:x-user-id,address`. Raises ValueError with a sentence."""
+def parse_sources(
+    text: str, trusted_header: str | None, on_unreadable: Unreadable = ignore_unreadable
+) -> tuple[Source, ...]:
+    """Sources from a list such as `header:x-user-id,address`. Raises ValueError with a sentence.
+
+    Args:
+        text: the list.
+        trusted_header: header with the client's address, or None for the peer's address.
+        on_unreadable: called with the value of that header when it is not an address.
+    """
     sources = []
     for part in text.split(","):
         kind, _, name = part.strip().lower().partition(":")
         if kind == "header" and HEADER_NAME.fullmatch(name):
             sources.append(header_source(name))
         elif kind == "address" and not name:
-            sources.append(address_source(trusted_header))
+            sources.append(address_source(trusted_header, on_unreadable))
         else:
             raise ValueError(
                 f"{part.strip()!r} is not an identity source; use header:NAME or address, separated by commas"

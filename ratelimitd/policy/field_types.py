@@ -5,6 +5,7 @@ Text that can never match a request, such as a user id with a comma, is rejected
 
 import re
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -79,7 +80,9 @@ def _user_id(text: str) -> str:
 
 def _address(text: str) -> str:
     if key_of_address(text) is None:
-        raise ValueError("must be an IPv4 address, an IPv6 address, or an IPv6 network of /64")
+        key = address_key(text.removesuffix("/64")) if ":" in text else None
+        hint = f"; its requests are charged to {unquote(key).removeprefix('ip=')}" if key else ""
+        raise ValueError(f"must be an IPv4 address, an IPv6 address, or an IPv6 network of /64{hint}")
     return text
 
 

@@ -48,6 +48,7 @@ class PolicyFollower:
         replica: the replica's entry before any policy runs.
         on_change: called after the first policy came into force and after each other one did.
         on_reset: called when a person reset buckets.
+        unreadable_addresses: returns how many requests so far had an address header without an address.
         poll_interval_s: the longest time between two polls, in seconds.
         resubscribe_interval_s: the pause before the next attempt to subscribe, in seconds.
     """
@@ -60,12 +61,13 @@ class PolicyFollower:
         *,
         on_change: Callable[[], None] = lambda: None,
         on_reset: Callable[[], None] = lambda: None,
+        unreadable_addresses: Callable[[], int] = lambda: 0,
         poll_interval_s: float = POLL_INTERVAL_S,
         resubscribe_interval_s: float = RESUBSCRIBE_INTERVAL_S,
     ) -> None:
         self._key = key
         self._revisions = Revisions(client, key)
-        self._presence = Presence(client, key, replica)
+        self._presence = Presence(client, key, replica, unreadable_addresses)
         self._changes = Changes(client, self._revisions.channel, on_reset, resubscribe_interval_s)
         self._on_change = on_change
         self._poll_interval_s = poll_interval_s

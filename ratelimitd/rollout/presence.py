@@ -1,6 +1,7 @@
 """The entry that a replica publishes about itself: its policy, what it refuses, and its shadow counts."""
 
 from collections import Counter
+from collections.abc import Callable
 
 from redis.asyncio import Redis
 
@@ -15,10 +16,18 @@ class Presence:
         client: the store.
         key: the config key, which holds the policy's text.
         replica: the entry before any policy runs.
+        unreadable_addresses: returns how many requests so far had an address header without an address.
     """
 
-    def __init__(self, client: Redis, key: str, replica: Replica) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        key: str,
+        replica: Replica,
+        unreadable_addresses: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.replica = replica
+        self._unreadable_addresses = unreadable_addresses
         self._replicas = Replicas(client, key)
         self.shadow = ShadowCounts()
         self._before: tuple[int, Counter[str]] = (0, Counter())
@@ -39,7 +48,13 @@ class Presence:
         `now_us` is the store's clock.
         """
         started_us = self.replica.started_us or now_us
-        self.replica = self.replica.model_copy(update={"started_us": started_us, "seen_us": now_us})
+        self.replica = self.replica.model_copy(
+            update={
+                "started_us": started_us,
+                "seen_us": now_us,
+                "unreadable_addresses": self._unreadable_addresses(),
+            }
+        )
         await self._replicas.publish(self.replica)
         await self._replicas.add_shadow(*self._before)
         self._before = (0, Counter())

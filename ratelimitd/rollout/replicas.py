@@ -29,7 +29,8 @@ class Replica(BaseModel):
     `number` and `digest` identify the policy in force: its revision, and the digest of its text. `refused`
     says why the text in the store is not in force, None when it is. Instants are in us since the epoch;
     `seen_us` is the store's clock when the entry was written. In Redis the digest is the field `revision`,
-    as in versions before 0.5, so that replicas of both see each other.
+    as in versions before 0.5, so that replicas of both see each other. `unreadable_addresses` counts the
+    requests since the start whose address header held no address.
     """
 
     model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)
@@ -42,6 +43,7 @@ class Replica(BaseModel):
     refused: str | None
     started_us: int
     seen_us: int
+    unreadable_addresses: int = 0
 
     def age_us(self, now_us: int) -> int:
         """Returns the time between the entry and `now_us`, in either direction: a clock may step back."""

@@ -68,6 +68,18 @@ async def test_a_silent_replica_counts_apart(store: Redis, nobody: httpx.AsyncCl
     assert (series["ratelimitd_replicas", ""], series["ratelimitd_replicas_silent", ""]) == (1, 1)
 
 
+async def test_unreadable_addresses_are_counted_for_each_replica(
+    store: Redis, nobody: httpx.AsyncClient
+) -> None:
+    seconds, _ = await store.time()
+    for name, count in (("a", 7), ("b", 0)):
+        entry = replica(name, seen_us=seconds * MICRO, unreadable_addresses=count)
+        await Replicas(store, KEY).publish(entry)
+    series = await scraped(nobody)
+    assert series["ratelimitd_unreadable_addresses_total", "a"] == 7
+    assert series["ratelimitd_unreadable_addresses_total", "b"] == 0
+
+
 async def test_wrong_keys_are_counted(nobody: httpx.AsyncClient) -> None:
     for path in ("/admin/config", "/admin/api/v1/status"):
         await nobody.get(path, headers={"x-admin-key": "wrong"})

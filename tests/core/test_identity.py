@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimitd.core.identity import ANONYMOUS, Source, address_key, identify, parse_sources, plain_key
+from ratelimitd.core.identity import (
+    ANONYMOUS,
+    MAX_ADDRESS,
+    Source,
+    address_key,
+    identify,
+    parse_sources,
+    plain_key,
+)
 from ratelimitd.core.model import Identity, Request
 
 ADDRESS = "203.0.113.9"
@@ -75,6 +83,41 @@ def test_the_address_comes_from_the_trusted_header_or_the_peer(sources: tuple[So
     assert identify(sources, request(x_forwarded_for="1.1.1.1")).key == f"ip={ADDRESS}"
     assert identify(sources, request(x_ratelimitd_client_address="198.51.100.7")).key == "ip=198.51.100.7"
     assert identify(sources, request(x_ratelimitd_client_address="1.1.1.1,2.2.2.2")).key == f"ip={ADDRESS}"
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ("203.0.113.7:4431", "ip=203.0.113.7"),
+        ("[2001:db8::1]:443", "ip=2001%3Adb8%3A%3A%2F64"),
+        ("[2001:db8::1]", "ip=2001%3Adb8%3A%3A%2F64"),
+        ("64:ff9b::808:808", "ip=8.8.8.8"),
+    ],
+)
+def test_the_trusted_header_and_the_peer_may_have_any_form_of_an_address(
+    sources: tuple[Source, ...], value: str, key: str
+) -> None:
+    assert identify(sources, request(x_ratelimitd_client_address=value)).key == key
+    assert identify(sources, request(value)).key == key
+
+
+@pytest.mark.parametrize("value", ["", "-", "unknown", "1.1.1.1,2.2.2.2", "1.1.1.1" + " " * MAX_ADDRESS])
+def test_an_unreadable_value_is_reported_and_the_peer_is_charged(value: str) -> None:
+    reported: list[str] = []
+    reporting = parse_sources("header:x-user-id,address", TRUSTED, reported.append)
+    assert identify(reporting, request(x_ratelimitd_client_address=value)).key == f"ip={ADDRESS}"
+    assert identify(reporting, request(x_ratelimitd_client_address=value)).key == f"ip={ADDRESS}"
+    assert reported == [value, value]
+
+
+def test_only_values_that_are_needed_and_not_addresses_are_reported() -> None:
+    reported: list[str] = []
+    reporting = parse_sources("header:x-user-id,address", TRUSTED, reported.append)
+    identify(reporting, request(x_ratelimitd_client_address="1.1.1.1:80"))
+    identify(reporting, request(x_ratelimitd_client_address="unknown", x_user_id="user1"))
+    identify(reporting, request())
+    identify(reporting, request("/run/envoy.sock"))
+    assert reported == []
 
 
 def test_the_address_is_the_peer_when_no_header_is_trusted() -> None:

@@ -123,6 +123,11 @@ def with_overrides(**overrides: Any) -> dict[str, Any]:
             "must be an IPv4 address, an IPv6 address, or",
         ),
         (
+            with_overrides(addresses={"2002:808:808::/64": {}}),
+            "or an IPv6 network of /64; its requests are charged to 8.8.8.8",
+        ),
+        (with_overrides(addresses={"203.0.113.9:4431": {}}), "must be an IPv4 address, an IPv6 address, or"),
+        (
             with_overrides(headers={"X-Plan": {}}),
             "overrides.headers.X-Plan: must be a header name in lower",
         ),
@@ -166,6 +171,7 @@ def test_after_fifty_problems_the_rest_are_counted() -> None:
         ("2001:db8::1", "2001:db8::/64"),
         ("2001:db8::1", "2001:DB8:0::2"),
         ("203.0.113.9", "::ffff:203.0.113.9"),
+        ("8.8.8.8", "64:ff9b::808:808"),
     ],
 )
 def test_two_spellings_of_one_address_are_rejected_naming_both(one: str, other: str) -> None:
