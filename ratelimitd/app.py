@@ -25,7 +25,7 @@ from ratelimitd.process.signals import on_signal
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replica
 from ratelimitd.settings import EMBEDDED, Settings, environment
-from ratelimitd.store.client import connector, open_client
+from ratelimitd.store.client import connector, open_client, refuse_unsupported
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.store.link import SILENCE_S, Link
 from ratelimitd.telemetry.logs import configure_logs
@@ -118,7 +118,8 @@ def _reduce_garbage_collection() -> None:
 async def run_service(settings: Settings, transport: TransportName) -> AsyncIterator[Listener]:
     """Runs the service with this transport until the end of the block, whatever the settings name.
 
-    Raises ListenError, MissingExtraError or ChildError.
+    Raises ListenError, MissingExtraError or ChildError, and StoreError if a server answers that cannot be
+    a store.
     """
     settings = settings.model_copy(update={"transport": transport})
     async with AsyncExitStack() as stack:
@@ -126,6 +127,7 @@ async def run_service(settings: Settings, transport: TransportName) -> AsyncIter
             url = await stack.enter_async_context(embedded_store())
             structlog.get_logger("ratelimitd").info("embedded_store", url=url)
             settings = settings.model_copy(update={"redis_url": url})
+        await refuse_unsupported(settings.redis_url)
         serving = _hosted if transport == "fast" else _in_this_process
         yield await stack.enter_async_context(serving(settings, parse_address(settings.listen)))
 

@@ -1,39 +1,35 @@
 """Connects to the store by its URL, with redis-py. Driver errors become StoreError here and nowhere else."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from redis.asyncio import (
-    BlockingConnectionPool,
-    ConnectionPool,
-    Redis,
-    SSLConnection,
-    UnixDomainSocketConnection,
-)
-from redis.asyncio import Connection as RedisConnection
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NotConnectedError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from ratelimitd.errors import StoreError
+from ratelimitd.store.connections import TcpConnection, TlsConnection, UnixConnection
 from ratelimitd.store.link import Connect, Connection
+from ratelimitd.store.reply_errors import CodedParser, UnsupportedStoreError, name_command
 from ratelimitd.store_url import parse_store_url
-
-if TYPE_CHECKING:
-    import asyncio
 
 MAX_CONNECTIONS = 4
 """One polls the policy, one waits for messages, two are spare. Decisions use a link (store/link.py)."""
 
+PROBE_TIMEOUT_S = 1.0
+"""How long a start waits for the answer to what kind of server the store is."""
 
 _CLASSES: dict[str, type[AbstractConnection]] = {
-    "redis": RedisConnection,
-    "rediss": SSLConnection,
-    "unix": UnixDomainSocketConnection,
+    "redis": TcpConnection,
+    "rediss": TlsConnection,
+    "unix": UnixConnection,
 }
 """Connections by the scheme of the URL."""
 
@@ -46,7 +42,8 @@ def _arguments(url: str) -> dict[str, Any]:
     scheme, arguments = parse_store_url(url)
     return arguments | {
         "connection_class": _CLASSES[scheme],
-        "client_name": "ratelimitd",
+        "driver_info": None,  # without it, redis-py sends CLIENT SETINFO
+        "parser_class": CodedParser,
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
@@ -57,8 +54,43 @@ def _arguments(url: str) -> dict[str, Any]:
 async def open_client(url: str) -> AsyncIterator[Redis]:
     """Yields a client for `url` and closes it. It connects at its first use, so the store may start later."""
     pool = BlockingConnectionPool(max_connections=MAX_CONNECTIONS, timeout=None, **_arguments(url))
-    async with Redis.from_pool(pool) as client:
+    async with _Client.from_pool(pool) as client:
         yield client
+
+
+class _Client(Redis):
+    """A client whose errors name the command that the store refused."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Returns the reply to a command. Raises RedisError."""
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # it is untyped
+        except ResponseError as error:
+            name_command(error, args)
+            raise
+
+    def pipeline(
+        self,
+        transaction: bool = True,  # noqa: FBT001, FBT002 - redis-py's signature
+        shard_hint: str | None = None,
+    ) -> "_Pipeline":
+        """Returns a pipeline that sends its commands together."""
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class _Pipeline(Pipeline):
+    """A pipeline whose errors name the command that the store refused."""
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - redis-py's signature
+        """Returns the replies; refused commands have an error unless `raise_on_error`. Raises RedisError."""
+        commands = [command for command, _ in self.command_stack]
+        replies = await super().execute(raise_on_error=False)
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, ResponseError):
+                name_command(reply, [*command])
+                if raise_on_error:
+                    raise reply
+        return replies
 
 
 def new_connection(url: str) -> AbstractConnection:
@@ -68,13 +100,30 @@ def new_connection(url: str) -> AbstractConnection:
     return connection
 
 
+async def refuse_unsupported(url: str) -> None:
+    """Raises StoreError if a server that cannot be a store answers at `url`: a cluster or a Sentinel.
+
+    Any other failure is not an error here, because the store may start later than its users.
+    """
+    connection = new_connection(url)
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            await connection.connect()  # type: ignore[no-untyped-call] # it is untyped
+    except UnsupportedStoreError as error:
+        raise StoreError(f"the store cannot be used: {error}") from error
+    except (RedisError, OSError, TimeoutError):
+        pass
+    finally:
+        await connection.disconnect(nowait=True)
+
+
 def connector(url: str) -> Connect:
     """Returns the function that opens connections to `url` for a link."""
     return lambda: negotiate(new_connection(url))
 
 
 async def negotiate(connection: AbstractConnection) -> Connection:
-    """Opens a connection of redis-py for a link: TLS, AUTH, CLIENT SETNAME, SELECT.
+    """Opens a connection of redis-py for a link: TLS, AUTH, SELECT, CLIENT SETNAME, HELLO.
 
     redis-py bounds each step to 5 s, unless the URL says otherwise. Raises RedisError if the store cannot be
     reached, refuses a step, or sends more than it should.

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from hiredis import Reader, pack_command
-from redis.asyncio.connection import DefaultParser
 from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import InvalidResponse, MasterDownError, ReadOnlyError, ResponseError
+
+from ratelimitd.store.reply_errors import CodedParser
 
 Argument = str | bytes | int | float
 
@@ -73,7 +74,7 @@ class Wire(asyncio.Protocol):
         self._answered = False
         self._ended = False
         self._reader = Reader(
-            protocolError=InvalidResponse, replyError=DefaultParser.parse_error, notEnoughData=_NO_REPLY
+            protocolError=InvalidResponse, replyError=CodedParser.parse_error, notEnoughData=_NO_REPLY
         )
         self._replaced = transport.get_protocol()
         transport.set_protocol(self)

@@ -104,13 +104,15 @@ class Server:
         with suppress(ConnectionError):
             while received := await reader.read(65536):
                 commands.feed(received)
+                replies = b""
                 while (command := commands.gets()) is not False:
-                    if command[0] in (b"AUTH", b"CLIENT", b"SELECT"):
+                    if command[0] in (b"AUTH", b"CLIENT", b"HELLO", b"SELECT"):
                         self.handshake.append(b" ".join(command))
                         await self.ready.wait()
-                        writer.write(self.handshake_reply)
+                        replies += self.handshake_reply
                     else:
                         self._calls.put_nowait((b" ".join(command), writer))
+                writer.write(replies)
         self.closed += 1
         writer.close()
         with suppress(ConnectionError):

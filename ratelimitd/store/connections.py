@@ -1,0 +1,92 @@
+"""redis-py's connections with a handshake that needs no permission, and with Happy Eyeballs (RFC 8305).
+
+A name with several addresses may have a dead one in front, which answers nothing at all. The next address is
+tried after ATTEMPT_DELAY_S, and the first one that accepts wins.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from socket import SOCK_STREAM, socket
+from typing import Any
+
+from aiohappyeyeballs import AddrInfoType, start_connection
+from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+
+from ratelimitd.store.reply_errors import CLUSTER, SENTINEL, UnsupportedStoreError
+
+ATTEMPT_DELAY_S = 0.25
+"""How long an attempt to connect to one address runs before the next address is tried as well: RFC 8305."""
+
+CLIENT_NAME = "ratelimitd"
+"""The name of the connections in CLIENT LIST."""
+
+_UNSUPPORTED = {b"cluster": CLUSTER, b"sentinel": SENTINEL}
+"""Reasons to refuse a server, by the mode that HELLO reports."""
+
+
+async def addresses_of(host: str, port: int) -> list[AddrInfoType]:
+    """Returns the addresses of a name, in the order in which the system prefers them."""
+    return [*await asyncio.get_running_loop().getaddrinfo(host, port, type=SOCK_STREAM)]
+
+
+class _Handshake(AbstractConnection):
+    """A connection whose handshake ends with commands that the store may refuse.
+
+    An ACL can forbid CLIENT but not HELLO, so every user can find out what the server is.
+    """
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
+        """Authenticates and selects the database, then names the connection and refuses a cluster."""
+        await super().on_connect_check_health(check_health=check_health)
+        commands = self.pack_commands([("CLIENT", "SETNAME", CLIENT_NAME), ("HELLO",)])
+        await self.send_packed_command(commands, check_health=False)
+        with suppress(ResponseError):
+            await self.read_response()
+        with suppress(ResponseError):  # a proxy or a server before Redis 6 does not know the command
+            _refuse_unsupported(await self.read_response())
+
+
+def _refuse_unsupported(reply: object) -> None:
+    """Raises UnsupportedStoreError if a reply to HELLO comes from a cluster or a Sentinel."""
+    fields = dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
+    reason = _UNSUPPORTED.get(fields.get(b"mode", b""))
+    if reason is not None:
+        raise UnsupportedStoreError(reason)
+
+
+class TcpConnection(_Handshake, Connection):
+    """A TCP connection to the first address that accepts."""
+
+    _socket: socket
+
+    async def _connect(self) -> None:
+        # redis-py bounds its own part, the TLS handshake; this bounds all of it.
+        async with asyncio.timeout(self.socket_connect_timeout):
+            self._socket = await start_connection(
+                await addresses_of(self.host, self.port), happy_eyeballs_delay=ATTEMPT_DELAY_S, interleave=1
+            )
+            try:
+                await super()._connect()  # type: ignore[no-untyped-call] # it is untyped
+            except BaseException:
+                self._socket.close()
+                raise
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        return {"sock": self._socket}
+
+
+class TlsConnection(TcpConnection, SSLConnection):
+    """A TLS connection to the first address that accepts TCP."""
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        return {"sock": self._socket, "ssl": self.ssl_context.get(), "server_hostname": self.host}
+
+
+class UnixConnection(_Handshake, UnixDomainSocketConnection):
+    """A connection to a Unix socket."""
+
+    async def on_connect(self) -> None:
+        """Does nothing: redis-py calls this before the handshake, which would then happen twice."""

@@ -1,0 +1,79 @@
+"""Errors of redis-py with Redis's own text, which begins with the code of the error: MOVED, NOPERM, LOADING.
+
+redis-py removes the code from the text of the errors that it has a class for. Without the code,
+"3999 10.0.0.7:6379" does not say that the store is a cluster.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache
+
+from redis.asyncio.connection import DefaultParser
+from redis.exceptions import ConnectionError as NotConnectedError
+from redis.exceptions import RedisError, ResponseError
+
+from ratelimitd.resources import resource
+
+CLUSTER = (
+    "the store is a Redis Cluster, which ratelimitd does not support yet; "
+    "expected one Redis or Valkey with `cluster-enabled no`"
+)
+SENTINEL = (
+    "the store is a Redis Sentinel, which holds no data; "
+    "expected the address of the Redis or Valkey that it watches"
+)
+
+_SHOWN_KEYS = 3
+"""Keys of a script that an error shows. A batch of decisions may have hundreds."""
+
+_ACL_IN_SCRIPT = re.compile("executing the script|ACL failure in script")
+"""What Redis and Valkey write when an ACL forbids what a script does."""
+
+_CLUSTER_CODES = {"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN"}
+
+
+class UnsupportedStoreError(NotConnectedError):
+    """A server answered that ratelimitd cannot use as a store, so connecting again does not help."""
+
+
+class CodedParser(DefaultParser):  # type: ignore[misc, valid-type] # its type depends on what is installed
+    """redis-py's parser of replies, except that errors keep Redis's text."""
+
+    @classmethod
+    def parse_error(cls, response: str) -> RedisError:
+        """Returns the error of an error reply. Raises ValueError for a malformed MOVED or ASK."""
+        error: RedisError = super().parse_error(response)
+        code = response.partition(" ")[0]
+        error.args = (f"{response} ({CLUSTER})" if code in _CLUSTER_CODES else response,)
+        return error
+
+
+def name_command(error: ResponseError, command: Sequence[object]) -> None:
+    """Adds the command and its key to an error, because Redis names neither when a key is the reason.
+
+    For a script these are its keys, and the commands that it runs when an ACL forbids one of them.
+    """
+    name, *arguments = [
+        part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in command
+    ]
+    if name not in {"EVAL", "EVALSHA"}:
+        subject = " ".join([name, *arguments[:1]])
+    else:
+        script, keys = arguments[0], arguments[2 : 2 + int(arguments[1])]
+        subject = f"{name} with the keys {', '.join(keys[:_SHOWN_KEYS])}"
+        if _ACL_IN_SCRIPT.search(str(error)):
+            sha = _sha1(script) if name == "EVAL" else script
+            subject += f"; the script runs {', '.join(_commands_by_script().get(sha, ()))}"
+    error.args = (f"{error} (the command was {subject:.300})",)
+
+
+@cache
+def _commands_by_script() -> dict[str, list[str]]:
+    """Returns the commands that each script of this package runs, by the script's SHA-1."""
+    sources = [file.read_text() for file in resource("lua").glob("*.lua")]
+    return {_sha1(source): sorted(set(re.findall(r"redis\.p?call\('(\w+)'", source))) for source in sources}
+
+
+def _sha1(text: str) -> str:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

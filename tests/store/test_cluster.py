@@ -1,0 +1,151 @@
+"""Tests of servers that cannot be a store: Redis Clusters and Sentinels, on real ones."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+import pytest_asyncio
+from redis.exceptions import ConnectionError as NotConnectedError
+
+from ratelimitd.core.model import MICRO, Charge, Limit, TakeRequest
+from ratelimitd.errors import StoreError
+from ratelimitd.limiter.redis_limiter import RedisLimiter
+from ratelimitd.store import connections
+from ratelimitd.store.client import connector, open_client, refuse_unsupported, store_errors
+from ratelimitd.store.link import Link
+from ratelimitd.store.reply_errors import CLUSTER, SENTINEL
+from tests.eventually import eventually
+from tests.redis_server import redis_server
+from tests.script_limiter import take_batch
+from tests.store.server import execute
+from tests.system import command
+from tests.system.processes import end_of, line_with, run, started
+
+CLUSTER_MODE = ("--cluster-enabled", "yes")
+
+
+@asynccontextmanager
+async def cluster(nodes: int) -> AsyncIterator[str]:
+    """Yields HOST:PORT of the first node of a cluster that covers all slots."""
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(redis_server(*CLUSTER_MODE)) for _ in range(nodes)]
+        first, client = servers[0]
+        for number, (address, node) in enumerate(servers):
+            begin, end = 16384 * number // nodes, 16384 * (number + 1) // nodes - 1
+            await node.execute_command("CLUSTER", "ADDSLOTSRANGE", begin, end)  # type: ignore[no-untyped-call] # it is untyped
+            if number:
+                await client.execute_command("CLUSTER", "MEET", *address.split(":"))  # type: ignore[no-untyped-call] # it is untyped
+
+        async def ready() -> bool:
+            info = await client.execute_command("CLUSTER", "INFO")  # type: ignore[no-untyped-call] # it is untyped
+            return "cluster_state:ok" in str(info) and f"cluster_known_nodes:{nodes}" in str(info)
+
+        await eventually(ready, "the cluster is up")
+        yield first
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def clusters() -> AsyncIterator[dict[int, str]]:
+    """Runs a cluster of one node and one of two. Yields the URL of the first node of each."""
+    async with cluster(1) as one, cluster(2) as two:
+        yield {1: f"redis://{one}", 2: f"redis://{two}"}
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+async def test_every_connection_to_a_cluster_is_refused(nodes: int, clusters: dict[int, str]) -> None:
+    url = clusters[nodes]
+    async with open_client(url) as client:
+        with pytest.raises(StoreError, match=f"^the store failed: {CLUSTER}$"), store_errors():
+            await client.get("rate_limit:config")
+    async with Link(connector(url)) as link:
+        with pytest.raises(NotConnectedError, match=f"^{CLUSTER}$"):
+            await execute(link, "GET", "k")
+    with pytest.raises(StoreError, match=f"^the store cannot be used: {CLUSTER}$"):
+        await refuse_unsupported(url)
+
+
+async def test_a_sentinel_is_refused() -> None:
+    async with redis_server(sentinel=True) as (address, _):
+        with pytest.raises(StoreError, match=f"^the store cannot be used: {SENTINEL}$"):
+            await refuse_unsupported(f"redis://{address}")
+
+
+async def test_a_store_that_is_away_is_not_refused() -> None:
+    await refuse_unsupported("unix:///nowhere.sock")
+
+
+def is_one_sentence(text: str) -> bool:
+    """Returns whether an output is the sentence about a cluster and nothing else."""
+    return (
+        text.startswith("ratelimitd: the store ")
+        and text.endswith(f": {CLUSTER}\n")
+        and text.count("\n") == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("serve", "--transport", "grpcio", "--listen", "127.0.0.1:0"),
+        ("serve", "--transport", "fast", "--listen", "127.0.0.1:0"),
+        ("admin", "--admin-listen", "127.0.0.1:0"),
+    ],
+)
+async def test_a_service_does_not_start_on_a_cluster(
+    arguments: tuple[str, ...], clusters: dict[int, str]
+) -> None:
+    status, output = await run(*arguments, env={"RATELIMITD_REDIS_URL": clusters[1]})
+    assert (status, is_one_sentence(output)) == (1, True), output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("policy", "status"),
+        ("policy", "show"),
+        ("policy", "rollback", "1"),
+        ("bucket", "show", "u1"),
+        ("bucket", "reset", "u1", "--yes"),
+        ("explain", "--user", "u1", "--path", "/"),
+    ],
+)
+async def test_every_other_command_names_the_cluster(
+    arguments: tuple[str, ...], clusters: dict[int, str]
+) -> None:
+    done = await command.run(*arguments, "--redis-url", clusters[2])
+    assert (done.status, done.out, is_one_sentence(done.err)) == (1, "", True), done.err
+
+
+@pytest.mark.parametrize("transport", ["grpcio", "fast"])
+async def test_a_cluster_that_replaces_the_store_is_logged(
+    transport: str,
+) -> None:
+    async with AsyncExitStack() as first:
+        address, _ = await first.enter_async_context(redis_server())
+        arguments = ("serve", "--transport", transport, "--redis-url", f"redis://{address}")
+        async with started(*arguments, "--listen", "127.0.0.1:0", "--leave-s", "0") as process:
+            await line_with(process, '"listening"')
+            await first.aclose()
+            async with redis_server(*CLUSTER_MODE, port=int(address.rpartition(":")[2])):
+                await line_with(process, CLUSTER)
+            process.terminate()
+            assert (await end_of(process))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("nodes", "keys", "code"),
+    [(1, ("a", "b"), "CROSSSLOT"), (2, ("{foo}", "{foo}2"), "MOVED")],
+)
+async def test_errors_of_an_undetected_cluster_keep_their_code(
+    nodes: int,
+    keys: tuple[str, ...],
+    code: str,
+    clusters: dict[int, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A proxy may not answer HELLO."""
+    monkeypatch.setattr(connections, "_UNSUPPORTED", {})
+    charge = Charge(cost=MICRO, limits=(Limit(1, 1), Limit(1, 1)))
+    async with Link(connector(clusters[nodes])) as link:
+        with pytest.raises(StoreError, match=rf"^the store failed: {code} .* \({CLUSTER}\)"):
+            await take_batch(RedisLimiter(link), [TakeRequest(charge, keys)])
