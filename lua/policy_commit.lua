@@ -49,9 +49,8 @@ local number, time = format('%.0f', head + 1), redis.call('TIME')
 local now = format('%.0f', time[1] * MICRO + time[2])
 local revision = '{"number":' .. number .. ',"at_us":' .. now .. ',' .. rest
 
--- PUBLISH comes first: if an ACL forbids it, the script fails before it writes anything. Redis sends the message
--- when the script ends.
-redis.call('PUBLISH', channel, number)
+-- If an ACL forbids PUBLISH, replicas find the change by polling.
+redis.pcall('PUBLISH', channel, number)
 redis.call('HSET', KEYS[2], number, revision, 'head', number, 'stored', text and redis.sha1hex(text) or seen)
 redis.call('HDEL', KEYS[2], format('%.0f', head + 1 - KEPT))
 if text then redis.call('SET', KEYS[1], text) end

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from ratelimitd.core.model import MICRO
 from ratelimitd.store.client import store_errors
@@ -74,7 +75,7 @@ class Replicas:
                 stale = [old.id for old in await self._all() if old.age_us(replica.seen_us) > STALE_S * MICRO]
                 if stale:
                     await self._client.hdel(self._key, *stale)
-            pipeline = self._client.pipeline(transaction=True)
+            pipeline = self._client.pipeline(transaction=False)
             pipeline.hset(self._key, replica.id, replica.model_dump_json(by_alias=True))
             pipeline.expire(self._key, STALE_S)
             await pipeline.execute()
@@ -98,12 +99,14 @@ class Replicas:
             return
         key = self._shadow_key(number)
         with store_errors():
-            pipeline = self._client.pipeline(transaction=True)
+            pipeline = self._client.pipeline(transaction=False)
             for name, count in denied.items():
                 pipeline.hincrby(key, name, count)
             pipeline.expire(key, SHADOW_TTL_S)
-            # Only a field that was made non-numeric by hand can fail here: the others must still count.
-            await pipeline.execute(raise_on_error=False)
+            for reply in await pipeline.execute(raise_on_error=False):
+                # A field that was made non-numeric by hand must not keep the others from counting.
+                if isinstance(reply, ResponseError) and "not an integer" not in str(reply):
+                    raise reply
 
     async def shadow(self, number: int) -> dict[str, int]:
         """Returns how many requests each shadow would have denied under a revision, on all replicas."""

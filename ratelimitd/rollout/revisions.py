@@ -10,12 +10,11 @@ import json
 from contextlib import suppress
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from ratelimitd.core.model import MICRO
 from ratelimitd.errors import ConflictError, PolicyError, StoreError, UnknownRevisionError
 from ratelimitd.policy.text import DEFAULT_TEXT, parse, sha256_of
-from ratelimitd.resources import resource
 from ratelimitd.rollout.conflict import conflict_reason
 from ratelimitd.rollout.revision import (
     DEFAULTS,
@@ -27,6 +26,7 @@ from ratelimitd.rollout.revision import (
     sha1_of,
 )
 from ratelimitd.store.client import store_errors
+from ratelimitd.store.script import Script
 from ratelimitd.utf8 import encodable
 
 KEPT = 100
@@ -51,17 +51,18 @@ class Revisions:
         self._client = client
         self._config_key = config_key
         self._key = f"{{{config_key}}}:revisions"
-        self._script = client.register_script(resource("lua/policy_commit.lua").read_text())
+        self._script = Script(client, "lua/policy_commit.lua")
 
     async def snapshot(self) -> PolicySnapshot:
         """Reads the config key and the newest revision's number, in one round trip."""
         with store_errors():
-            # A transaction: a commit between the two reads would look like a foreign write.
-            pipeline = self._client.pipeline(transaction=True)
-            pipeline.get(self._config_key)
+            # Not a transaction, because an ACL may forbid MULTI. In this order a commit between the two reads
+            # looks like a foreign text, which `adopt` then finds recorded.
+            pipeline = self._client.pipeline(transaction=False)
             pipeline.hmget(self._key, "head", "stored")
+            pipeline.get(self._config_key)
             pipeline.time()
-            value, kept, now = await pipeline.execute(raise_on_error=False)
+            kept, value, now = await pipeline.execute(raise_on_error=False)
             wrong_type = isinstance(value, ResponseError) and str(value).startswith(WRONG_TYPE)
             for reply in (None if wrong_type else value, kept, now):
                 if isinstance(reply, Exception):
@@ -162,7 +163,8 @@ class Revisions:
 
     async def announce_reset(self) -> None:
         """Announces a reset of buckets to every replica, which then drops its cached denials."""
-        with store_errors():
+        # Without the permission to publish, cached denials end within a second.
+        with store_errors(), suppress(NoPermissionError):
             await self._client.publish(self.channel, RESET)
 
     async def _head(self) -> int:

@@ -41,7 +41,7 @@ class Buckets:
         take.lua treats an absent key, and one that does not hold a valid bucket, as a full bucket.
         """
         with store_errors():
-            async with self._client.pipeline(transaction=True) as pipeline:
+            async with self._client.pipeline(transaction=False) as pipeline:
                 pipeline.time()
                 for key in keys:
                     pipeline.type(key)
