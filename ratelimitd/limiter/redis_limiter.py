@@ -13,6 +13,7 @@ from ratelimitd.errors import StoreError, StoreRefusedError
 from ratelimitd.limiter.take_script import decode, encode, take_replaced
 from ratelimitd.resources import resource
 from ratelimitd.store.link import Link
+from ratelimitd.store.reply_errors import name_command
 
 
 def greeting() -> tuple[tuple[str, ...], ...]:
@@ -48,9 +49,13 @@ class RedisLimiter:
         self._link.call(("EVALSHA", self._sha, *call), answered)
 
     def _finish(self, callback: BatchCallback, requests: Sequence[TakeRequest], reply: object) -> None:
+        if isinstance(reply, ResponseError):
+            keys, _ = encode(requests)
+            name_command(reply, ("EVALSHA", self._sha, len(keys), *keys))
+            callback(StoreRefusedError(f"the store failed: {reply}"))
+            return
         if isinstance(reply, Exception):
-            refused = isinstance(reply, ResponseError)
-            callback((StoreRefusedError if refused else StoreError)(f"the store failed: {reply}"))
+            callback(StoreError(f"the store failed: {reply}"))
             return
         for key, kind in take_replaced(reply):
             self._log.warning("bucket_replaced", key=key, type=kind)

@@ -36,7 +36,7 @@ class Buckets:
         self._key_prefix = key_prefix
 
     async def read(self, keys: Sequence[str]) -> Stored:
-        """Returns the state of these keys, all at one instant.
+        """Returns the state of these keys, in one round trip.
 
         take.lua treats an absent key, and one that does not hold a valid bucket, as a full bucket.
         """
@@ -46,8 +46,9 @@ class Buckets:
                 for key in keys:
                     pipeline.type(key)
                     pipeline.hmget(key, "tokens", "last")
-                (seconds, micros), *found = await pipeline.execute(raise_on_error=False)
-            _raise_unexpected(found)
+                now, *found = await pipeline.execute(raise_on_error=False)
+            _raise_unexpected([now, *found])
+        seconds, micros = now
         stored = Stored({}, {}, int(seconds) * MICRO + int(micros))
         for key, kind, fields in zip(keys, found[::2], found[1::2], strict=True):
             bucket = None if isinstance(fields, Exception) else _bucket(*fields)
