@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ratelimitd.core.model import Identity, Limit, OnStoreError, Request
+from ratelimitd.core.patterns import has_parameters, without_parameters
 from ratelimitd.core.routes import RouteTable
 from ratelimitd.core.tiers import TierName
 
@@ -97,8 +98,20 @@ class PolicySet:
     shadow: bool = False
 
     def route(self, request: Request) -> Route | None:
-        """The first route that matches a request."""
-        return None if self.routes is None else self.routes.find(request.method, request.path)
+        """The first route that matches a request.
+
+        A path with parameters has two readings, since some backends ignore parameters and others do not: the
+        path without them, and the path as it is. The reading that takes more tokens counts, so that
+        parameters never make a request cheaper.
+        """
+        if self.routes is None:
+            return None
+        method, path = request.method, request.path
+        found = self.routes.find(method, path)
+        if has_parameters(path):
+            bare = self.routes.find(method, without_parameters(path))
+            return bare if _tokens(bare) >= _tokens(found) else found
+        return found
 
     def override(self, request: Request, identity: Identity) -> Override | None:
         """The override that holds for a request of this identity."""
@@ -108,6 +121,13 @@ class PolicySet:
         if found is None and self.by_context:
             found = _first(self.by_context.items(), request.context)
         return found
+
+
+def _tokens(route: Route | None) -> int:
+    """What the requests of a route take from buckets that can deny."""
+    if route is None:
+        return 1
+    return 0 if route.exempt or route.shadow else route.cost
 
 
 def _first(

@@ -1,21 +1,9 @@
-"""Path patterns. The first pattern that matches wins, found in the depth of the path and not by a scan.
+"""The first rule whose pattern matches a path, found in the depth of the path and not by a scan."""
 
-A path is the list of its segments, the parts between slashes. Empty segments do not count, so neither a
-trailing slash nor a doubled one takes a request out of its route. Case counts, as it does in Envoy's routes.
-
-    /api/search         that path
-    /api/users/*/orders `*` is exactly one segment
-    /api/**             `**`, at the end, is any number of segments, none included
-"""
-
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-ANY_SEGMENT = "*"
-ANY_REST = "**"
-
-_LITERAL = re.compile(r"[^*?#\s\x00-\x1f\x7f]+")
+from ratelimitd.core.patterns import Wildcard, decoded, pattern_segments
 
 
 class Matchable(Protocol):
@@ -33,39 +21,6 @@ class Matchable(Protocol):
 
 
 R = TypeVar("R", bound=Matchable)
-
-
-def segments(path: str) -> list[str]:
-    """The segments of a path."""
-    return [segment for segment in path.split("/") if segment]
-
-
-def pattern_segments(pattern: str) -> list[str]:
-    """The segments of a pattern. Raises ValueError with a sentence."""
-    if not pattern.startswith("/"):
-        raise ValueError("must begin with /")
-    found = segments(pattern)
-    for segment in found[:-1]:
-        if segment == ANY_REST:
-            raise ValueError("must have ** at its end only")
-    for segment in found:
-        if segment not in {ANY_SEGMENT, ANY_REST} and not _LITERAL.fullmatch(segment):
-            raise ValueError(
-                f"must be made of plain segments, * for one segment and ** for the rest, got {segment!r}"
-            )
-    return found
-
-
-def covers(wide: Sequence[str], narrow: Sequence[str]) -> bool:
-    """Whether every path that the pattern `narrow` matches is also matched by `wide`. Both are segments."""
-    for at, segment in enumerate(wide):
-        if segment == ANY_REST:
-            return True
-        if at == len(narrow) or narrow[at] == ANY_REST:
-            return False
-        if segment not in {ANY_SEGMENT, narrow[at]}:
-            return False
-    return len(wide) == len(narrow)
 
 
 class _Entry(NamedTuple, Generic[R]):
@@ -94,6 +49,7 @@ class RouteTable(Generic[R]):
     def __init__(self, rules: Iterable[R] = ()) -> None:
         self.rules = tuple(rules)
         self._root: _Node[R] = _Node()
+        self._longest = 0  # characters of the longest literal, each byte of it encoded
         for at, rule in enumerate(self.rules):
             self._add(_Entry(at, rule.methods, rule))
 
@@ -103,21 +59,26 @@ class RouteTable(Generic[R]):
     def _add(self, entry: _Entry[R]) -> None:
         node = self._root
         for segment in pattern_segments(entry.rule.pattern):
-            if segment == ANY_REST:
+            if segment is Wildcard.REST:
                 node.rest.append(entry)
                 return
-            if segment == ANY_SEGMENT:
+            if isinstance(segment, str):
+                node = node.literal.setdefault(segment, _Node())
+                encoded = 3 * len(segment.encode(errors="surrogateescape"))
+                self._longest = max(self._longest, encoded)
+            else:
                 node.any_segment = node.any_segment or _Node()
                 node = node.any_segment
-            else:
-                node = node.literal.setdefault(segment, _Node())
         node.ends.append(entry)
 
     def find(self, method: str, path: str) -> R | None:
         """The first rule for a path without query, or None."""
         best: _Entry[R] | None = None
         nodes = [self._root]
-        for segment in path.split("/"):
+        segments: Iterable[str] = path.split("/")
+        if "%" in path:
+            segments = map(self._comparable, segments)
+        for segment in segments:
             if not segment:
                 continue
             following = []
@@ -137,6 +98,10 @@ class RouteTable(Generic[R]):
                 best = _earlier(best, node.ends, method)
                 best = _earlier(best, node.rest, method)
         return None if best is None else best.rule
+
+    def _comparable(self, segment: str) -> str:
+        """A segment of a path, decoded unless it is longer than any literal, since decoding takes time."""
+        return decoded(segment) if "%" in segment and len(segment) <= self._longest else segment
 
 
 def _earlier(best: _Entry[R] | None, entries: list[_Entry[R]], method: str) -> _Entry[R] | None:

@@ -6,13 +6,14 @@ Advice never rejects a policy.
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 
-from ratelimitd.core.routes import ANY_REST, ANY_SEGMENT, covers, pattern_segments
+from ratelimitd.core.patterns import Segment, covers, pattern_segments
 from ratelimitd.core.tiers import TIERS, TierName
 from ratelimitd.errors import Problem
 from ratelimitd.policy.document import PolicyDocument
 from ratelimitd.policy.flat_form import FlatPolicy, Policy
 from ratelimitd.policy.limits import TierEntry
 from ratelimitd.policy.overrides import OverrideEntry
+from ratelimitd.policy.pattern_advice import pattern_advice
 from ratelimitd.policy.routes import RouteEntry
 
 MAX_NAMED = 5
@@ -36,6 +37,8 @@ def _on_routes(policy: PolicyDocument, unreachable: Mapping[int, Sequence[int]])
     off = _tiers_off(policy)
     for at, route in enumerate(policy.routes):
         path = f"routes[{at}]"
+        if better := pattern_advice(route.path):
+            yield Problem(f"{path}.path", better)
         if at in unreachable:
             yield Problem(path, f"is unreachable: {_already_match(unreachable[at])} every request it would")
         if route.exempt:
@@ -83,8 +86,8 @@ def _unreachable(routes: Sequence[RouteEntry]) -> dict[int, list[int]]:
     return found
 
 
-def _literals(pattern: Sequence[str]) -> list[tuple[int, str]]:
-    return [(at, segment) for at, segment in enumerate(pattern) if segment not in {ANY_SEGMENT, ANY_REST}]
+def _literals(pattern: Sequence[Segment]) -> list[tuple[int, str]]:
+    return [(at, segment) for at, segment in enumerate(pattern) if isinstance(segment, str)]
 
 
 def _on_overrides(policy: PolicyDocument, unreachable: Container[int]) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ratelimitd.core.identity import HEADER_NAME, address_key
-from ratelimitd.core.routes import pattern_segments
+from ratelimitd.core.patterns import pattern_segments
 from ratelimitd.whole_number import WHOLE_NUMBER
 
 MAX_CHARACTERS = 256

@@ -12,8 +12,10 @@ from ratelimitd.core.decide import Decider
 from ratelimitd.core.identity import identify, parse_sources
 from ratelimitd.core.match import MatchedRules, Matcher
 from ratelimitd.core.model import MICRO, OnStoreError, Request
-from ratelimitd.core.policy import PolicySet
+from ratelimitd.core.patterns import without_parameters
+from ratelimitd.core.policy import PolicySet, Route
 from ratelimitd.core.response import ResponseKind
+from ratelimitd.core.routes import RouteTable
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.text import parse
 from tests.core.fakes import BrokenLimiter, FixedPolicies, OracleLimiter, check_over
@@ -288,6 +290,70 @@ def test_a_compiled_policy_matches_as_its_document_reads(
     user, peer, key, names = identity
     request = request._replace(headers={**request.headers, **user}, peer_address=peer)
     assert as_expected(matched(data, request), request) == expected(data, request, key, names)
+
+
+SPELLED_ROUTES = document(
+    routes=[
+        {"path": "/api/search", "cost": 5},
+        {"path": "/api/status", "exempt": True},
+        {"path": "/api/free", "cost": 0},
+        {"path": "/api/trial", "shadow": True},
+        {"path": "/api/users/me", "cost": 1},
+        {"path": "/api/users/*", "cost": 3},
+        {"path": "/static/**", "exempt": True},
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/api/search;v=1", "routes[0]"),
+        ("/api/search;", "routes[0]"),
+        ("/api/search%3Bv=1", "routes[0]"),
+        ("/api/search%3bv=1", "routes[0]"),
+        ("/api;x/search", "routes[0]"),
+        ("/api/;x/search", "routes[0]"),
+        ("/api/search;v=1/", "routes[0]"),
+        ("/api/s%65arch;v=1", "routes[0]"),
+        ("/api/x/..;/search", "routes[0]"),
+        ("/api/search;v=1/more", None),
+        ("/api/searches;v=1", None),
+        ("/api/status", "routes[1]"),
+        ("/api/status;v=1", None),
+        ("/api/free;v=1", None),
+        ("/api/trial;v=1", None),
+        ("/api/users/me", "routes[4]"),
+        ("/api/users/me;v=1", "routes[5]"),
+        ("/static/app.js;v=1", "routes[6]"),
+        ("/static/../api/search;v=1", "routes[0]"),
+        ("/api/%3D", None),
+    ],
+)
+def test_path_parameters_count_as_the_route_unless_that_is_cheaper(path: str, route: str | None) -> None:
+    found = matched(SPELLED_ROUTES, make_request(path)).route
+    assert (found and found.name) == route
+
+
+MORE_SPELLINGS = st.lists(
+    st.sampled_from(["a", "b", "%61", ";", ";x", "%3B", "%3bx=1", "a;", "b%3Bx", "..;", "."]), max_size=4
+).map(lambda segments: "/" + "/".join(segments))
+
+
+@given(VALID_DOCUMENTS, MORE_SPELLINGS, st.sampled_from(["GET", "POST"]))
+def test_no_parameter_makes_a_request_cheaper(data: dict[str, Any], path: str, method: str) -> None:
+    """It takes what the dearer takes: the request without parameters, or the path as literal text."""
+    policy = compiled(data)
+    routes = policy.routes or RouteTable(())
+
+    def tokens(route: Route | None) -> int:
+        if route is None:
+            return 1
+        return 0 if route.exempt or route.shadow else route.cost
+
+    bare = routes.find(method, without_parameters(path))
+    expected = max(tokens(bare), tokens(routes.find(method, path)))
+    assert tokens(policy.route(make_request(path, method))) == expected
 
 
 ANY_TEXT = st.text(max_size=20) | st.binary(max_size=20).map(lambda raw: raw.decode(errors="surrogateescape"))

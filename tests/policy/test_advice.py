@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimitd.core.routes import RouteTable, covers
+from ratelimitd.core.patterns import covers
+from ratelimitd.core.routes import RouteTable
 from ratelimitd.policy.advice import advice
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.text import DEFAULT_TEXT, parse
@@ -46,6 +47,8 @@ def test_a_good_policy_gets_no_advice() -> None:
         ([("/a/*", None), ("/a/**", None)], None),
         ([("/*/b", None), ("/a/*", None)], None),
         ([("/a//b/", None), ("/a/b", None)], "routes[1]: is unreachable: routes[0] already matches"),
+        ([("/é", None), ("/%c3%a9", None)], "routes[1]: is unreachable: routes[0] already matches"),
+        ([("/%2A", None), ("/a", None)], None),
         (
             [("/a", ["GET"]), ("/b", None), ("/*", ["POST", "PUT"]), ("/a", ["GET", "PUT"])],
             "routes[3]: is unreachable: routes[0], routes[2] already match every request it would",
@@ -60,6 +63,49 @@ def test_a_route_that_earlier_routes_cover_is_unreachable(
     written = [{"path": path} | ({} if methods is None else {"methods": methods}) for path, methods in routes]
     found = advised(routes=written)
     assert found == [] if expected is None else len(found) == 1 and found[0].startswith(expected)
+
+
+NORMALIZED = "matches no request while Envoy normalizes paths: it"
+DOTS = f"{NORMALIZED} resolves . and ..; use"
+SLASHES = f"{NORMALIZED} turns %2F, %5C and \\ into /; use"
+PARAMETERS = "has path parameters; use {}, which matches requests with and without them"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("/api/..", f"{DOTS} /"),
+        ("/api/../x", f"{DOTS} /x"),
+        ("/api/./x", f"{DOTS} /api/x"),
+        ("/api/x/.", f"{DOTS} /api/x"),
+        ("/api/%2e%2E/x", f"{DOTS} /x"),
+        ("/api/.%2e/x", f"{DOTS} /x"),
+        ("/api/*/../**", f"{DOTS} /api/**"),
+        ("/api/..;v/x", f"{DOTS} /x"),
+        ("/api/a%2Fb", f"{SLASHES} /api/a/b"),
+        ("/api/a%2fb", f"{SLASHES} /api/a/b"),
+        ("/api/a%5Cb/*", f"{SLASHES} /api/a/b/*"),
+        ("/api/a\\b", f"{SLASHES} /api/a/b"),
+        ("/api/a%2F..%2Fb", f"{SLASHES} /api/b"),
+        ("/api/search;v=1", PARAMETERS.format("/api/search")),
+        ("/api/search;", PARAMETERS.format("/api/search")),
+        ("/api/search%3bv=1/x", PARAMETERS.format("/api/search/x")),
+        ("/;v=1", PARAMETERS.format("/")),
+        ("/api/a%00b", "matches no request: Envoy refuses a path with %00"),
+        ("/api/café", None),
+        ("/api/na%C3%AFve", None),
+        ("/api/%73earch", None),
+        ("/api//x/", None),
+        ("/api/...", None),
+        ("/api/.well-known/a..b", None),
+        ("/api/a%3D1", None),
+        ("/api/{id}", None),
+    ],
+)
+def test_a_pattern_that_no_request_matches_is_advised_against(pattern: str, expected: str | None) -> None:
+    assert advised(routes=[{"path": pattern}]) == (
+        [] if expected is None else [f"routes[0].path: {expected}"]
+    )
 
 
 @given(
