@@ -94,7 +94,10 @@ class Settings(BaseModel):
         description="Key in the store that holds the policy, as JSON or YAML.",
     )
     max_message_bytes: int = Field(
-        262_144, ge=1024, le=16_777_216, description="Maximum size of a CheckRequest, in bytes."
+        16_777_216,
+        ge=1024,
+        le=268_435_456,
+        description="Maximum size of a CheckRequest, in bytes, with the headers and body that Envoy copies.",
     )
     leave_s: float = Field(
         3,

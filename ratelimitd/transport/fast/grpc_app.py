@@ -114,11 +114,11 @@ class GrpcApplication:
 
     async def _message(self, event: Event, receive: Receive) -> bytes:
         """Joins the parts of the call's only message. Raises CallError as soon as its prefix is refused."""
-        body: bytes = b""
+        body = bytearray()
         while event["type"] != "http.disconnect":
             body += event["body"]
             if not event["more_body"]:
-                return only_message(body, self._max_message_bytes)
+                return only_message(bytes(body), self._max_message_bytes)
             expected_bytes(body, self._max_message_bytes)
             event = await receive()
         raise DisconnectedError
