@@ -9,6 +9,7 @@ KEYS  1  the config key: the text in force
            head    number of the newest revision; absent: 0
            stored  sha1hex of the config key's value after the newest revision; '' or absent: no key
            NUMBER  JSON of each of the last 100: number, at_us, sha256, author, note, text
+      3  {CONFIG_KEY}:lost, JSON of the policy that replicas run since the store was emptied: number, noticed_us, text
 ARGV  1  number of the newest revision that the caller knows; '' skips this check
       2  state of the config key that the caller read: sha1hex of its value, '' absent, 'WRONGTYPE' not a string
       3  channel to publish the new number on
@@ -16,8 +17,8 @@ ARGV  1  number of the newest revision that the caller knows; '' skips this chec
       5  the text to write to the config key; absent: an adoption
 RETURN      1 recorded, 0 not recorded; number of the newest revision; its JSON, or '' if it is not kept. A repeated
             adoption returns 1 and the newest revision
-INVARIANT   numbers increase by one; at most 100 revisions are kept; `stored` reveals direct writes; all or nothing is
-            written
+INVARIANT   numbers increase by one, also from that of a lost policy, which is removed; at most 100 revisions are
+            kept; `stored` reveals direct writes; all or nothing is written
 COMPLEXITY  O(bytes of the old and the new text)
 ]]
 local KEPT = 100
@@ -31,9 +32,16 @@ local function sha1_at_config()
   return redis.sha1hex(redis.call('GET', KEYS[1]))
 end
 
+-- Replicas report the number that they run, so that of the next revision must be higher.
+local function lost_number()
+  local lost = redis.pcall('GET', KEYS[3])
+  local decoded, policy = pcall(cjson.decode, type(lost) == 'string' and lost)
+  return decoded and type(policy) == 'table' and tonumber(policy.number) or 0
+end
+
 local known, seen, channel, rest, text = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local kept = redis.call('HMGET', KEYS[2], 'head', 'stored')
-local head, stored = tonumber(kept[1] or '0'), kept[2] or ''
+local head, stored = tonumber(kept[1] or lost_number()), kept[2] or ''
 if not head then return redis.error_reply('ERR the head of the revisions is not a number') end
 
 local function newest(recorded)
@@ -54,4 +62,5 @@ redis.pcall('PUBLISH', channel, number)
 redis.call('HSET', KEYS[2], number, revision, 'head', number, 'stored', text and redis.sha1hex(text) or seen)
 redis.call('HDEL', KEYS[2], format('%.0f', head + 1 - KEPT))
 if text then redis.call('SET', KEYS[1], text) end
+redis.call('DEL', KEYS[3])
 return {1, head + 1, revision}

@@ -11,6 +11,10 @@ class StoreError(RatelimitdError):
     """The store gave no valid reply within the deadline."""
 
 
+class WrongTypeError(StoreError):
+    """A key in the store holds another type than ratelimitd needs."""
+
+
 class StoreRefusedError(StoreError):
     """The store answered with an error, such as MISCONF, OOM or READONLY. It may still answer reads."""
 
@@ -36,6 +40,10 @@ class PolicyError(RatelimitdError):
 
 class ConflictError(RatelimitdError):
     """Another change of the policy came first; nothing was written."""
+
+
+class NothingLostError(ConflictError):
+    """There is no lost policy to restore; nothing was written."""
 
 
 class UnknownRevisionError(RatelimitdError):

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from ratelimitd.errors import (
     CheckCallError,
     ConflictError,
+    NothingLostError,
     PolicyError,
     Problem,
     RequestSpecError,
@@ -41,7 +42,7 @@ DESCRIPTIONS = {
     403: "The key is read-only.",
     404: "The revision does not exist.",
     408: "The body did not arrive in time.",
-    409: "Another request changed the policy at the same time.",
+    409: "Nothing was written: the state of the policy does not allow it.",
     412: "If-Match does not name the newest policy.",
     413: "The body is too long.",
     422: "The request is invalid. Each problem says what is wrong and what is allowed.",
@@ -91,7 +92,8 @@ def status_of(error: Exception) -> HTTPStatus:
 
 async def _on_known_error(request: Request, error: Exception) -> Response:
     status = status_of(error)
-    if status == HTTPStatus.CONFLICT and "if-match" in request.headers:
+    refuses_tag = isinstance(error, ConflictError) and not isinstance(error, NothingLostError)
+    if refuses_tag and "if-match" in request.headers:
         status = HTTPStatus.PRECONDITION_FAILED
     return error_response(status, str(error), error.problems if isinstance(error, PolicyError) else ())
 

@@ -64,6 +64,11 @@ def _status_metrics(status: Status) -> Iterator[Metric]:
         "1 when the text in the store is not a valid policy and so not in force.",
         bool(status.refused),
     )
+    yield _gauge(
+        "policy_lost",
+        "1 when the store was emptied: replicas keep their policy, and the store does not hold it.",
+        bool(status.lost_us),
+    )
     yield _gauge("replicas", "Replicas that were seen within the last seconds.", len(numbers))
     yield _gauge(
         "replicas_silent",

@@ -10,6 +10,7 @@ from ratelimitd.admin.authentication import require_write
 from ratelimitd.admin.dependencies import ControlDependency
 from ratelimitd.admin.error_responses import error_declarations
 from ratelimitd.admin.request_models import (
+    ChangeBody,
     DiffBody,
     HistoryQuery,
     PolicyBody,
@@ -169,6 +170,21 @@ async def rollback(
     return await _applied_response(
         control, AppliedRevision(revision=revision, advice=()), body.wait_s, response
     )
+
+
+@router.post(
+    "/policy/restore",
+    dependencies=[Depends(require_write)],
+    openapi_extra=IF_MATCH_REQUIRED,
+    responses=TAGGED | error_declarations(400, 403, 409, 412, 422, 428, 504),
+)
+async def restore(
+    control: ControlDependency, body: ChangeBody, response: Response, if_match: IfMatch = None
+) -> AppliedRevision:
+    """Writes the policy that the replicas run back to a store that was emptied, as a new revision."""
+    expected = await _expected_number(control, if_match)
+    applied = await control.restore(author=body.author, note=body.note, expected=expected)
+    return await _applied_response(control, applied, body.wait_s, response)
 
 
 @router.get("/revisions", responses=error_declarations(422))

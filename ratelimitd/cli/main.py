@@ -17,13 +17,21 @@ from ratelimitd.cli.explain import explain
 from ratelimitd.cli.health import health
 from ratelimitd.cli.output import printable
 from ratelimitd.cli.serve import serve
-from ratelimitd.errors import ConflictError, PolicyError, RatelimitdError, RequestSpecError, WaitError
+from ratelimitd.errors import (
+    ConflictError,
+    NothingLostError,
+    PolicyError,
+    RatelimitdError,
+    RequestSpecError,
+    WaitError,
+)
 from ratelimitd.settings import CONFIG_KEY
 
 EXITS: dict[type[RatelimitdError], Exit] = {
     RequestSpecError: Exit.USAGE,
     PolicyError: Exit.INVALID,
     ConflictError: Exit.CONFLICT,
+    NothingLostError: Exit.CONFLICT,
     WaitError: Exit.BEHIND,
 }
 """The exit status after such an error. Every other RatelimitdError leads to FAILED."""

@@ -3,7 +3,7 @@
 import typer
 
 from ratelimitd.cli.exits import Exit, exit_status_help
-from ratelimitd.cli.policy_changes import apply, rollback
+from ratelimitd.cli.policy_changes import apply, restore, rollback
 from ratelimitd.cli.policy_queries import diff, history, schema, show, status, validate
 
 app = typer.Typer(
@@ -19,5 +19,6 @@ app.command(epilog=exit_status_help(Exit.INVALID, Exit.CONFLICT, Exit.BEHIND))(a
 app.command(epilog=exit_status_help(Exit.INVALID))(diff)
 app.command(epilog=exit_status_help())(history)
 app.command(epilog=exit_status_help(Exit.CONFLICT, Exit.BEHIND))(rollback)
+app.command(epilog=exit_status_help(Exit.INVALID, Exit.CONFLICT, Exit.BEHIND))(restore)
 app.command(epilog=exit_status_help())(status)
 app.command(epilog=exit_status_help())(schema)

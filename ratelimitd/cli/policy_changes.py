@@ -112,6 +112,24 @@ def rollback(
     with_control(redis_url, change)
 
 
+def restore(
+    *,
+    note: Note = "",
+    author: Author = DEFAULT_AUTHOR,
+    timeout_s: Timeout = WAIT_S,
+    redis_url: RedisUrl = None,
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Write the policy that the replicas run back to a store that was emptied, as a new revision."""
+
+    async def change(control: Control) -> None:
+        applied = await control.restore(author=author, note=note, expected=None)
+        await _report(control, applied, timeout_s if wait else None, as_json=as_json)
+
+    with_control(redis_url, change)
+
+
 async def _report(control: Control, applied: AppliedRevision, wait_s: float | None, *, as_json: bool) -> None:
     """Prints the new revision, then waits for the replicas unless `wait_s` is None."""
     revision = applied.revision
@@ -121,8 +139,11 @@ async def _report(control: Control, applied: AppliedRevision, wait_s: float | No
     else:
         output.print_line(f"revision {revision.number} ({revision.digest}) is in force")
     if wait_s is not None:
-        replicas = (await control.wait(revision.number, wait_s)).replicas
-        if not replicas:
+        status = await control.wait(revision.number, wait_s)
+        replicas = status.replicas
+        for warning in status.warnings:
+            output.print_warning(warning)
+        if not replicas and not status.warnings:
             output.print_warning("no replica is running, so none has the revision yet")
-        elif not as_json:
+        elif replicas and not as_json:
             output.print_line(f"every replica runs it: {', '.join(replica.id for replica in replicas)}")

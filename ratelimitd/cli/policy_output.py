@@ -1,13 +1,12 @@
-"""Prints policies, revisions and replicas. A refused text in the store is always mentioned."""
+"""Prints policies, revisions and replicas. A refused text and a lost policy are always mentioned."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import typer
 
 from ratelimitd.cli import output
 from ratelimitd.control.answers import CurrentPolicy, ReplicaStatus, Status
 from ratelimitd.display import age
-from ratelimitd.errors import Problem
 from ratelimitd.instants import iso_instant
 from ratelimitd.policy.normal_form import normal_text
 from ratelimitd.policy.text import parse
@@ -18,20 +17,26 @@ _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 def print_current(current: CurrentPolicy, config_key: str) -> None:
     """Prints a revision and its policy in normal form."""
-    _print_refused(current.refused, config_key)
-    _print_revision(current.revision)
+    _print_faults(current, config_key)
+    _print_revision(current)
     output.print_line("")
     typer.echo(normal_text(parse(current.revision.text)), nl=False)
 
 
 def print_status(status: Status, config_key: str) -> None:
     """Prints the policy in force, the replicas, and the shadow counts."""
-    _print_refused(status.refused, config_key)
-    _print_revision(status.revision, status.now_us)
+    _print_faults(status, config_key)
+    for warning in status.warnings:
+        output.print_line(f"WARNING: {warning}", style="bold yellow")
+    if status.warnings:
+        output.print_line("")
+    _print_revision(status, status.now_us)
     output.print_line("")
     if status.replicas:
         rows = [_replica(replica, status) for replica in status.replicas]
         output.print_table((">runs", "state", ">seen", ">up", "version", "replica"), rows)
+    elif status.warnings:
+        output.print_line("it is unknown which replicas run", style="bold yellow")
     else:
         output.print_line("no replica is running", style="bold yellow")
     if unreadable := sum(replica.unreadable_addresses for replica in status.replicas):
@@ -61,22 +66,38 @@ def print_diff(diff: str) -> None:
         output.print_line(line, style=_DIFF_STYLES.get(line[:1]))
 
 
-def warn_of_refused(problems: Iterable[Problem], config_key: str) -> None:
-    """Warns of a refused text on standard error, where standard output must hold nothing else."""
-    for problem in problems:
+def warn_of_faults(current: CurrentPolicy, config_key: str) -> None:
+    """Warns of a refused text or a lost policy on standard error: standard output must hold nothing else."""
+    for problem in current.refused:
         output.print_warning(f"REFUSED: the text at {config_key} is not in force: {problem}")
+    if current.lost_us:
+        output.print_warning(_lost(current, config_key))
 
 
-def _print_refused(problems: Sequence[Problem], config_key: str) -> None:
-    if problems:
+def _print_faults(current: CurrentPolicy | Status, config_key: str) -> None:
+    if current.refused:
         output.print_line(f"REFUSED: the text at {config_key} is not in force", style="bold red")
-        for problem in problems:
+        for problem in current.refused:
             output.print_line(f"  {problem}", style="red")
+        output.print_line("")
+    if current.lost_us:
+        output.print_line(_lost(current, config_key), style="bold red")
         output.print_line("")
 
 
-def _print_revision(revision: Revision, now_us: int | None = None) -> None:
+def _lost(current: CurrentPolicy | Status, config_key: str) -> str:
+    return (
+        f"LOST: the store was emptied: {config_key} and its revisions are gone. The replicas still run "
+        f"revision {current.revision.number} ({current.revision.digest}); "
+        "write it back with: ratelimitd policy restore"
+    )
+
+
+def _print_revision(current: CurrentPolicy | Status, now_us: int | None = None) -> None:
+    revision = current.revision
     accepted = "never: these are the defaults" if revision.number == 0 else "unknown"
+    if not current.recorded and not current.lost_us:
+        accepted = "not yet: the next change, or a running replica, records it"
     if revision.at_us:
         accepted = iso_instant(revision.at_us)
         if now_us is not None:

@@ -43,12 +43,12 @@ def show(
     async def read(control: Control) -> CurrentPolicy:
         if revision is None:
             return await control.current()
-        return CurrentPolicy(revision=await control.revision(revision), refused=())
+        return CurrentPolicy(revision=await control.revision(revision), lost_us=0)
 
     current = with_control(redis_url, read)
     config_key = load_settings(redis_url).config_key
     if text:
-        policy_output.warn_of_refused(current.refused, config_key)
+        policy_output.warn_of_faults(current, config_key)
         typer.echo(current.revision.text, nl=sys.stdout.isatty())
     elif not as_json:
         policy_output.print_current(current, config_key)

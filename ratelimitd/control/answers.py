@@ -38,10 +38,17 @@ class Answer(BaseModel):
 
 
 class CurrentPolicy(Answer):
-    """The newest accepted policy. `refused` says why the text in the store differs and is not in force."""
+    """The policy in force.
+
+    `refused` says why the text in the store differs and is not in force. `recorded` is false for a policy
+    that was written directly and has no revision yet, and for a lost one. `lost_at`: a replica noticed then
+    that the store was emptied; the replicas keep this policy in force. Otherwise null.
+    """
 
     revision: Revision
-    refused: tuple[Problem, ...]
+    refused: tuple[Problem, ...] = ()
+    recorded: bool = True
+    lost_us: OptionalInstant = Field(default=0, serialization_alias="lost_at")
 
 
 class AppliedRevision(Answer):
@@ -87,17 +94,19 @@ class ReplicaStatus(Replica):
     revision: str = Field(json_schema_extra={"deprecated": True})
 
     @classmethod
-    def of(cls, replica: Replica, newest: int, now_us: int) -> Self:
+    def of(cls, replica: Replica, current: CurrentPolicy, now_us: int) -> Self:
         """Returns the status of a replica.
 
         Args:
             replica: its entry.
-            newest: number of the newest revision.
+            current: the newest policy.
             now_us: the store's clock.
         """
+        newest = current.revision
         return cls(
             **dict(replica),
-            behind=replica.number < newest,
+            # A policy without a revision has no number that a replica could report.
+            behind=replica.number < newest.number and (current.recorded or replica.digest != newest.digest),
             silent=replica.is_silent(now_us),
             revision=replica.digest,
         )
@@ -107,13 +116,18 @@ class Status(Answer):
     """The newest policy and the running replicas.
 
     `shadow` counts the requests that shadow would have denied, by the path of the shadow in the policy.
+    `warnings` says why `replicas` and `shadow` may be incomplete. `recorded` and `lost_at` are those of the
+    policy in force.
     """
 
     now_us: Instant = Field(serialization_alias="at")
     revision: RevisionWithoutText
     refused: tuple[Problem, ...]
+    recorded: bool
+    lost_us: OptionalInstant = Field(serialization_alias="lost_at")
     replicas: list[ReplicaStatus]
     shadow: dict[str, int]
+    warnings: list[str]
 
 
 class ExplainedIdentity(Answer):

@@ -7,7 +7,6 @@ takes a token. All state is in the store, so any number of these objects may wor
 import asyncio
 import difflib
 import time
-from contextlib import suppress
 
 from redis.asyncio import Redis
 
@@ -20,23 +19,22 @@ from ratelimitd.control.answers import (
     Status,
 )
 from ratelimitd.control.bucket_states import bucket_states
+from ratelimitd.control.current import ATTEMPTS, current_policy, recorded_snapshot
 from ratelimitd.control.request_spec import RequestSpec, Subject, identity_of
+from ratelimitd.control.status import read_status
 from ratelimitd.core.explain import explain, keys_of
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.display import age
-from ratelimitd.errors import ConflictError, PolicyError, StoreError, WaitError
+from ratelimitd.errors import ConflictError, NothingLostError, StoreError, UnknownRevisionError, WaitError
 from ratelimitd.policy.advice import advice
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.normal_form import normal_text
 from ratelimitd.policy.text import digest_of, parse
 from ratelimitd.rollout.replicas import Replicas
-from ratelimitd.rollout.revision import PolicySnapshot, Revision
+from ratelimitd.rollout.revision import Revision
 from ratelimitd.rollout.revisions import HISTORY_LENGTH, Revisions
 from ratelimitd.settings import Settings
 from ratelimitd.store.buckets import Buckets
-
-ATTEMPTS = 3
-"""Attempts of a change without an expected number when others change the policy at the same time."""
 
 STATUS_INTERVAL_S = 0.05
 """Pause between two reads of the status in `wait`."""
@@ -54,38 +52,25 @@ class Control:
     """
 
     def __init__(self, client: Redis, settings: Settings) -> None:
+        self._client = client
         self._settings = settings
         self._revisions = Revisions(client, settings.config_key)
         self._replicas = Replicas(client, settings.config_key)
         self._buckets = Buckets(client, settings.key_prefix)
 
     async def current(self) -> CurrentPolicy:
-        """Returns the newest accepted policy. A valid one written directly to Redis is recorded first."""
-        current, _ = await self._current()
-        return current
-
-    async def _current(self) -> tuple[CurrentPolicy, PolicySnapshot]:
-        while True:
-            snapshot = await self._revisions.snapshot()
-            if not snapshot.foreign:
-                return CurrentPolicy(revision=await self._revisions.newest(snapshot), refused=()), snapshot
-            try:
-                parse(snapshot.text())
-            except PolicyError as error:
-                revision = await self._revisions.last_good()
-                return CurrentPolicy(revision=revision, refused=error.problems), snapshot
-            with suppress(ConflictError):  # the key changed again: read it again
-                await self._revisions.adopt(snapshot)
+        """Returns the policy in force. A direct write that no revision records stays unrecorded."""
+        return await current_policy(self._revisions, await self._revisions.snapshot())
 
     async def apply(self, text: str, *, author: str, note: str, expected: int | None) -> AppliedRevision:
-        """Makes a text the policy in force.
+        """Makes a text the policy in force. A valid text that was written directly is recorded first.
 
         Raises PolicyError, and ConflictError when the newest revision is not `expected`. None replaces any
         revision.
         """
         advised = advice(parse(text))
         for attempt in range(ATTEMPTS):
-            _, snapshot = await self._current()
+            snapshot = await recorded_snapshot(self._revisions, self._settings.config_key)
             number = snapshot.head if expected is None else expected
             try:
                 revision = await self._revisions.commit(
@@ -98,6 +83,23 @@ class Control:
                 return AppliedRevision(revision=revision, advice=advised)
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
+    async def restore(self, *, author: str, note: str, expected: int | None) -> AppliedRevision:
+        """Writes the policy that an emptied store lost, and that the replicas run, as a new revision.
+
+        Raises NothingLostError, ConflictError, and PolicyError when a later version wrote the policy.
+        """
+        lost = (await self._revisions.snapshot()).lost
+        if lost is None:
+            raise NothingLostError(
+                "there is nothing to restore: the store holds its policy and its revisions"
+            )
+        return await self.apply(
+            lost.text,
+            author=author,
+            note=note or "restored after the store was emptied",
+            expected=lost.number if expected is None else expected,
+        )
+
     async def diff(self, text: str, against: int | None = None) -> str:
         """Returns a unified diff from a revision, the newest when None, to a text, both in normal form.
 
@@ -109,13 +111,20 @@ class Control:
         return "".join(difflib.unified_diff(before, new, f"revision {old.number}", "new"))
 
     async def history(self, limit: int = HISTORY_LENGTH) -> list[Revision]:
-        """Returns the newest revisions, newest first."""
-        await self.current()
-        return await self._revisions.history(limit)
+        """Returns the newest revisions, newest first. A policy in force without a revision is the first."""
+        current = await self.current()
+        recorded = await self._revisions.history(limit)
+        return recorded if current.recorded else [current.revision, *recorded][:limit]
 
     async def revision(self, number: int) -> Revision:
-        """Returns a revision. Raises UnknownRevisionError."""
-        return await self._revisions.get(number)
+        """Returns a revision, or the policy in force without one. Raises UnknownRevisionError."""
+        try:
+            return await self._revisions.get(number)
+        except UnknownRevisionError:
+            current = (await self.current()).revision
+            if current.number != number:
+                raise
+            return current
 
     async def rollback(self, to: int, *, author: str, note: str, expected: int | None) -> Revision:
         """Makes the text of an earlier revision a new one. Raises UnknownRevisionError and ConflictError."""
@@ -125,16 +134,9 @@ class Control:
 
     async def status(self) -> Status:
         """Returns the newest policy and the policies that replicas run."""
-        current, snapshot = await self._current()
-        newest = current.revision.number
-        listed = await self._replicas.listed(snapshot.now_us)
-        return Status(
-            revision=current.revision,
-            refused=current.refused,
-            replicas=[ReplicaStatus.of(replica, newest, snapshot.now_us) for replica in listed],
-            shadow=await self._replicas.shadow(newest),
-            now_us=snapshot.now_us,
-        )
+        snapshot = await self._revisions.snapshot()
+        current = await current_policy(self._revisions, snapshot)
+        return await read_status(self._client, self._replicas, current, snapshot.now_us)
 
     async def wait(self, number: int, timeout_s: float) -> Status:
         """Returns the status once every listed replica runs this revision or a newer one.

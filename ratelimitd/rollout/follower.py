@@ -1,8 +1,8 @@
 """Keeps the newest valid policy in force on one replica.
 
 The last good policy stays in force whatever is written after it, while the store is unavailable, and across
-a restart, since it is the newest revision. A valid policy that was written directly to Redis becomes a
-revision.
+a restart, since it is the newest revision. It also stays in force when the store is emptied. A valid policy
+that was written directly to Redis becomes a revision.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import structlog
 from redis.asyncio import Redis
 
+from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.core.ports import Policies
 from ratelimitd.errors import ConflictError, PolicyError, StoreError
@@ -20,9 +21,10 @@ from ratelimitd.policy.text import digest_of, parse
 from ratelimitd.rollout.changes import RESUBSCRIBE_INTERVAL_S, Changes
 from ratelimitd.rollout.presence import Presence
 from ratelimitd.rollout.replicas import Replica
-from ratelimitd.rollout.revision import PolicySnapshot
+from ratelimitd.rollout.revision import DEFAULTS
 from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.rollout.shadow_counts import ShadowCounts
+from ratelimitd.rollout.snapshot import LostPolicy, PolicySnapshot
 
 POLL_INTERVAL_S = 1.0
 """A change that no message announces is in force on every replica after this time and a round trip."""
@@ -72,7 +74,10 @@ class PolicyFollower:
         self._on_change = on_change
         self._poll_interval_s = poll_interval_s
         self._log = structlog.get_logger("ratelimitd.policy")
+        self._bounded_log = BoundedLog("ratelimitd.policy")
         self._current: PolicySet | None = None
+        self._text = ""  # that of the policy in force
+        self._lost = False
         self._read_last: tuple[str, int] = UNREAD
         self._failing: set[str] = set()
 
@@ -95,14 +100,45 @@ class PolicyFollower:
         with self._logging_once("policy_read_failed"):
             async with asyncio.timeout(READ_TIMEOUT_S):
                 snapshot = await self._revisions.snapshot()
-            if (snapshot.sha1, snapshot.head) != self._read_last:
+            keeps = self._keeps_policy(snapshot)
+            if not keeps and (snapshot.sha1, snapshot.head) != self._read_last:
                 await self._follow(snapshot)
                 self._read_last = (snapshot.sha1, snapshot.head)
+            self._note_loss(is_lost=keeps or snapshot.is_lost)
             # A failure to publish what only operators read must not keep a policy from coming into force.
             with self._logging_once("replica_publish_failed"):
                 async with asyncio.timeout(READ_TIMEOUT_S):
+                    if keeps:
+                        await self._keep_policy(snapshot.now_us)
                     await self._adopt(snapshot)
                     await self._presence.publish(snapshot.now_us)
+
+    def _keeps_policy(self, snapshot: PolicySnapshot) -> bool:
+        """Returns whether the store was emptied and holds nothing that replaces the policy in force."""
+        if self._current is None or not snapshot.empty:
+            return False
+        if snapshot.lost is None:
+            return self._current.digest != DEFAULTS.digest
+        return self._presence.replica.number > snapshot.lost.number
+
+    async def _keep_policy(self, now_us: int) -> None:
+        """Writes the policy in force to the emptied store."""
+        number = max(1, self._presence.replica.number)
+        await self._revisions.keep(LostPolicy(number=number, noticed_us=now_us, text=self._text))
+
+    def _note_loss(self, *, is_lost: bool) -> None:
+        """Logs that the store was emptied, and later that it holds a policy again."""
+        if is_lost and not self._lost:
+            self._bounded_log.error(
+                "policy_lost",
+                key=self._key,
+                in_force=self.current().digest,
+                number=self._presence.replica.number,
+                remedy="ratelimitd policy restore",
+            )
+        elif self._lost and not is_lost:
+            self._bounded_log.info("policy_replaced", key=self._key, in_force=self.current().digest)
+        self._lost = is_lost
 
     @contextmanager
     def _logging_once(self, event: str) -> Iterator[None]:
@@ -118,11 +154,11 @@ class PolicyFollower:
 
     async def _follow(self, snapshot: PolicySnapshot) -> None:
         try:
-            policy = await asyncio.to_thread(_compiled, snapshot.text())
+            text, policy = await asyncio.to_thread(_compiled, snapshot.text())
         except PolicyError as error:
             await self._refuse(snapshot, str(error))
             return
-        self._put_in_force(policy, snapshot.head)
+        self._put_in_force(policy, text, snapshot.head)
         self._presence.refuses(None)
 
     async def _adopt(self, snapshot: PolicySnapshot) -> None:
@@ -136,8 +172,9 @@ class PolicyFollower:
         self._presence.runs(self.current().digest, adopted.number)
         self._log.info("policy_recorded", number=adopted.number, author=adopted.author)
 
-    def _put_in_force(self, policy: PolicySet, number: int) -> None:
+    def _put_in_force(self, policy: PolicySet, text: str, number: int) -> None:
         self._presence.runs(policy.digest, number)
+        self._text = text
         if self._current is not None and policy.digest == self._current.digest:
             return
         self._current = policy
@@ -154,12 +191,13 @@ class PolicyFollower:
         """Keeps the newest good revision in force beside an invalid text."""
         if self._current is None or snapshot.head != self._presence.replica.number:
             async with asyncio.timeout(READ_TIMEOUT_S):
-                good = await self._revisions.last_good()
+                good = await self._revisions.last_good(snapshot.lost)
             if good.number != snapshot.head:
                 self._log.error("revision_unreadable", number=snapshot.head, instead=good.number)
             # A replica that runs a policy keeps it rather than fall back to the default policy.
             if good.number or self._current is None:
-                self._put_in_force(await asyncio.to_thread(_compiled, good.text), good.number)
+                text, policy = await asyncio.to_thread(_compiled, good.text)
+                self._put_in_force(policy, text, good.number)
         if reason != self._presence.replica.refused:
             self._log.error("policy_refused", key=self._key, reason=reason, in_force=self.current().digest)
         self._presence.refuses(reason)
@@ -187,9 +225,10 @@ class PolicyFollower:
                     await self._presence.leave()
 
 
-def _compiled(text: bytes | str) -> PolicySet:
+def _compiled(text: bytes | str) -> tuple[str, PolicySet]:
     """Compiles a policy: a quarter of a second for the longest text, so it runs in a thread."""
-    return policy_set(parse(text), digest_of(text))
+    policy = policy_set(parse(text), digest_of(text))
+    return text if isinstance(text, str) else text.decode(), policy
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

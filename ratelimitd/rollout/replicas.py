@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from ratelimitd.core.model import MICRO
+from ratelimitd.rollout.wrong_type import expecting
 from ratelimitd.store.client import store_errors
 
 SILENT_S = 5
@@ -70,7 +71,7 @@ class Replicas:
         The first call also removes stale entries. A start adds at most one entry, so this keeps the hash
         small.
         """
-        with store_errors():
+        with store_errors(), expecting(self._key, "hash"):
             if not self._swept:
                 stale = [old.id for old in await self._all() if old.age_us(replica.seen_us) > STALE_S * MICRO]
                 if stale:
@@ -88,7 +89,7 @@ class Replicas:
 
     async def listed(self, now_us: int) -> list[Replica]:
         """Returns the replicas that wrote within STALE_S of `now_us`, the store's clock, sorted by id."""
-        with store_errors():
+        with store_errors(), expecting(self._key, "hash"):
             found = await self._all()
         recent = [replica for replica in found if replica.age_us(now_us) <= STALE_S * MICRO]
         return sorted(recent, key=lambda replica: replica.id)
@@ -110,7 +111,7 @@ class Replicas:
 
     async def shadow(self, number: int) -> dict[str, int]:
         """Returns how many requests each shadow would have denied under a revision, on all replicas."""
-        with store_errors():
+        with store_errors(), expecting(self._shadow_key(number), "hash"):
             found = await self._client.hgetall(self._shadow_key(number))
         counts = {}
         for name, count in found.items():

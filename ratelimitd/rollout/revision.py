@@ -1,11 +1,7 @@
-"""Values of the rollout, independent of the store: accepted policies and snapshots of the config key."""
-
-import hashlib
-from dataclasses import dataclass
+"""Accepted policies, and what their authors and notes may be."""
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ratelimitd.errors import PolicyError, Problem
 from ratelimitd.instants import OptionalInstant
 from ratelimitd.policy.text import DEFAULT_TEXT, digest_of_sha256, sha256_of
 
@@ -17,9 +13,6 @@ MAX_AUTHOR = 100
 
 MAX_NOTE = 500
 """Characters of a note."""
-
-WRONG_TYPE = "WRONGTYPE"
-"""Replaces the SHA-1 of a key that is not a string. Redis begins its error with the same word."""
 
 
 class RevisionSummary(BaseModel):
@@ -52,43 +45,6 @@ class Revision(RevisionSummary):
 DEFAULTS = Revision(
     number=0, sha256=sha256_of(DEFAULT_TEXT), at_us=0, author="", note="the defaults", text=DEFAULT_TEXT
 )
-
-
-@dataclass(frozen=True, slots=True)
-class PolicySnapshot:
-    """The config key and the newest revision's number, read at one instant.
-
-    Args:
-        value: the value of the config key; None when the key is absent or not a string.
-        wrong_type: the key is not a string.
-        sha1: hex SHA-1 of the value; "" without a key, WRONG_TYPE when it is not a string.
-        head: number of the newest revision, 0 before the first.
-        stored: the `sha1` that the newest revision left.
-        now_us: the store's clock, in us since the epoch.
-    """
-
-    value: bytes | None
-    wrong_type: bool
-    sha1: str
-    head: int
-    stored: str
-    now_us: int
-
-    @property
-    def foreign(self) -> bool:
-        """Whether the key was changed directly in Redis and no revision records that yet."""
-        return self.sha1 != self.stored
-
-    def text(self) -> bytes | str:
-        """Returns the policy text: the default policy without a key. PolicyError if it is not a string."""
-        if self.wrong_type:
-            raise PolicyError(Problem("", "must be a string; the key holds another type"))
-        return DEFAULT_TEXT if self.value is None else self.value
-
-
-def sha1_of(value: bytes | None) -> str:
-    """Returns `PolicySnapshot.sha1` for a value or an absent key. Redis scripts can compute it too."""
-    return "" if value is None else hashlib.sha1(value, usedforsecurity=False).hexdigest()
 
 
 def decoded(raw: bytes | str | None) -> Revision | None:

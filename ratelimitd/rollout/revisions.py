@@ -10,21 +10,22 @@ import json
 from contextlib import suppress
 
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import NoPermissionError
 
-from ratelimitd.core.model import MICRO
-from ratelimitd.errors import ConflictError, PolicyError, StoreError, UnknownRevisionError
+from ratelimitd.errors import ConflictError, PolicyError, UnknownRevisionError
 from ratelimitd.policy.text import DEFAULT_TEXT, parse, sha256_of
 from ratelimitd.rollout.conflict import conflict_reason
-from ratelimitd.rollout.revision import (
-    DEFAULTS,
-    EXTERNAL,
-    WRONG_TYPE,
+from ratelimitd.rollout.revision import DEFAULTS, EXTERNAL, Revision, decoded
+from ratelimitd.rollout.snapshot import (
+    LostPolicy,
     PolicySnapshot,
-    Revision,
-    decoded,
-    sha1_of,
+    head_number,
+    lost_key,
+    read_snapshot,
+    revisions_key,
+    write_lost,
 )
+from ratelimitd.rollout.wrong_type import expecting
 from ratelimitd.store.client import store_errors
 from ratelimitd.store.script import Script
 from ratelimitd.utf8 import encodable
@@ -50,31 +51,16 @@ class Revisions:
         """Gets the number of each new revision, and RESET when buckets were reset."""
         self._client = client
         self._config_key = config_key
-        self._key = f"{{{config_key}}}:revisions"
+        self._key = revisions_key(config_key)
         self._script = Script(client, "lua/policy_commit.lua")
 
     async def snapshot(self) -> PolicySnapshot:
         """Reads the config key and the newest revision's number, in one round trip."""
-        with store_errors():
-            # Not a transaction, because an ACL may forbid MULTI. In this order a commit between the two reads
-            # looks like a foreign text, which `adopt` then finds recorded.
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.hmget(self._key, "head", "stored")
-            pipeline.get(self._config_key)
-            pipeline.time()
-            kept, value, now = await pipeline.execute(raise_on_error=False)
-            wrong_type = isinstance(value, ResponseError) and str(value).startswith(WRONG_TYPE)
-            for reply in (None if wrong_type else value, kept, now):
-                if isinstance(reply, Exception):
-                    raise reply
-        return PolicySnapshot(
-            value=None if wrong_type else value,
-            wrong_type=wrong_type,
-            sha1=WRONG_TYPE if wrong_type else sha1_of(value),
-            head=self._number(kept[0]),
-            stored=(kept[1] or b"").decode(errors="replace"),
-            now_us=now[0] * MICRO + now[1],
-        )
+        return await read_snapshot(self._client, self._config_key)
+
+    async def keep(self, lost: LostPolicy) -> None:
+        """Writes the policy that the emptied store lost, for replicas that start and for operators."""
+        await write_lost(self._client, self._config_key, lost)
 
     async def head(self) -> Revision:
         """Returns the newest revision; number 0, the default policy, when there is none."""
@@ -84,7 +70,7 @@ class Revisions:
         """Returns the revision of that number; 0 is the default policy. Raises UnknownRevisionError."""
         if number == 0:
             return DEFAULTS
-        with store_errors():
+        with store_errors(), expecting(self._key, "hash"):
             revision = decoded(await self._client.hget(self._key, str(number)))
         if revision is None:
             newest = await self._head()
@@ -97,6 +83,8 @@ class Revisions:
 
         When its record is lost, only its number and the text at the config key are known.
         """
+        if snapshot.lost is not None:
+            return snapshot.lost.revision
         try:
             return await self.get(snapshot.head)
         except UnknownRevisionError:
@@ -110,11 +98,16 @@ class Revisions:
                 text=text,
             )
 
-    async def last_good(self) -> Revision:
+    async def last_good(self, lost: LostPolicy | None) -> Revision:
         """Returns the newest revision that can be read and parsed; the default policy when there is none.
 
-        A revision may be damaged or lost, or use fields that only a later version of ratelimitd knows.
+        A revision may be damaged or lost, or use fields that only a later version of ratelimitd knows. `lost`
+        is that of the snapshot.
         """
+        if lost is not None:
+            with suppress(PolicyError):
+                await asyncio.to_thread(parse, lost.text)
+                return lost.revision
         head = await self._head()
         for number in range(head, max(0, head - KEPT), -1):
             with suppress(UnknownRevisionError, PolicyError):
@@ -129,7 +122,7 @@ class Revisions:
         numbers = range(head, max(0, head - min(limit, KEPT)), -1)
         if not numbers:
             return []
-        with store_errors():
+        with store_errors(), expecting(self._key, "hash"):
             raws = await self._client.hmget(self._key, [str(number) for number in numbers])
         return [revision for raw in raws if (revision := decoded(raw)) is not None]
 
@@ -168,16 +161,8 @@ class Revisions:
             await self._client.publish(self.channel, RESET)
 
     async def _head(self) -> int:
-        with store_errors():
-            return self._number(await self._client.hget(self._key, "head"))
-
-    def _number(self, raw: bytes | str | None) -> int:
-        try:
-            return int(raw or 0)
-        except ValueError as error:
-            raise StoreError(
-                f"the field head of {self._key} must be a whole number, got {raw!r:.60}"
-            ) from error
+        with store_errors(), expecting(self._key, "hash"):
+            return head_number(self._config_key, await self._client.hget(self._key, "head"))
 
     async def _record(
         self, expected: int | None, over: str, author: str, note: str, text: str, *written: str
@@ -189,9 +174,9 @@ class Revisions:
             "text": text,
         }
         rest = json.dumps(content, ensure_ascii=False, separators=(",", ":")).removeprefix("{")
-        with store_errors():
+        with store_errors(), expecting(self._key, "hash"):
             done, newest, raw = await self._script(
-                [self._config_key, self._key],
+                [self._config_key, self._key, lost_key(self._config_key)],
                 ["" if expected is None else expected, over, self.channel, rest, *written],
             )
         revision = decoded(raw)

@@ -176,15 +176,23 @@ async def test_a_rollback_is_a_new_revision_with_the_old_text(writer: httpx.Asyn
     assert unknown.status_code == 404
 
 
-async def test_a_foreign_write_is_recorded_or_shown_as_refused(
-    store: Redis, reader: httpx.AsyncClient
+async def test_a_foreign_write_is_shown_as_unrecorded_or_refused(
+    store: Redis, reader: httpx.AsyncClient, writer: httpx.AsyncClient
 ) -> None:
+    """A change may name the unrecorded policy, which becomes a revision before it."""
     await store.set(KEY, limits_json())
-    assert (await reader.get(f"{V1}/policy")).json()["revision"]["author"] == "external"
+    found = await reader.get(f"{V1}/policy")
+    assert (found.json()["revision"]["number"], found.json()["revision"]["author"]) == (1, "external")
+    assert found.json()["recorded"] is False
+    assert (await reader.get(f"{V1}/revisions/1")).json()["text"] == limits_json()
+    assert await store.keys("*") == [KEY.encode()]
+    await put(writer, limits_json(user_capacity=9), found.headers["etag"])
+    listed = (await reader.get(f"{V1}/revisions")).json()["revisions"]
+    assert [(one["number"], one["author"]) for one in listed] == [(2, "admin"), (1, "external")]
     await store.set(KEY, limits_json(user_rate=-1))
     for name in ("policy", "status"):
         found = (await reader.get(f"{V1}/{name}")).json()
-        assert found["revision"]["number"] == 1
+        assert found["revision"]["number"] == 2
         assert [one["path"] for one in found["refused"]] == ["user_rate"]
 
 

@@ -146,7 +146,7 @@ async def test_a_store_that_hangs_is_503(
 async def test_a_store_outage_during_the_wait_says_that_the_change_is_accepted(
     writer: httpx.AsyncClient, control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "wait", AsyncMock(side_effect=StoreError("the store failed")))
+    monkeypatch.setattr(control, "status", AsyncMock(side_effect=StoreError("the store failed")))
     body = {"text": (await control.current()).revision.text, "wait_s": 1}
     answer = await writer.put(POLICY, json=body, headers={"if-match": "*"})
     assert answer.status_code == 503

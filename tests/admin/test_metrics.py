@@ -5,6 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from ratelimitd.admin.metrics import MAX_NAMES, bounded
+from ratelimitd.control.control import Control
 from ratelimitd.core.model import MICRO
 from ratelimitd.rollout.replicas import Replicas
 from tests.admin.conftest import run_replica
@@ -30,6 +31,7 @@ async def test_an_empty_store_has_no_policy_and_no_replicas(nobody: httpx.AsyncC
         ("ratelimitd_admin_refused_keys_total", ""): 0,
         ("ratelimitd_policy_revision", ""): 0,
         ("ratelimitd_policy_refused", ""): 0,
+        ("ratelimitd_policy_lost", ""): 0,
         ("ratelimitd_replicas", ""): 0,
         ("ratelimitd_replicas_silent", ""): 0,
         ("ratelimitd_replicas_behind", ""): 0,
@@ -37,10 +39,9 @@ async def test_an_empty_store_has_no_policy_and_no_replicas(nobody: httpx.AsyncC
 
 
 async def test_policy_replicas_and_shadow_denials_are_counted(
-    store: Redis, nobody: httpx.AsyncClient
+    store: Redis, control: Control, nobody: httpx.AsyncClient
 ) -> None:
-    await store.set(KEY, limits_json())
-    await scraped(nobody)
+    await control.apply(limits_json(), author="alice", note="", expected=0)
     await store.set(KEY, "{")
     await run_replica(store, "a", 1)
     await run_replica(store, "b", 0)

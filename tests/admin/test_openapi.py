@@ -31,6 +31,7 @@ STRICTER_THAN_SCHEMA = [
     "PUT /v1/policy",
     "POST /v1/policy/diff",
     "POST /v1/policy/rollback",
+    "POST /v1/policy/restore",
     "GET /v1/buckets",
     "DELETE /v1/buckets",
 ]

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from ratelimitd.app import open_decider
 from ratelimitd.control.control import Control
@@ -25,8 +26,9 @@ from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
 from ratelimitd.policy.validation import validate
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replicas
-from ratelimitd.rollout.revision import EXTERNAL
+from ratelimitd.rollout.revision import EXTERNAL, Revision
 from ratelimitd.rollout.revisions import Revisions
+from ratelimitd.rollout.snapshot import PolicySnapshot
 from ratelimitd.settings import load
 from ratelimitd.store.client import open_client
 from tests.core.fakes import check_over
@@ -115,6 +117,55 @@ async def test_a_direct_write_is_recorded_before_any_other_operation(control: Co
     assert (await control.history())[0].author == EXTERNAL
     back = await control.rollback(1, author="bob", note="", expected=2)
     assert (back.number, back.author, back.note, back.text) == (3, "bob", "rollback to 1", limits_json())
+
+
+async def test_a_change_beside_endless_direct_writes_is_a_conflict(
+    control: Control, store: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopt = Revisions.adopt
+    writes = 0
+
+    async def overtaken(self: Revisions, snapshot: PolicySnapshot) -> Revision:
+        nonlocal writes
+        writes += 1
+        await store.set(KEY, limits_json(user_capacity=10 + writes))
+        return await adopt(self, snapshot)
+
+    await store.set(KEY, limits_json())
+    monkeypatch.setattr(Revisions, "adopt", overtaken)
+    with pytest.raises(ConflictError, match=f"{KEY} is being written directly again and again"):
+        await applied(control, limits_json())
+    assert writes == 3
+    assert await store.keys("*") == [KEY.encode()]
+
+
+async def test_policy_keys_of_another_type_are_named(control: Control, store: Redis) -> None:
+    """A replica keeps its policy meanwhile."""
+    policies = PolicyFollower(store, KEY, replica())
+    number = await applied(control, limits_json())
+    await policies.poll()
+    hash_key, shadow_key = f"{{{KEY}}}:replicas", f"{{{KEY}}}:shadow:{number}"
+    for key in (hash_key, shadow_key):
+        await store.set(key, "no hash")
+    status = await control.status()
+    assert (status.replicas, status.shadow, status.revision.number) == ([], {}, number)
+    for key, warning in zip((hash_key, shadow_key), status.warnings, strict=True):
+        assert f"WRONGTYPE: the key {key} must be a hash, but holds another type; delete it" in warning
+    revisions = f"{{{KEY}}}:revisions"
+    await store.set(revisions, "no hash")
+    for operation in (control.status(), control.current(), control.history(), control.revision(1)):
+        with pytest.raises(StoreError, match=r"WRONGTYPE: the key .*:revisions must be a hash"):
+            await operation
+    await store.set(KEY, limits_json(user_capacity=9))
+    with pytest.raises(StoreError, match=r"WRONGTYPE: the key .*:revisions must be a hash"):
+        await applied(control, limits_json())
+    with capture_logs() as lines:
+        await policies.poll()
+    assert policies.current().digest == digest_of(limits_json())
+    assert "WRONGTYPE: the key" in lines[0]["reason"]
+    await store.delete(KEY, revisions)
+    await store.rpush(KEY, "a list")
+    assert "must be a string" in str((await control.current()).refused[0])
 
 
 async def test_a_refused_text_is_reported_and_can_be_replaced(control: Control, store: Redis) -> None:

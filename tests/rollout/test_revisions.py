@@ -14,8 +14,10 @@ from redis.asyncio import Redis
 from ratelimitd.core.model import MICRO
 from ratelimitd.errors import ConflictError, StoreError, UnknownRevisionError
 from ratelimitd.policy.text import DEFAULT_TEXT
-from ratelimitd.rollout.revision import EXTERNAL, WRONG_TYPE, Revision, sha1_of
+from ratelimitd.rollout.revision import EXTERNAL, Revision
 from ratelimitd.rollout.revisions import KEPT, Revisions
+from ratelimitd.rollout.snapshot import sha1_of
+from ratelimitd.rollout.wrong_type import WRONG_TYPE
 from ratelimitd.store.client import open_client
 from tests.example_limits import KEY
 

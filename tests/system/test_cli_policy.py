@@ -11,6 +11,7 @@ from ratelimitd.cli.exits import Exit
 from ratelimitd.policy.schema import schema_text
 from ratelimitd.policy.text import DEFAULT_TEXT
 from ratelimitd.rollout.replicas import Replicas
+from ratelimitd.rollout.snapshot import LostPolicy, write_lost
 from tests.example_limits import KEY, limits_json
 from tests.system.command import FULL, UNREACHABLE, apply, publish, run
 
@@ -196,7 +197,16 @@ async def test_status_shows_every_replica_and_the_shadow_counts(store: Redis) ->
     assert re.search(r"^ +0 +behind, refused: must be text in UTF-8 .* late:2 *$", done.out, re.MULTILINE)
     assert re.search(r"^tiers\.user +12 *$", done.out, re.MULTILINE)
     status = (await run("policy", "status", "--json")).json
-    assert list(status) == ["at", "revision", "refused", "replicas", "shadow"]
+    assert list(status) == [
+        "at",
+        "revision",
+        "refused",
+        "recorded",
+        "lost_at",
+        "replicas",
+        "shadow",
+        "warnings",
+    ]
     assert [(one["id"], one["behind"]) for one in status["replicas"]] == [("late:2", True), ("one:1", False)]
     assert status["shadow"] == {"tiers.user": 12}
 
@@ -214,10 +224,52 @@ async def test_a_refused_text_in_the_store_is_reported(store: Redis) -> None:
     assert text.err.startswith(f"ratelimitd: warning: REFUSED: the text at {KEY} is not in force: must be")
 
 
-async def test_a_valid_text_written_by_others_is_shown_as_a_revision(store: Redis) -> None:
+async def test_a_valid_text_written_by_others_is_shown_and_not_recorded(store: Redis) -> None:
+    """The next change records it."""
     await store.set(KEY, limits_json())
-    shown = (await run("policy", "show", "--json")).json["revision"]
-    assert (shown["number"], shown["author"]) == (1, "external")
+    for arguments in (("show",), ("status",), ("history",), ("diff", "-"), ("show", "--revision", "1")):
+        done = await run("policy", *arguments, text=limits_json())
+        assert (done.status, await store.keys("*")) == (0, [KEY.encode()])
+        if arguments in {("show",), ("status",)}:
+            assert re.search(
+                "^accepted +not yet: the next change, or a running replica", done.out, re.MULTILINE
+            )
+    shown = (await run("policy", "show", "--json")).json
+    assert (shown["revision"]["number"], shown["revision"]["author"]) == (1, "external")
+    assert shown["recorded"] is False
+    await apply(FULL, "--expect", "1")
+    listed = (await run("policy", "history", "--json")).json["revisions"]
+    assert [(one["number"], one["author"]) for one in listed] == [(2, "alice"), (1, "external")]
+
+
+async def test_a_lost_policy_is_shown_and_restored(store: Redis) -> None:
+    await write_lost(store, KEY, LostPolicy(number=7, noticed_us=1, text=limits_json()))
+    await publish(store, "one:1", 7)
+    for command in ("show", "status"):
+        done = await run("policy", command)
+        assert done.out.startswith(f"LOST: the store was emptied: {KEY} and its revisions are gone.")
+        assert "write it back with: ratelimitd policy restore" in done.out
+    text = await run("policy", "show", "--text")
+    assert (text.out, text.err[:24]) == (limits_json(), "ratelimitd: warning: LOS")
+    done = await run("policy", "restore", "--note", "after the outage")
+    assert done.out.startswith("revision 8 (")
+    assert (await run("policy", "status")).out.startswith("revision  8 ")
+    again = await run("policy", "restore")
+    assert (again.status, "there is nothing to restore" in again.err) == (Exit.CONFLICT, True)
+
+
+async def test_the_status_says_that_the_store_refuses_writes(store: Redis) -> None:
+    await apply(limits_json())
+    await store.config_set("maxmemory", "100kb")
+    try:
+        done = await run("policy", "status")
+        waited = (await run("policy", "status", "--json")).json["warnings"]
+    finally:
+        await store.config_set("maxmemory", "0")
+    assert done.status == 0
+    assert done.out.startswith("WARNING: the store refuses writes, so replicas cannot report")
+    assert ": OOM " in waited[0]
+    assert "no replica is running" not in done.out
 
 
 async def test_validate_needs_no_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from ratelimitd.admin.panel.endpoint import Panel, PanelRequest, sentence
+from ratelimitd.admin.panel.endpoint import Panel, PanelRequest
 from ratelimitd.admin.panel.form_fields import subject
-from ratelimitd.admin.panel.rendering import plural
+from ratelimitd.admin.panel.rendering import plural, sentence
 from ratelimitd.errors import RequestSpecError
 
 

@@ -14,7 +14,7 @@ from ratelimitd.admin.deadlines import Deadlines, store_deadline
 from ratelimitd.admin.error_responses import status_of
 from ratelimitd.admin.middleware import MAX_BODY_BYTES
 from ratelimitd.admin.panel import session
-from ratelimitd.admin.panel.rendering import render_page
+from ratelimitd.admin.panel.rendering import render_page, sentence
 from ratelimitd.admin.panel.session import Visitor
 from ratelimitd.control.control import Control
 from ratelimitd.errors import (
@@ -175,8 +175,3 @@ def error_page(request: Request, visitor: Visitor, status: HTTPStatus, title: st
     return render_page(
         request, visitor, "error.html", status=status, title=title, reason=reason, retry_path=retry_path
     )
-
-
-def sentence(text: str) -> str:
-    """Returns the text of an error as a sentence: with a capital letter and a full stop."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")

@@ -4,8 +4,9 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from ratelimitd.admin.panel.endpoint import Panel, PanelRequest, sentence
+from ratelimitd.admin.panel.endpoint import Panel, PanelRequest
 from ratelimitd.admin.panel.form_fields import request_spec
+from ratelimitd.admin.panel.rendering import sentence
 from ratelimitd.errors import RequestSpecError
 
 FIELDS = ("user", "address", "path", "method", "headers", "context")

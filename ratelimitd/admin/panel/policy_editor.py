@@ -11,12 +11,13 @@ from http import HTTPStatus
 from starlette.responses import Response
 
 from ratelimitd.admin.deadlines import store_deadline
-from ratelimitd.admin.panel.endpoint import Panel, PanelRequest, sentence
+from ratelimitd.admin.panel.endpoint import Panel, PanelRequest
 from ratelimitd.admin.panel.form_fields import note, policy_text, revision_number
 from ratelimitd.admin.panel.lines import placed
 from ratelimitd.admin.panel.overview import limits_page
-from ratelimitd.admin.panel.rendering import diff_lines, plural
+from ratelimitd.admin.panel.rendering import diff_lines, plural, sentence
 from ratelimitd.admin.panel.tier_form import with_numbers
+from ratelimitd.control.answers import CurrentPolicy
 from ratelimitd.errors import ConflictError, PolicyError, Problem, StoreError, UnknownRevisionError, WaitError
 from ratelimitd.policy.validation import validate
 from ratelimitd.rollout.revision import MAX_NOTE, Revision
@@ -38,7 +39,7 @@ async def editor(panel: Panel, request: PanelRequest) -> Response:
     if "from" in request.fields:
         start = await panel.control.revision(revision_number(request.fields["from"]))
     draft = Draft(start.text, current.revision.number)
-    return _editor_page(request, draft, (), start=start.number, refused=current.refused)
+    return _editor_page(request, draft, (), start=start.number, current=current)
 
 
 async def review_limits(panel: Panel, request: PanelRequest) -> Response:
@@ -91,6 +92,13 @@ async def apply(panel: Panel, request: PanelRequest) -> Response:
     return await after_change(panel, request, applied.revision)
 
 
+async def restore(panel: Panel, request: PanelRequest) -> Response:
+    """Writes the policy that the replicas run back to a store that was emptied."""
+    expected = revision_number(request.fields.get("expected", ""))
+    applied = await panel.control.restore(author=request.visitor.author, note="", expected=expected)
+    return await after_change(panel, request, applied.revision)
+
+
 async def after_change(panel: Panel, request: PanelRequest, revision: Revision) -> Response:
     """Redirects after an accepted change, once every replica runs it or the time to wait is over."""
     number, wait_s = revision.number, panel.deadlines.replicas_s
@@ -116,7 +124,7 @@ def _editor_page(
     problems: Sequence[Problem],
     *,
     start: int | None = None,
-    refused: Sequence[Problem] = (),
+    current: CurrentPolicy | None = None,
     outage: str = "",
 ) -> Response:
     status = HTTPStatus.SERVICE_UNAVAILABLE if outage else HTTPStatus.OK
@@ -127,7 +135,7 @@ def _editor_page(
         problems=placed(draft.text, problems),
         advice=(),
         start=start,
-        refused=refused,
+        current=current,
         outage=outage,
     )
 

@@ -68,6 +68,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else noun + 's'}"
 
 
+def sentence(text: str) -> str:
+    """Returns a text, for example of an error, as a sentence: with a capital letter and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+
+
 def _digest_of_files(folder: Path) -> str:
     files = sorted(folder.iterdir())
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
@@ -87,6 +92,7 @@ _TEMPLATES.filters |= {
     "duration": duration,
     "limit_text": limit_text,
     "plural": plural,
+    "sentence": sentence,
 }
 _TEMPLATES.globals |= {
     "navigation": NAVIGATION,

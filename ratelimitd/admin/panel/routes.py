@@ -13,7 +13,14 @@ from ratelimitd.admin.panel.endpoint import Handler, Panel, RefuseKey, endpoint,
 from ratelimitd.admin.panel.explain import explain
 from ratelimitd.admin.panel.history import confirm_rollback, history, revision_page, rollback
 from ratelimitd.admin.panel.overview import overview, replicas
-from ratelimitd.admin.panel.policy_editor import apply, check, editor, review_limits, review_text
+from ratelimitd.admin.panel.policy_editor import (
+    apply,
+    check,
+    editor,
+    restore,
+    review_limits,
+    review_text,
+)
 from ratelimitd.admin.panel.sign_in import form, sign_in, sign_out
 from ratelimitd.control.control import Control
 from ratelimitd.settings import Settings
@@ -42,6 +49,7 @@ FORMS: tuple[tuple[str, Handler], ...] = (
     ("/admin/edit", review_text),
     ("/admin/edit/check", check),
     ("/admin/apply", apply),
+    ("/admin/restore", restore),
     ("/admin/history/{number}/rollback", rollback),
     ("/admin/buckets/reset", reset),
 )

@@ -36,6 +36,7 @@ POSTS = (
     "/admin/edit",
     "/admin/edit/check",
     "/admin/apply",
+    "/admin/restore",
     "/admin/history/1/rollback",
     "/admin/buckets/reset",
 )
