@@ -22,6 +22,7 @@ from ratelimitd.errors import StoreError
 from ratelimitd.limiter.deny_cache import RECOUNT_US, TRUST_US, DenyCache
 from tests.core.fakes import OracleLimiter
 from tests.core.take_requests import take_request
+from tests.limiter.obeyed_wait import is_allowed_after_the_wait
 from tests.script_limiter import ScriptLimiter
 
 LIMIT = Limit(3, 2.0)
@@ -373,19 +374,35 @@ REQUESTS = st.one_of(
     st.tuples(USERS, APIS, st.integers(1, 5 * MICRO), st.just(False)),  # noqa: FBT003 - a tuple has no names
     st.tuples(USERS, APIS, st.integers(-2, 3), st.just(True)),  # noqa: FBT003 - a tuple has no names
 )
-MEANWHILE = st.lists(st.builds(Call, st.booleans(), REQUESTS, LATENCIES_US, LATENCIES_US), max_size=2).map(
-    tuple
+WHOLE_TOKEN_REQUESTS = st.tuples(
+    USERS,
+    APIS,
+    st.integers(1, 5).map(lambda tokens: tokens * MICRO),
+    st.just(False),  # noqa: FBT003 - a tuple has no names
 )
-CALLS = st.builds(Call, st.booleans(), REQUESTS, LATENCIES_US, LATENCIES_US, MEANWHILE, MEANWHILE)
 GAPS_US = st.one_of(st.integers(0, 100), st.integers(0, TRUST_US // 2), st.integers(0, 10**10))
-STEPS = st.lists(st.tuples(GAPS_US, CALLS), max_size=10)
+
+
+def steps_of(
+    requests: st.SearchStrategy[tuple[str, str, int, bool]],
+) -> st.SearchStrategy[list[tuple[int, Call]]]:
+    """Draws calls that make these requests, and the gaps (us) before them."""
+    meanwhile = st.lists(st.builds(Call, st.booleans(), requests, LATENCIES_US, LATENCIES_US), max_size=2)
+    others = meanwhile.map(tuple)
+    calls = st.builds(Call, st.booleans(), requests, LATENCIES_US, LATENCIES_US, others, others)
+    return st.lists(st.tuples(GAPS_US, calls), max_size=10)
+
+
+STEPS = steps_of(REQUESTS)
+WHOLE_TOKEN_STEPS = steps_of(WHOLE_TOKEN_REQUESTS)
 
 
 class World:
     """A store that others also use, and a cache in front of it. Checks each denial that the cache makes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole_tokens: bool = False) -> None:
         self.policy: tuple[Limit, ...] = ()
+        self.whole_tokens = whole_tokens
         self.store = Store()
         self.cache = self.store.cache()
         self.remembered: dict[str, Remembered] = {}
@@ -439,6 +456,8 @@ class World:
         truth, _ = bucket.charge_buckets(moment.buckets, request, moment.now_us)
         assert not truth.allowed
         assert not outcome.allowed
+        if self.whole_tokens:
+            assert is_allowed_after_the_wait(request, outcome, moment.buckets, moment.now_us)
         cost = request.charge.cost
         denying, denial_us = denying_tier(tier_limits(request), cost, outcome.tokens)
         for (name, limit), key, known, true in zip(
@@ -482,6 +501,18 @@ def test_the_store_would_make_the_same_denials_with_about_the_same_wait(
         for gap_us, call in steps:
             world.store.pass_time(gap_us)
             world.make(call)
+
+
+@given(POLICIES, WHOLE_TOKEN_STEPS)
+def test_obeying_a_local_denial_is_enough_whatever_calls_overlap(
+    policy: tuple[Limit, ...], steps: list[tuple[int, Call]]
+) -> None:
+    """All costs are whole tokens, as in a policy."""
+    world = World(whole_tokens=True)
+    world.change(policy)
+    for gap_us, call in steps:
+        world.store.pass_time(gap_us)
+        world.make(call)
 
 
 async def test_a_bucket_deleted_in_the_store_is_denied_only_while_trusted(store: Redis) -> None:
