@@ -48,6 +48,10 @@ class BoundedLog:
         """Writes a line of level error, or counts it. Returns whether it was written."""
         return self._write("error", event, fields)
 
+    def exception(self, event: str, **fields: object) -> bool:
+        """Like `error`, with the traceback of the exception that is being handled."""
+        return self._write("error", event, {**fields, "exc_info": True})
+
     def _write(
         self, level: Literal["info", "warning", "error"], event: str, fields: dict[str, object]
     ) -> bool:

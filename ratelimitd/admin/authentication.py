@@ -7,12 +7,12 @@ that are delayed at once, keep an attacker from filling the log.
 import asyncio
 from http import HTTPStatus
 
-import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ratelimitd.admin.admin_keys import AdminKeys, Role
+from ratelimitd.bounded_log import BoundedLog
 
 HEADER = "X-Admin-Key"
 
@@ -21,8 +21,6 @@ REFUSAL_DELAY_S = 1.0
 
 MAX_DELAYED = 16
 """Answers that are delayed at once. A wrong key beyond them gets 429 at once, without a log entry."""
-
-_log = structlog.get_logger("ratelimitd.admin")
 
 
 class Authenticator:
@@ -38,6 +36,7 @@ class Authenticator:
         self._keys = keys
         self._refusal_delay_s = refusal_delay_s
         self._delayed = 0
+        self._log = BoundedLog("ratelimitd.admin")
 
     async def role(self, connection: HTTPConnection) -> Role:
         """Returns the role of the key in the header. Raises HTTPException (401, or 429 from `refuse`)."""
@@ -66,7 +65,7 @@ class Authenticator:
                 {"retry-after": "1"},
             )
         client = connection.client
-        _log.warning("admin_key_refused", client=client and client.host.removeprefix("::ffff:"))
+        self._log.warning("admin_key_refused", client=client and client.host.removeprefix("::ffff:"))
         self._delayed += 1
         try:
             await asyncio.sleep(self._refusal_delay_s)

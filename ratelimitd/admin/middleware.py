@@ -3,13 +3,13 @@
 import asyncio
 from http import HTTPStatus
 
-import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ratelimitd.admin.error_responses import error_response
+from ratelimitd.bounded_log import BoundedLog
 
 MAX_BODY_BYTES = 7 << 20
 """Fits a policy of 1 MiB however it is escaped: a line end takes six bytes in a form, a NUL six in JSON."""
@@ -34,8 +34,6 @@ SECURITY_HEADERS = {
 
 _TOO_LONG = f"the body must have at most {MAX_BODY_BYTES} bytes"
 _TOO_LATE = f"the body must arrive within {MAX_BODY_S:g} s"
-
-_log = structlog.get_logger("ratelimitd.admin")
 
 
 class BodyLimits:
@@ -104,6 +102,7 @@ class InternalErrors:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._log = BoundedLog("ratelimitd.admin")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
@@ -119,7 +118,7 @@ class InternalErrors:
         except ClientDisconnect:
             pass  # the client left before its body was complete: not an error, and an answer would not arrive
         except Exception:
-            _log.exception("admin_failed", method=scope.get("method"), path=scope.get("path"))
+            self._log.exception("admin_failed", method=scope.get("method"), path=scope.get("path"))
             if started:
                 raise  # half a response was sent: the server must close the connection
             await error_response(

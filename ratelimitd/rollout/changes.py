@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 from redis.asyncio import Redis
 
+from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.errors import StoreError
 from ratelimitd.rollout.revisions import RESET
 from ratelimitd.store.client import store_errors
@@ -36,7 +36,7 @@ class Changes:
         self._on_reset = on_reset
         self._resubscribe_interval_s = resubscribe_interval_s
         self._changed = asyncio.Event()
-        self._log = structlog.get_logger("ratelimitd.policy")
+        self._log = BoundedLog("ratelimitd.policy")
 
     async def wait(self, at_most_s: float) -> None:
         """Returns when a change is announced, or after this time."""

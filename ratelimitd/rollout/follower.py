@@ -147,7 +147,7 @@ class PolicyFollower:
             yield
         except (StoreError, TimeoutError) as error:
             if event not in self._failing:
-                self._log.warning(event, key=self._key, reason=str(error) or "no answer in time")
+                self._bounded_log.warning(event, key=self._key, reason=str(error) or "no answer in time")
             self._failing.add(event)
         else:
             self._failing.discard(event)
@@ -193,13 +193,14 @@ class PolicyFollower:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 good = await self._revisions.last_good(snapshot.lost)
             if good.number != snapshot.head:
-                self._log.error("revision_unreadable", number=snapshot.head, instead=good.number)
+                self._bounded_log.error("revision_unreadable", number=snapshot.head, instead=good.number)
             # A replica that runs a policy keeps it rather than fall back to the default policy.
             if good.number or self._current is None:
                 text, policy = await asyncio.to_thread(_compiled, good.text)
                 self._put_in_force(policy, text, good.number)
         if reason != self._presence.replica.refused:
-            self._log.error("policy_refused", key=self._key, reason=reason, in_force=self.current().digest)
+            digest = self.current().digest
+            self._bounded_log.error("policy_refused", key=self._key, reason=reason, in_force=digest)
         self._presence.refuses(reason)
 
     async def _poll_always(self) -> None:
@@ -208,7 +209,7 @@ class PolicyFollower:
             try:
                 await self.poll()
             except Exception:  # noqa: BLE001 - after a defect, later changes must still come into force
-                self._log.exception("policy_poll_failed")
+                self._bounded_log.exception("policy_poll_failed")
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator["PolicyFollower"]:

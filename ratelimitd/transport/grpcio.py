@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import grpc
-import structlog
 
 from ratelimitd.address import Address
+from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.errors import ListenError
 from ratelimitd.transport import health, reflection
@@ -21,17 +21,15 @@ _STATUS = {code: grpc.StatusCode[code.name] for code in GrpcCode}
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
-_log = structlog.get_logger("ratelimitd.grpcio")
 
-
-def _unary(path: str, method: Unary) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+def _unary(path: str, method: Unary, log: BoundedLog) -> Callable[[bytes, _Context], Awaitable[bytes]]:
     async def handle(payload: bytes, context: _Context) -> bytes:
         try:
             return method.encode(await method.begin(payload, _traceparent(context)))
         except CallError as error:
             await context.abort(_STATUS[error.code], str(error))
-        except Exception:  # noqa: BLE001 - a defect: the caller gets a status, and the traceback goes to the log
-            _log.exception("call_failed", method=path)
+        except Exception:  # a defect: the caller gets a status, and the traceback goes to the log
+            log.exception("call_failed", method=path)
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
     return handle
@@ -91,11 +89,12 @@ async def serve_grpcio(
             ("grpc.so_reuseport", 0),
         ]
     )
+    log = BoundedLog("ratelimitd.grpcio")
     names = service_names(methods)
     status = health.Health(("", *names))
     described = reflection.Reflection((*names, health.SERVICE, reflection.SERVICE))
     for path, method in methods.items():
-        _register(server, path, grpc.unary_unary_rpc_method_handler(_unary(path, method)))
+        _register(server, path, grpc.unary_unary_rpc_method_handler(_unary(path, method, log)))
     for path, stream in {**status.methods, **described.methods}.items():
         _register(server, path, grpc.stream_stream_rpc_method_handler(_stream(stream)))
     try:

@@ -29,6 +29,17 @@ def test_later_lines_of_a_minute_are_counted() -> None:
     assert {line["log_level"] for line in lines} == {"warning"}
 
 
+def test_a_traceback_is_part_of_a_line() -> None:
+    log = BoundedLog("test", lines_per_minute=1, now_s=Clock())
+    with capture_logs() as lines:
+        for _ in range(2):
+            try:
+                int("broken")
+            except ValueError:
+                log.exception("broke", n=1)
+    assert lines == [{"event": "broke", "n": 1, "exc_info": True, "log_level": "error"}]
+
+
 def test_each_event_has_its_own_limit() -> None:
     log = BoundedLog("test", lines_per_minute=1, now_s=Clock())
     with capture_logs() as lines:

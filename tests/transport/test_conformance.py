@@ -21,6 +21,7 @@ from grpclib.client import Channel
 from structlog.testing import capture_logs
 
 from ratelimitd.address import TcpAddress, UnixAddress, parse_address
+from ratelimitd.bounded_log import LINES_PER_MINUTE
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.model import OnStoreError, Outcome, TakeRequest
 from ratelimitd.transport.fast.framing import frame
@@ -174,6 +175,14 @@ async def test_an_exception_is_logged_and_the_caller_gets_no_details(serve: Serv
             refusal = await refusal_of(listener.address, bytes(check_request()))
     assert refusal == (grpc.StatusCode.INTERNAL, "internal error")
     assert [line["event"] for line in lines] == ["call_failed"]
+
+
+async def test_exceptions_at_the_rate_of_requests_are_few_lines(serve: Serve) -> None:
+    with capture_logs() as lines:
+        async with serve(DefectiveLimiter()) as listener:
+            for _ in range(2 * LINES_PER_MINUTE):
+                await refusal_of(listener.address, bytes(check_request()))
+    assert [line["event"] for line in lines] == ["call_failed"] * LINES_PER_MINUTE
 
 
 async def test_the_traceparent_of_a_call_is_part_of_its_request(serve: Serve) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Coroutine, Mapping
 from functools import lru_cache
 from typing import TypeVar
 
-import structlog
-
+from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.transport.call_error import CallError
 from ratelimitd.transport.fast.asgi_types import Event, Receive, Scope, Send
@@ -49,7 +48,7 @@ class GrpcApplication:
         self._bound_s = bound_s
         self._disconnect_poll_s = disconnect_poll_s
         self._timeout_s = lru_cache(maxsize=64)(timeout_s)  # a caller sends the same timeout with every call
-        self._log = structlog.get_logger("ratelimitd.fast")
+        self._log = BoundedLog("ratelimitd.fast")
         # These keep calls alive: the host holds no reference to the task of a call and asyncio a weak one, so
         # a call that waits for something that only the call refers to would be garbage-collected.
         self._in_flight: dict[Receive, Coroutine[None, None, None]] = {}
