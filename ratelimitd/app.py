@@ -10,7 +10,8 @@ import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
 
 import structlog
 
@@ -159,35 +160,56 @@ async def _hosted(settings: Settings, address: Address) -> AsyncIterator[Listene
 
 
 async def serve(settings: Settings) -> None:
-    """Runs the service until a signal. On SIGTERM and SIGHUP, unlike SIGINT, callers get time to leave."""
+    """Runs the service until a signal. On SIGTERM and SIGHUP, unlike SIGINT, callers get time to leave.
+
+    A signal during the start ends it.
+    """
     configure_logs(settings.log_level)
     log = structlog.get_logger("ratelimitd")
     terminate, interrupt = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    on_signal(signal.SIGTERM, terminate.set)
-    on_signal(signal.SIGHUP, terminate.set)
-    on_signal(signal.SIGINT, interrupt.set)
+    task = asyncio.current_task()
+    starting = True
+
+    def stop(event: asyncio.Event) -> None:
+        event.set()
+        if starting and task is not None:
+            task.cancel()
+
+    on_signal(signal.SIGTERM, partial(stop, terminate))
+    on_signal(signal.SIGHUP, partial(stop, terminate))
+    on_signal(signal.SIGINT, partial(stop, interrupt))
     transport, reason = select_transport(settings.transport)
-    async with run_service(settings, transport) as listener, AsyncExitStack() as stack:
-        log.info(
-            "listening",
-            address=str(listener.address),
-            transport=transport,
-            reason=reason,
-            version=__version__,
-        )
-        terminated, interrupted = loop.create_task(terminate.wait()), loop.create_task(interrupt.wait())
-        ended = loop.create_task(listener.ended())
+    try:
+        async with run_service(settings, transport) as listener:
+            starting = False
+            address = str(listener.address)
+            log.info("listening", address=address, transport=transport, reason=reason, version=__version__)
+            await _serve_until(terminate, interrupt, listener, leave_s=settings.leave_s)
+            log.info("draining", at_most_s=settings.drain_s)
+    except asyncio.CancelledError:
+        if not starting:
+            raise
+    log.info("stopped")
+
+
+async def _serve_until(
+    terminate: asyncio.Event, interrupt: asyncio.Event, listener: Listener, *, leave_s: float
+) -> None:
+    """Returns at `interrupt`, or `leave_s` seconds after `terminate`.
+
+    Raises ChildError when the listener ends by itself.
+    """
+    log = structlog.get_logger("ratelimitd")
+    loop = asyncio.get_running_loop()
+    terminated, interrupted = loop.create_task(terminate.wait()), loop.create_task(interrupt.wait())
+    ended = loop.create_task(listener.ended())
+    with ExitStack() as stack:
         for task in (terminated, interrupted, ended):
             stack.callback(task.cancel)
         await asyncio.wait((terminated, interrupted, ended), return_when=asyncio.FIRST_COMPLETED)
         if not interrupted.done() and not ended.done():
-            log.info("leaving", for_s=settings.leave_s)
+            log.info("leaving", for_s=leave_s)
             listener.leave()
-            await asyncio.wait(
-                (interrupted, ended), timeout=settings.leave_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait((interrupted, ended), timeout=leave_s, return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
             raise ChildError(ended.result())
-        log.info("draining", at_most_s=settings.drain_s)
-    log.info("stopped")

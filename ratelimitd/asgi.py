@@ -1,10 +1,12 @@
 """The application that an Envoy loads. Its settings come from the environment of that Envoy."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ratelimitd.app import open_decider
+from ratelimitd.process.event_loop import use_daemon_threads
 from ratelimitd.settings import load
 from ratelimitd.telemetry.logs import configure_logs
 from ratelimitd.transport.fast.application import HostedApplication, HostedService
@@ -16,6 +18,7 @@ from ratelimitd.transport.services import unary_methods
 async def _open_service() -> AsyncIterator[HostedService]:
     settings = load(os.environ, flags={"transport": "fast"})  # `ratelimitd envoy` ignores the setting
     configure_logs(settings.log_level)
+    use_daemon_threads(asyncio.get_running_loop())
     lifeline = os.environ.get(LIFELINE)
     async with open_decider(settings) as decider:
         yield HostedService(

@@ -1,11 +1,11 @@
 """`ratelimitd admin`: runs the HTTP API and the panel for operators."""
 
-import asyncio
 import os
 
 from ratelimitd import settings
 from ratelimitd.cli.options import setting_options
 from ratelimitd.errors import MissingExtraError
+from ratelimitd.process import event_loop
 
 SETTINGS = (
     "admin_listen",
@@ -35,4 +35,4 @@ def admin(**flags: str | None) -> None:
         raise MissingExtraError(
             f"the admin service needs {error.name}: pip install 'ratelimitd[admin]'"
         ) from error
-    asyncio.run(serve_admin(settings.load(os.environ, flags=flags)))
+    event_loop.run(serve_admin(settings.load(os.environ, flags=flags)))

@@ -1,6 +1,5 @@
 """`ratelimitd check`: sends one Check to a running service, as Envoy does."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +10,7 @@ from ratelimitd.cli.exits import Exit
 from ratelimitd.cli.options import Address, Json
 from ratelimitd.cli.request_options import Context, Headers, Method, Path, User, request_spec
 from ratelimitd.cli.store import load_settings
+from ratelimitd.process import event_loop
 
 if TYPE_CHECKING:  # importing gRPC takes longer than the other commands need
     from ratelimitd.transport.client import CheckReply
@@ -57,7 +57,7 @@ def check(
     settings = load_settings()
     spec = request_spec(path=path, method=method, user=user, address=address, headers=header, context=context)
     request = spec.request(settings)
-    reply = asyncio.run(
+    reply = event_loop.run(
         check_service(target or settings.listen, request, dry_run=dry_run, timeout_s=timeout_s)
     )
     if as_json:

@@ -1,11 +1,11 @@
 """`ratelimitd demo`: runs the whole system on this machine, without Docker."""
 
-import asyncio
 from typing import Annotated
 
 import typer
 
 from ratelimitd.errors import ListenError, MissingExtraError, SettingsError
+from ratelimitd.process import event_loop
 from ratelimitd.settings import EMBEDDED
 from ratelimitd.store_url import check_store_url
 
@@ -35,6 +35,6 @@ def demo(
         except ValueError as error:
             raise SettingsError(f"--redis-url: {error}") from error
     try:
-        asyncio.run(run_demo(port=port, redis_url=redis_url, once=once))
+        event_loop.run(run_demo(port=port, redis_url=redis_url, once=once))
     except ListenError as error:
         raise ListenError(f"{error}; choose another port with --port") from error

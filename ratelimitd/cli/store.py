@@ -1,6 +1,5 @@
 """How the operators' commands reach the store: with the service's settings, from the environment."""
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -8,6 +7,7 @@ from typing import TypeVar
 from ratelimitd import settings
 from ratelimitd.control.control import Control
 from ratelimitd.errors import SettingsError
+from ratelimitd.process import event_loop
 from ratelimitd.settings import EMBEDDED, Settings, env_name
 from ratelimitd.store.client import open_client
 
@@ -35,4 +35,4 @@ def with_control(redis_url: str | None, operation: Callable[[Control], Awaitable
         async with open_client(loaded.redis_url) as client:
             return await operation(Control(client, loaded))
 
-    return asyncio.run(run())
+    return event_loop.run(run())
