@@ -179,15 +179,11 @@ class DenyCache:
                 denying = denial
             known.append(denial)
             tokens.append(denial.unspent(now_us))
-        if denying is None or not _is_enough(charge, known, tokens, now_us):
+        until_us = now_us + RECOUNT_US
+        if denying is None or not _is_enough(charge, known, tokens, until_us):
             return None
         outcome = Outcome(False, tuple(tokens))  # noqa: FBT003 - the field `allowed`
-        until_us = now_us + RECOUNT_US
-        if (
-            until_us - denying.sent_us <= TRUST_US
-            and denying.at_most(until_us) < charge.cost
-            and _is_enough(charge, known, tokens, until_us)
-        ):
+        if until_us - denying.sent_us <= TRUST_US and denying.at_most(until_us) < charge.cost:
             if len(self._reusable) >= self._max_entries:
                 self._reusable.clear()
             self._reusable[keys[len(charge.limits) - 1]] = _Reusable(charge, keys, until_us, outcome)
@@ -211,9 +207,12 @@ class DenyCache:
 
 
 def _is_enough(
-    charge: Charge, known: Sequence[_Denial | None], tokens: Sequence[int | None], at_us: int
+    charge: Charge, known: Sequence[_Denial | None], tokens: Sequence[int | None], until_us: int
 ) -> bool:
-    """Whether the wait that follows from these tokens is enough for a denial at this instant."""
+    """Whether the wait that follows from these tokens is enough for a denial until this instant.
+
+    What others may have spent increases with time, so this holds at every earlier instant, too.
+    """
     longest_s = _longest_waits_s(charge)
     if max(longest_s) <= 1:  # every denial has a wait of a second or more
         return True
@@ -225,7 +224,8 @@ def _is_enough(
     ]
     wait_s = max(waits_s)
     return all(
-        longest <= wait_s or (denial is not None and _wait_s(cost - denial.at_least(at_us), limit) <= wait_s)
+        longest <= wait_s
+        or (denial is not None and _wait_s(cost - denial.at_least(until_us), limit) <= wait_s)
         for longest, denial, limit in zip(longest_s, known, charge.limits, strict=True)
     )
 

@@ -126,9 +126,11 @@ async def test_less_than_a_token_cannot_be_spent() -> None:
 async def test_a_denial_is_not_reused_beyond_the_instant_at_which_its_bucket_can_be_spent_from() -> None:
     """At that instant the bucket gets the token that a cheaper request can take."""
     world = World(user=Limit(3, PER_MINUTE))
-    world.store.buckets["u"] = Bucket(MICRO - 100, world.store.now_us)
+    world.store.buckets["u"] = Bucket(MICRO - 200, world.store.now_us)
     assert await world.send("u", "A", cost=3) == [121]
     assert await world.is_local("u", "A", cost=3)
+    world.store.now_us += RECOUNT_US // 2
+    assert await world.send("u", "A", cost=3) == [121]
     world.store.now_us += RECOUNT_US - 1
     assert await world.send("u", "B", replica=1) == [0]
     assert await world.send("u", "A", cost=3) == [180]
