@@ -23,7 +23,7 @@ ATTEMPT_DELAY_S = 0.25
 CLIENT_NAME = "ratelimitd"
 """The name of the connections in CLIENT LIST."""
 
-_UNSUPPORTED = {b"cluster": CLUSTER, b"sentinel": SENTINEL}
+UNSUPPORTED = {b"cluster": CLUSTER, b"sentinel": SENTINEL}
 """Reasons to refuse a server, by the mode that HELLO reports."""
 
 
@@ -52,7 +52,7 @@ class _Handshake(AbstractConnection):
 def _refuse_unsupported(reply: object) -> None:
     """Raises UnsupportedStoreError if a reply to HELLO comes from a cluster or a Sentinel."""
     fields = dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
-    reason = _UNSUPPORTED.get(fields.get(b"mode", b""))
+    reason = UNSUPPORTED.get(fields.get(b"mode", b""))
     if reason is not None:
         raise UnsupportedStoreError(reason)
 

@@ -144,7 +144,7 @@ async def test_errors_of_an_undetected_cluster_keep_their_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A proxy may not answer HELLO."""
-    monkeypatch.setattr(connections, "_UNSUPPORTED", {})
+    monkeypatch.setattr(connections, "UNSUPPORTED", {})
     charge = Charge(cost=MICRO, limits=(Limit(1, 1), Limit(1, 1)))
     async with Link(connector(clusters[nodes])) as link:
         with pytest.raises(StoreError, match=rf"^the store failed: {code} .* \({CLUSTER}\)"):
