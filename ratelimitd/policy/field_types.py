@@ -121,7 +121,11 @@ Rate = Annotated[float, Field(ge=MIN_RATE, le=MAX_TOKENS, allow_inf_nan=False)]
 RateText = Annotated[
     str, AfterValidator(_rate), Field(max_length=32, json_schema_extra={"pattern": f"^{_RATE.pattern}$"})
 ]
-Pattern = Annotated[Text, AfterValidator(_pattern), Field(json_schema_extra={"pattern": "^/"})]
+Pattern = Annotated[
+    Text,
+    AfterValidator(_pattern),
+    Field(json_schema_extra={"pattern": "^/(?:[^%?#\\s]|%[0-9A-Fa-f]{2})*$"}),
+]
 Api = Annotated[Text, AfterValidator(_no_blanks)]
 Method = Annotated[
     Text, AfterValidator(_method), Field(json_schema_extra={"pattern": f"^{_METHOD.pattern}$"})

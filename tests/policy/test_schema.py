@@ -26,6 +26,11 @@ def test_the_schema_accepts_every_valid_policy(data: dict[str, Any]) -> None:
     VALIDATOR.validate(data)
 
 
+def test_the_schema_accepts_encoded_and_unencoded_patterns() -> None:
+    paths = ["/", "/**", "/a/*/b", "/café", "/caf%C3%A9", "/{id}", "/a;v=1", "/日本/%2a"]
+    VALIDATOR.validate(document(routes=[{"path": path} for path in paths]))
+
+
 def test_the_schema_accepts_the_flat_form() -> None:
     VALIDATOR.validate(json.loads(DEFAULT_TEXT))
 
@@ -46,6 +51,9 @@ def test_the_schema_and_the_parser_agree_on_whole_numbers(number: str, valid: bo
         document(limits=1),
         document(routes=[{"path": "/a", "cost": -1}]),
         document(routes=[{"path": "a"}]),
+        document(routes=[{"path": "/%zz"}]),
+        document(routes=[{"path": "/a b"}]),
+        document(routes=[{"path": "/a?b"}]),
         document(routes=[{"path": "/a", "methods": ["get"]}]),
         document(routes=[{"path": "/a", "user_api": None}]),
         document(routes=[{"path": "/a", "user_api": {"capacity": 1}}]),
