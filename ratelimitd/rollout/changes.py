@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.errors import StoreError
@@ -36,6 +37,7 @@ class Changes:
         self._on_reset = on_reset
         self._resubscribe_interval_s = resubscribe_interval_s
         self._changed = asyncio.Event()
+        self._refused = False
         self._log = BoundedLog("ratelimitd.policy")
 
     async def wait(self, at_most_s: float) -> None:
@@ -56,11 +58,17 @@ class Changes:
                         await pubsub.subscribe(self._channel)
                         async for message in pubsub.listen():
                             self._handle(message)
-            except StoreError:
-                pass  # the poll logs that the store is unavailable
+            except StoreError as error:
+                self._log_refusal(error)
             except Exception:  # noqa: BLE001 - after a defect, later changes must still be announced
                 self._log.exception("policy_subscription_failed")
             await asyncio.sleep(self._resubscribe_interval_s)
+
+    def _log_refusal(self, error: StoreError) -> None:
+        """Logs once that the subscription is not permitted. The poll logs that the store is unavailable."""
+        if isinstance(error.__cause__, NoPermissionError) and not self._refused:
+            self._refused = True
+            self._log.warning("policy_subscription_refused", channel=self._channel, reason=str(error))
 
     def _handle(self, message: dict[str, Any]) -> None:
         if message["type"] == "message" and message["data"] == RESET:

@@ -99,6 +99,17 @@ async def test_the_optional_permissions_are_not_needed() -> None:
             await use_everything(address, str(listener.address))
 
 
+@pytest.mark.parametrize("without", ["+subscribe", "&{rate_limit:config}:changes"])
+async def test_a_subscription_that_is_not_permitted_is_logged(without: str) -> None:
+    async with store_with_users(without) as (address, _):
+        url = f"redis://{SERVICE}:PASSWORD@{address}/0"
+        serve = ("serve", "--transport", "grpcio", "--redis-url", url, "--listen", "127.0.0.1:0")
+        async with started(*serve, "--leave-s", "0") as process:
+            line = await line_with(process, "policy_subscription_refused")
+            assert re.search('"channel": ?"{rate_limit:config}:changes"', line)
+            assert "NOPERM" in line
+
+
 @pytest.mark.parametrize(
     ("without", "arguments", "reason"),
     [
