@@ -63,6 +63,7 @@ class OutageLog:
         self._timer: asyncio.TimerHandle | None = None
         self._away = False
         self._error: Exception | None = None
+        self._refuses_writes = False
         self._failed = self._made = 0
         self._counting_since_s = 0.0
         self._failing_since_s: float | None = None  # since the last decision that shows that the store works
@@ -84,12 +85,14 @@ class OutageLog:
         self._failed += 1
         self._failed_last_s = now_s
         self._error = error
+        self._refuses_writes = self._refuses_writes or isinstance(error, StoreRefusedError)
 
     def made(self, request: TakeRequest, outcome: Outcome) -> None:
         """Notes that a decision was made by the store."""
         self._made += 1
-        if not isinstance(self._error, StoreRefusedError) or has_written(request, outcome):
+        if not self._refuses_writes or has_written(request, outcome):
             self._failing_since_s = None
+            self._refuses_writes = False
 
     def close(self) -> None:
         """Stops the timer."""

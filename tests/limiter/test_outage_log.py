@@ -137,6 +137,14 @@ def test_denials_do_not_end_an_outage_of_writes(scene: Scene) -> None:
     assert scene.events() == ["store_away", "store_back"]
 
 
+def test_an_outage_of_writes_with_lost_connections_is_one_outage(scene: Scene) -> None:
+    """A store that became a replica refuses writes, and the link connects again and again."""
+    for _ in range(100):
+        scene.play("F", 0.01, FULL)
+        scene.play("FD", 0.01)
+    assert scene.events() == ["store_away"]
+
+
 def test_denials_end_an_outage_of_the_connection(scene: Scene) -> None:
     scene.play("F" * 100 + "D" * 120, 0.01)
     assert scene.events() == ["store_away", "store_back"]

@@ -64,6 +64,25 @@ def test_links_and_named_files_exist(document: str) -> None:
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
+def test_operations_lists_each_log_event_with_its_level() -> None:
+    """The section `Log events` of docs/operations.md."""
+    _, section = (ROOT / "docs/operations.md").read_text().split("\n## Log events\n")
+    documented = {
+        (event, row[1])
+        for row in re.findall(r"^\| (`\w+`[^|]*) \| (info|warning|error) \|", section, re.MULTILINE)
+        for event in re.findall(r"`(\w+)`", row[0])
+    }
+    sources = [path.read_text() for path in (ROOT / "ratelimitd").rglob("*.py")]
+    written = {
+        (event, "error" if level == "exception" else level)
+        for source in sources
+        for level, event in re.findall(r"(?:log|\))\.a?(info|warning|error|exception)\(\s*\"(\w+)\"", source)
+    } | {
+        (event, "warning") for source in sources for event in re.findall(r"_logging_once\(\"(\w+)\"", source)
+    }
+    assert documented == written
+
+
 def test_the_table_of_the_admin_api_lists_all_operations() -> None:
     rows = re.findall(
         r"^\| `([A-Z]+) (/admin/api/v1/\S+)` \|", (ROOT / "docs" / "admin.md").read_text(), re.MULTILINE
