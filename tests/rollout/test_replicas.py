@@ -45,6 +45,11 @@ async def test_a_published_entry_is_read_back_and_is_documented_json(store: Redi
     assert await replicas.listed(NOW + MICRO) == [newer, TWO]
 
 
+async def test_an_entry_of_an_earlier_version_is_read(store: Redis) -> None:
+    await store.hset(HASH, "one", json.dumps(ENTRY))
+    assert await Replicas(store, KEY).listed(NOW) == [ONE]
+
+
 def test_a_replica_is_silent_5_seconds_after_its_entry() -> None:
     """A future time also counts, because a failover can leave it if the clocks differ."""
     for sign in (1, -1):
