@@ -177,7 +177,8 @@ class Settings(BaseModel):
     def sources(self, on_unreadable: Unreadable = ignore_unreadable) -> tuple[Source, ...]:
         """Returns the identity sources in order of preference.
 
-        `on_unreadable` is called with each value of the address header that is not an address.
+        `on_unreadable` is called with each value of the address header that is not an address, and with None
+        for a request without the header.
         """
         return parse_sources(self.identity, self.address_header or None, on_unreadable)
 

@@ -84,7 +84,7 @@ def _status_metrics(status: Status) -> Iterator[Metric]:
     yield revisions
     yield _counter(
         "unreadable_addresses",
-        "Requests whose address header held no IP address, so that they were charged to the proxy.",
+        "Requests that were charged to the proxy, since their address header was missing or unreadable.",
         {(replica.id,): replica.unreadable_addresses for replica in status.replicas},
         ["replica"],
     )

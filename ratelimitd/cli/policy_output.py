@@ -42,8 +42,8 @@ def print_status(status: Status, config_key: str) -> None:
     if unreadable := sum(replica.unreadable_addresses for replica in status.replicas):
         output.print_line("")
         output.print_line(
-            f"{unreadable} requests were charged to the proxy, because the address header held no IP "
-            "address; the log line address_unreadable shows the value",
+            f"{unreadable} requests were charged to the proxy, because the address header was missing or "
+            "held no IP address; the log line address_unreadable shows the value",
             style="bold yellow",
         )
     if status.shadow:

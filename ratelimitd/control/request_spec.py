@@ -74,6 +74,8 @@ class RequestSpec:
         address = None if self.address is None else read_address(self.address)
         if self.address is not None and address is None:
             raise RequestSpecError(f"{self.address!r} is not an IP address")
+        if address is not None and settings.address_header:
+            headers.setdefault(settings.address_header, str(address))
         return Request(
             method=self.method.upper(),
             path=self.path.partition("?")[0],

@@ -50,7 +50,7 @@ class PolicyFollower:
         replica: the replica's entry before any policy runs.
         on_change: called after the first policy came into force and after each other one did.
         on_reset: called when a person reset buckets.
-        unreadable_addresses: returns how many requests so far had an address header without an address.
+        unreadable_addresses: returns how many requests so far had no readable address header.
         poll_interval_s: the longest time between two polls, in seconds.
         resubscribe_interval_s: the pause before the next attempt to subscribe, in seconds.
     """

@@ -16,7 +16,7 @@ class Presence:
         client: the store.
         key: the config key, which holds the policy's text.
         replica: the entry before any policy runs.
-        unreadable_addresses: returns how many requests so far had an address header without an address.
+        unreadable_addresses: returns how many requests so far had no readable address header.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class Replica(BaseModel):
     says why the text in the store is not in force, None when it is. Instants are in us since the epoch;
     `seen_us` is the store's clock when the entry was written. In Redis the digest is the field `revision`,
     as in versions before 0.5, so that replicas of both see each other. `unreadable_addresses` counts the
-    requests since the start whose address header held no address.
+    requests since the start whose address header was missing or held no address.
     """
 
     model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)

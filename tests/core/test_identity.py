@@ -103,7 +103,7 @@ def test_the_trusted_header_and_the_peer_may_have_any_form_of_an_address(
 
 @pytest.mark.parametrize("value", ["", "-", "unknown", "1.1.1.1,2.2.2.2", "1.1.1.1" + " " * MAX_ADDRESS])
 def test_an_unreadable_value_is_reported_and_the_peer_is_charged(value: str) -> None:
-    reported: list[str] = []
+    reported: list[str | None] = []
     reporting = parse_sources("header:x-user-id,address", TRUSTED, reported.append)
     assert identify(reporting, request(x_ratelimitd_client_address=value)).key == f"ip={ADDRESS}"
     assert identify(reporting, request(x_ratelimitd_client_address=value)).key == f"ip={ADDRESS}"
@@ -111,13 +111,19 @@ def test_an_unreadable_value_is_reported_and_the_peer_is_charged(value: str) -> 
 
 
 def test_only_values_that_are_needed_and_not_addresses_are_reported() -> None:
-    reported: list[str] = []
+    reported: list[str | None] = []
     reporting = parse_sources("header:x-user-id,address", TRUSTED, reported.append)
     identify(reporting, request(x_ratelimitd_client_address="1.1.1.1:80"))
     identify(reporting, request(x_ratelimitd_client_address="unknown", x_user_id="user1"))
-    identify(reporting, request())
-    identify(reporting, request("/run/envoy.sock"))
+    identify(parse_sources("address", None, reported.append), request("/run/envoy.sock"))
     assert reported == []
+
+
+def test_a_missing_header_is_reported() -> None:
+    reported: list[str | None] = []
+    reporting = parse_sources("header:x-user-id,address", TRUSTED, reported.append)
+    assert identify(reporting, request()).key == f"ip={ADDRESS}"
+    assert reported == [None]
 
 
 def test_the_address_is_the_peer_when_no_header_is_trusted() -> None:

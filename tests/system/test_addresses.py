@@ -22,13 +22,13 @@ READABLE = {
     "64:ff9b::808:808": "ip=8.8.8.8",
     "[64:ff9b::909:909]:443": "ip=9.9.9.9",
 }
-UNREADABLE = ["203.0.113.9, 198.51.100.7", "unknown", "x" * 5000]
+UNREADABLE = ["203.0.113.9, 198.51.100.7", "unknown", "x" * 5000, None]
 
 
-async def checked(target: str, value: str) -> None:
-    """Sends a request of the proxy with this value of the address header."""
+async def checked(target: str, value: str | None) -> None:
+    """Sends a request of the proxy with this value of the address header, or without the header."""
     ask = ("check", "--path", "/", "--address", PROXY, "--target", target, "--timeout-s", "10")
-    done = await command.run(*ask, "--header", f"x-client={value}")
+    done = await command.run(*ask, *(() if value is None else ("--header", f"x-client={value}")))
     assert done.status == 0, done
 
 
@@ -42,7 +42,9 @@ async def charged(store: Redis) -> set[str]:
 async def test_the_address_header_is_read_and_unreadable_values_are_reported(
     store: Redis, store_url: str, transport: str
 ) -> None:
-    await command.apply(limits_json(**NO_REFILL))  # without a refill no bucket expires during the test
+    await command.apply(
+        limits_json(user_api_capacity=4, **NO_REFILL)
+    )  # without a refill no bucket expires during the test
     flags = ("--address-header", "X-Client", "--listen", "127.0.0.1:0", "--leave-s", "0")
     async with started("serve", "--transport", transport, "--redis-url", store_url, *flags) as process:
         target = json.loads(await line_with(process, "listening"))["address"]
@@ -51,30 +53,39 @@ async def test_the_address_header_is_read_and_unreadable_values_are_reported(
         keys = set(READABLE.values())
         assert await charged(store) == keys
         assert 'unreadable_addresses": 0' in (await command.run("policy", "status", "--json")).out
-        assert "held no IP address" not in (await command.run("policy", "status")).out
+        assert "address header" not in (await command.run("policy", "status")).out
 
-        for value in UNREADABLE:
-            await checked(target, value)
+        for unreadable in UNREADABLE:
+            await checked(target, unreadable)
         assert await charged(store) == keys | {f"ip={PROXY}"}
 
         async def reported() -> bool:
             out = (await command.run("policy", "status")).out
-            return (
-                "3 requests were charged to the proxy, because the address header held no IP address" in out
-            )
+            return "4 requests were charged to the proxy, because the address header was missing" in out
 
         await eventually(reported, "unreadable addresses in the status")
         process.send_signal(signal.SIGTERM)
         lines = [json.loads(line) for line in (await end_of(process))[1].splitlines()]
     found = [line for line in lines if line["event"] == "address_unreadable"]
-    assert [line["count"] for line in found] == [1, 2, 3]
-    assert [line["value"] for line in found] == [*UNREADABLE[:2], "x" * 100]
+    assert [line["count"] for line in found] == [1, 2, 3, 4]
+    assert [line["value"] for line in found] == [*UNREADABLE[:2], "x" * 100, None]
     assert {line["header"] for line in found} == {"x-client"}
     assert [line["reason"] for line in found] == [
         "a list, expected one address",
         "not an IP address",
         "not an IP address",
+        "the header is missing",
     ]
+
+
+async def test_an_operators_address_stands_also_in_the_address_header(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RATELIMITD_ADDRESS_HEADER", "x-client")
+    explain = ("explain", "--path", "/", "--json", "--address", "[2001:db8::1]:443")
+    assert (await command.run(*explain)).json["identity"]["key"] == "ip=2001%3Adb8%3A%3A%2F64"
+    other = await command.run(*explain, "--header", "X-Client=203.0.113.9:80")
+    assert other.json["identity"]["key"] == "ip=203.0.113.9"
 
 
 @pytest.mark.parametrize(

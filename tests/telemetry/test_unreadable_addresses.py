@@ -13,6 +13,17 @@ def test_every_value_is_counted_and_few_are_logged() -> None:
     assert len(lines) == LINES_PER_MINUTE
 
 
+def test_each_reason_is_named() -> None:
+    with capture_logs() as lines:
+        for value in (None, "", "203.0.113.9, 10.0.0.1"):
+            UnreadableAddresses("x-client")(value)
+    assert [(line["value"], line["reason"]) for line in lines] == [
+        (None, "the header is missing"),
+        ("", "not an IP address"),
+        ("203.0.113.9, 10.0.0.1", "a list, expected one address"),
+    ]
+
+
 def test_a_value_is_logged_short_and_without_characters_that_change_a_terminal() -> None:
     with capture_logs() as lines:
         UnreadableAddresses("x-client")("\x1b[31m\udcff\u202e'\"\n" + "x" * 10_000)
