@@ -72,3 +72,14 @@ async def test_the_health_check_answers_serving(front: Front, grpcurl: str, serv
     request = json.dumps({"service": service})
     response = await run(grpcurl, "-plaintext", "-d", request, await address(front), f"{HEALTH}/Check")
     assert json.loads(response) == {"status": "SERVING"}
+
+
+async def test_port_50051_of_this_machine_reaches_the_service(front: Front, grpcurl: str) -> None:
+    """The number of replicas does not matter: Envoy forwards the connections."""
+    at = "localhost:50051"
+    listed = (await run(grpcurl, "-plaintext", at, "list")).splitlines()
+    assert {AUTHORIZATION, HEALTH} <= set(listed)
+    assert json.loads(await run(grpcurl, "-plaintext", at, f"{HEALTH}/Check")) == {"status": "SERVING"}
+    await front.set_limits(**NO_REFILL)
+    answers = [await check(grpcurl, at, "forwarded") for _ in range(REPLICAS + 1)]
+    assert [response.status.code for response in answers] == [0, 0, 0, 8]

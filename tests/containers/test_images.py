@@ -9,16 +9,16 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_only_the_envoy_listener_is_published_beyond_loopback(front: Front) -> None:
-    """Replicas and the admin service are published on loopback, each on its own port; all others are not."""
+    """Replicas, the admin service and port 50051 of Envoy are published on loopback; all others are not."""
     containers = await front.project.containers()
     open_to_all = {
         (c.service, published) for c in containers for at, published, _ in c.ports if at != "127.0.0.1"
     }
     assert open_to_all == {("envoy", 8081)}
     on_loopback = [(c.service, port) for c in containers for at, port, _ in c.ports if at == "127.0.0.1"]
-    assert len(set(on_loopback)) == REPLICAS + 1
-    assert {service for service, _ in on_loopback} == {"ratelimitd", "admin"}
-    assert ("admin", 9090) in on_loopback
+    assert len(set(on_loopback)) == REPLICAS + 2
+    assert {service for service, _ in on_loopback} == {"ratelimitd", "admin", "envoy"}
+    assert {("admin", 9090), ("envoy", 50051)} <= set(on_loopback)
 
 
 @pytest.mark.parametrize("service", ["redis", "ratelimitd", "admin", "backend", "envoy"])

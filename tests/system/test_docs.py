@@ -120,16 +120,6 @@ def test_adrs_are_numbered_without_a_gap_and_have_the_same_sections() -> None:
             assert part in path.read_text(), (path.name, part)
 
 
-def test_readme_compose_and_ci_agree_on_the_ports_of_the_replicas() -> None:
-    """Compose can publish as many replicas as the range has ports."""
-    stated = re.search(r"`localhost:(\d+)` .* up to (\d+), so it runs at most (\d+) replicas", README)
-    assert stated is not None
-    first, last, count = map(int, stated.groups())
-    assert count == last - first + 1
-    assert f"127.0.0.1:{first}-{last}:50051" in (ROOT / "docker-compose.yml").read_text()
-    assert f"local_reserved_ports={first}-{last} " in (ROOT / ".ci" / "run").read_text()
-
-
 def test_the_readme_names_the_variables_that_compose_takes_from_the_environment() -> None:
     sentence = re.search(r"^Compose takes (.*?) from your environment", README, re.MULTILINE | re.DOTALL)
     assert sentence is not None
