@@ -1,5 +1,6 @@
 """`ratelimitd envoy`: runs the user's Envoy with the service inside. This process becomes that Envoy."""
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from ratelimitd import settings
 from ratelimitd.app import HOSTED
 from ratelimitd.errors import FrontConfigError, MissingExtraError, SettingsError
 from ratelimitd.settings import EMBEDDED, env_name
+from ratelimitd.store.client import refuse_unsupported
 
 
 def envoy(
@@ -49,6 +51,7 @@ def envoy(
     if show:
         typer.echo(yaml.safe_dump(changed, sort_keys=False), nl=False)
         return
+    asyncio.run(refuse_unsupported(chosen.redis_url))
     bootstrap.become(
         changed, environ={**os.environ, **settings.environment(chosen)}, arguments=arguments or []
     )

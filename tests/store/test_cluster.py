@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -20,6 +21,8 @@ from tests.script_limiter import take_batch
 from tests.store.server import execute
 from tests.system import command
 from tests.system.processes import end_of, line_with, run, started
+
+ENVOY_CONFIG = Path(__file__).parents[2] / "envoy" / "envoy.yaml"
 
 CLUSTER_MODE = ("--cluster-enabled", "yes")
 
@@ -89,6 +92,7 @@ def is_one_sentence(text: str) -> bool:
         ("serve", "--transport", "grpcio", "--listen", "127.0.0.1:0"),
         ("serve", "--transport", "fast", "--listen", "127.0.0.1:0"),
         ("admin", "--admin-listen", "127.0.0.1:0"),
+        ("envoy", "--config", str(ENVOY_CONFIG)),
     ],
 )
 async def test_a_service_does_not_start_on_a_cluster(
