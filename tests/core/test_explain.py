@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimitd.core.bucket import Bucket
+from ratelimitd.core.denial import denying_tier
 from ratelimitd.core.explain import Explanation, explain, keys_of
 from ratelimitd.core.match import Matcher
 from ratelimitd.core.model import MICRO, Identity, Limit, Request
@@ -105,17 +106,23 @@ def test_the_wait_includes_the_time_until_a_last_in_the_future() -> None:
     assert {one.no_refill_for_us for one in got.tiers} == {ahead_us}
 
 
-@given(st.lists(st.integers(0, 3 * MICRO), min_size=1, max_size=12), st.booleans())
+@given(st.lists(st.integers(-3 * MICRO, 3 * MICRO), min_size=1, max_size=12), st.booleans())
 async def test_the_explanation_agrees_with_the_decision(gaps_us: list[int], in_shadow: bool) -> None:  # noqa: FBT001 - hypothesis draws it
-    """`more` is exactly the number of requests that are allowed at this instant."""
+    """`more` is exactly the number of requests that are allowed at this instant. The clock may step back."""
     policy = replace(FLAT_POLICY, shadow=in_shadow)
     limiter = OracleLimiter()
-    request = Matcher(policy, "rate").match(REQUEST, IDENTITY).take_request(IDENTITY)
+    rules = Matcher(policy, "rate").match(REQUEST, IDENTITY)
+    request = rules.take_request(IDENTITY)
     for gap_us in gaps_us:
         limiter.now_us += gap_us
         explained = explain(policy, REQUEST, IDENTITY, "rate", limiter.buckets, limiter.now_us)
         outcome = await limiter.take(request)
         assert (explained.outcome == "allowed") == outcome.allowed
+        if not outcome.allowed:
+            denial = denying_tier(rules.limits, MICRO, outcome.tokens)
+            assert (explained.denied_by, explained.retry_after_us) == denial
+            tier = next(tier for tier in explained.tiers if tier.name == explained.denied_by)
+            assert tier.retry_after_us == explained.retry_after_us
     explained = explain(policy, REQUEST, IDENTITY, "rate", limiter.buckets, limiter.now_us)
     if explained.more is not None:
         outcomes = [await limiter.take(request) for _ in range(explained.more + 1)]
