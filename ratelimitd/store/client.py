@@ -101,7 +101,7 @@ def new_connection(url: str) -> AbstractConnection:
 
 
 async def refuse_unsupported(url: str) -> None:
-    """Raises StoreError if a server that cannot be a store answers at `url`: a cluster or a Sentinel.
+    """Raises StoreError if a cluster, a Sentinel, or a server without the URL's database answers at `url`.
 
     Any other failure is not an error here, because the store may start later than its users.
     """
@@ -111,6 +111,10 @@ async def refuse_unsupported(url: str) -> None:
             await connection.connect()  # type: ignore[no-untyped-call] # it is untyped
     except UnsupportedStoreError as error:
         raise StoreError(f"the store cannot be used: {error}") from error
+    except ResponseError as error:  # only SELECT may fail so
+        raise StoreError(
+            f"the store cannot be used: {error} (database {connection.db} of its URL)"
+        ) from error
     except (RedisError, OSError, TimeoutError):
         pass
     finally:

@@ -10,9 +10,10 @@ from aiohappyeyeballs import AddrInfoType
 from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import TimeoutError as ConnectTimeoutError
 
+from ratelimitd.errors import StoreError
 from ratelimitd.process.loopback import free_port
 from ratelimitd.store import connections
-from ratelimitd.store.client import connector, new_connection, open_client
+from ratelimitd.store.client import connector, new_connection, open_client, refuse_unsupported
 from ratelimitd.store.link import Link
 from tests.store.server import execute, on_both_loops
 from tests.system import command
@@ -79,6 +80,11 @@ async def test_a_command_passes_over_a_dead_address(port: int, monkeypatch: pyte
     resolve_to(monkeypatch, DEAD, LIVE)
     done = await command.run("policy", "status", "--redis-url", f"redis://store:{port}")
     assert (done.status, done.err) == (0, "")
+
+
+async def test_a_database_that_the_store_does_not_have_is_refused(store_url: str) -> None:
+    with pytest.raises(StoreError, match=r"^the store cannot be used: ERR .* \(database 99 of its URL\)$"):
+        await refuse_unsupported(store_url.removesuffix("0") + "99")
 
 
 @on_both_loops
