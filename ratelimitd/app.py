@@ -22,6 +22,7 @@ from ratelimitd.errors import ChildError
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.deny_cache import DenyCache
 from ratelimitd.limiter.redis_limiter import RedisLimiter, greeting
+from ratelimitd.process import descriptors
 from ratelimitd.process.signals import on_signal
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replica
@@ -74,6 +75,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
             unreadable_addresses=lambda: unreadable.count,
         )
         await stack.enter_async_context(policies.following())
+        await stack.enter_async_context(descriptors.watched())
         await link.settled()
         _reduce_garbage_collection()
         yield Decider(
@@ -135,6 +137,8 @@ async def run_service(settings: Settings, transport: TransportName) -> AsyncIter
 
 @asynccontextmanager
 async def _in_this_process(settings: Settings, address: Address) -> AsyncIterator[Listener]:
+    # grpc would write lines of its own about malformed calls and failed connections, which are not JSON.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from ratelimitd.transport.grpcio import serve_grpcio  # noqa: PLC0415 - grpc takes 17 MB
     from ratelimitd.transport.services import unary_methods  # noqa: PLC0415 - protobuf takes memory too
 
@@ -178,6 +182,7 @@ async def serve(settings: Settings) -> None:
     on_signal(signal.SIGTERM, partial(stop, terminate))
     on_signal(signal.SIGHUP, partial(stop, terminate))
     on_signal(signal.SIGINT, partial(stop, interrupt))
+    descriptors.raise_limit()
     transport, reason = select_transport(settings.transport)
     try:
         async with run_service(settings, transport) as listener:

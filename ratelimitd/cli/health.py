@@ -5,9 +5,7 @@
 
 from typing import Annotated
 
-import grpc
 import typer
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ratelimitd.address import CLIENT_TIMEOUT_S, DEFAULT_LISTEN, parse_address
 
@@ -20,7 +18,7 @@ def health(
         ),
     ] = DEFAULT_LISTEN,
     timeout_s: Annotated[
-        float, typer.Option(help="Time limit for the answer, in seconds.")
+        float, typer.Option(help="Time limit for the answer, in seconds.", metavar="SECONDS", min=0)
     ] = CLIENT_TIMEOUT_S,
 ) -> None:
     """Ask a running service for its health: exit status 0 if it is serving, 1 if not."""
@@ -32,6 +30,10 @@ def health(
     except ValueError as error:
         typer.echo(f"ratelimitd: {target}: {error}", err=True)
         raise typer.Exit(1) from error
+    # The other commands do without gRPC, and `serve` configures it first.
+    import grpc  # noqa: PLC0415
+    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
+
     # The proxy settings of the environment are meant for other programs.
     with grpc.insecure_channel(reachable, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:

@@ -83,19 +83,24 @@ async def child(
         pass_fds: file descriptors that it inherits.
         stop: asks it to end, when the block ends. It may have ended by itself.
         stop_timeout_s: how long it may then take, in seconds, before it is killed.
+
+    Raises ChildError when it cannot be started.
     """
     with ExitStack() as files:
         output = None if log is None else files.enter_context(log.open("ab"))
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=DEVNULL,
-            stdout=output,
-            stderr=None if output is None else STDOUT,
-            env=env,
-            cwd=cwd,
-            pass_fds=pass_fds,
-            start_new_session=True,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=DEVNULL,
+                stdout=output,
+                stderr=None if output is None else STDOUT,
+                env=env,
+                cwd=cwd,
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ChildError(f"{name} cannot be started: {error}") from error
     try:
         yield Child(name, process, log)
     finally:

@@ -236,3 +236,9 @@ async def test_health_without_a_service_ends_with_1() -> None:
     target = f"127.0.0.1:{free_port()}"
     sentence = f"ratelimitd: {target} does not answer: UNAVAILABLE\n"
     assert await command.run("health", target) == Result(1, "", sentence)
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "soon"])
+async def test_a_time_limit_that_is_not_a_number_of_seconds_is_refused(seconds: str) -> None:
+    result = await command.run("health", "127.0.0.1:1", "--timeout-s", seconds)
+    assert (result.status, "Invalid value for '--timeout-s'" in result.err) == (2, True)

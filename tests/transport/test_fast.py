@@ -18,7 +18,7 @@ from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.errors import ChildError, ListenError
 from ratelimitd.transport.call_error import CallError
-from ratelimitd.transport.fast import supervisor
+from ratelimitd.transport.fast import bootstrap, supervisor
 from ratelimitd.transport.fast.asgi_types import Event
 from ratelimitd.transport.fast.framing import (
     expected_bytes,
@@ -302,6 +302,24 @@ async def test_an_application_that_cannot_be_loaded_fails_the_start(tmp_path: Pa
             "tests.nowhere:application", TcpAddress("127.0.0.1", 0), environ=dict(os.environ), drain_s=0
         ):
             pass
+
+
+async def test_a_host_that_cannot_be_started_leaves_no_file_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "envoy_binary", lambda: "/nowhere/envoy")
+    before = _open_pipes()
+    with pytest.raises(ChildError, match="the host of the service cannot be started: "):
+        async with supervisor.serve_hosted("x:y", TcpAddress("127.0.0.1", 0), environ={}, drain_s=0):
+            pass
+    assert _open_pipes() == before
+
+
+def _open_pipes() -> set[str]:
+    """Returns the names of the pipes that this process has open."""
+    names = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the listing itself
+            names.add(str(descriptor.readlink()))
+    return {name for name in names if name.startswith("pipe:")}
 
 
 async def test_a_socket_is_removed_at_the_end_and_never_taken_over(

@@ -5,10 +5,12 @@ import os
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from ratelimitd.address import Address, UnixAddress
 from ratelimitd.process.child import Child, child
+from ratelimitd.process.descriptors import max_connections
 from ratelimitd.process.signals import ENDING, blocked
 from ratelimitd.transport.binding import free_binding
 from ratelimitd.transport.fast import bootstrap
@@ -56,7 +58,7 @@ async def serve_hosted(
 
         def leave() -> None:
             with suppress(BrokenPipeError):  # the host has ended, which `ended` reports
-                os.write(lifeline, _LEAVE)
+                lifeline.write(_LEAVE)
 
         async def ended() -> str:
             return f"{_NAME} ended by itself, with status {await host.process.wait()}"
@@ -69,12 +71,13 @@ async def serve_hosted(
 @asynccontextmanager
 async def _host(
     config: bootstrap.Config, environ: Mapping[str, str], *, stop_timeout_s: float
-) -> AsyncIterator[tuple[Child, int]]:
+) -> AsyncIterator[tuple[Child, FileIO]]:
     """An Envoy with this configuration, and the writing end of its lifeline, whose end stops it."""
     environ = {**environ, **bootstrap.environment()}
     command, config_file = bootstrap.command(config)
     reading_end, writing_end = os.pipe()
     async with AsyncExitStack() as stack:
+        lifeline = stack.enter_context(FileIO(writing_end, "wb"))
         with ExitStack() as inherited:
             inherited.callback(os.close, config_file)
             inherited.callback(os.close, reading_end)
@@ -84,13 +87,13 @@ async def _host(
                 None,
                 {**environ, LIFELINE: str(reading_end)},
                 pass_fds=(reading_end, config_file),
-                stop=lambda _: os.close(writing_end),
+                stop=lambda _: lifeline.close(),
                 stop_timeout_s=stop_timeout_s,
             )
             # A service manager may signal every process of the service. The lifeline alone ends this one.
             with blocked(ENDING):
                 host = await stack.enter_async_context(process)
-        yield host, writing_end
+        yield host, lifeline
 
 
 def _config(app: str, addresses: Sequence[Address]) -> bootstrap.Config:
@@ -105,8 +108,21 @@ def _config(app: str, addresses: Sequence[Address]) -> bootstrap.Config:
     }
     return {
         "static_resources": {"listeners": [listener]},
+        # Without descriptors, Envoy would spin. Above this number it closes new connections at once.
+        "overload_manager": {"resource_monitors": [_connection_limit()]},
         # Nothing could read the statistics, because this Envoy has no admin interface.
         "stats_config": {"stats_matcher": {"reject_all": True}},
+    }
+
+
+def _connection_limit() -> bootstrap.Config:
+    kind = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+    return {
+        "name": "envoy.resource_monitors.global_downstream_max_connections",
+        "typed_config": {
+            "@type": f"type.googleapis.com/{kind}",
+            "max_active_downstream_connections": max_connections(),
+        },
     }
 
 

@@ -1,0 +1,37 @@
+"""Tests of a service that has no file descriptors left for connections."""
+
+import json
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from tests.eventually import eventually
+from tests.system import command
+from tests.system.processes import line_with, started
+
+LIMIT = 80
+LIMITED = f"""
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, ({LIMIT - 8}, {LIMIT}))
+os.execv(sys.executable, [sys.executable, "-m", "ratelimitd", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("transport", ["grpcio", "fast"])
+async def test_a_service_without_free_descriptors_logs_one_line_and_recovers(transport: str) -> None:
+    flags = ("--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0", "--leave-s", "0")
+    async with started("serve", "--transport", transport, *flags, program=("-c", LIMITED)) as process:
+        address = json.loads(await line_with(process, "listening"))["address"]
+        host, _, port = address.rpartition(":")
+        with ExitStack() as connections:
+            for _ in range(LIMIT):
+                connections.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            line = json.loads(await line_with(process, "connections_exhausted"))
+            assert line["at_most"] == LIMIT - 48
+        assert json.loads(await line_with(process, "connections_"))["event"] == "connections_available"
+
+        async def serves() -> bool:
+            return (await command.run("health", address)).status == 0
+
+        await eventually(serves, "the service answers again")
