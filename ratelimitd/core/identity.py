@@ -59,12 +59,7 @@ def address_key(text: str) -> str | None:
 
 def client_key(text: str) -> str | None:
     """The key of an address as a proxy writes it, or None when `text` holds none."""
-    return _client_key(text) if len(text) <= MAX_ADDRESS else None
-
-
-@lru_cache(MAX_CLIENT_KEYS)
-def _client_key(text: str) -> str | None:
-    address = read_address(text)
+    address = read_address(text) if len(text) <= MAX_ADDRESS else None
     return None if address is None else _key_of(address)
 
 
@@ -87,15 +82,19 @@ def header_source(name: str) -> Source:
 
 def address_source(trusted_header: str | None, on_unreadable: Unreadable = ignore_unreadable) -> Source:
     """Identifies by the client's address: from a header that Envoy itself overwrites, else the peer's."""
+    cached_key = lru_cache(MAX_CLIENT_KEYS)(client_key)
+
+    def key_of(text: str) -> str | None:
+        return cached_key(text) if len(text) <= MAX_ADDRESS else None  # no long text is kept
 
     def identify_by_address(request: Request) -> Identity | None:
         key = None
         if trusted_header is not None:
             value = request.headers.get(trusted_header)
-            key = None if value is None else client_key(value)
+            key = None if value is None else key_of(value)
             if key is None:
                 on_unreadable(value)
-        key = key or client_key(request.peer_address)
+        key = key or key_of(request.peer_address)
         return None if key is None else Identity("address", key)
 
     return identify_by_address
