@@ -29,6 +29,7 @@ from ratelimitd.rollout.replicas import Replica
 from ratelimitd.settings import EMBEDDED, Settings, environment
 from ratelimitd.store.client import connector, open_client, refuse_unsupported
 from ratelimitd.store.embedded import embedded_store
+from ratelimitd.store.fresh_pool import pool_of
 from ratelimitd.store.link import SILENCE_S, Link
 from ratelimitd.telemetry.logs import configure_logs
 from ratelimitd.telemetry.observers import ObserverErrorLog
@@ -55,6 +56,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
         timeout_s = settings.store_timeout_ms / 1000
         # A call of the store may take longer than its decisions wait, because it may have to connect first.
         link = Link(connector(settings.redis_url), greeting=greeting(), silence_s=max(SILENCE_S, timeout_s))
+        pool_of(client).follow(lambda: link.opened)
         redis_limiter = RedisLimiter(await stack.enter_async_context(link))
         batcher = await stack.enter_async_context(
             Batcher(

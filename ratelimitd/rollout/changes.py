@@ -11,8 +11,12 @@ from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.errors import StoreError
 from ratelimitd.rollout.revisions import RESET
 from ratelimitd.store.client import store_errors
+from ratelimitd.store.fresh_pool import pool_of
 
 RESUBSCRIBE_INTERVAL_S = 1.0
+
+CHECK_INTERVAL_S = 1.0
+"""Longest wait for a message before the age of the connection is checked."""
 
 
 class Changes:
@@ -54,10 +58,8 @@ class Changes:
         while True:
             try:
                 with store_errors():
-                    async with self._client.pubsub() as pubsub:
-                        await pubsub.subscribe(self._channel)
-                        async for message in pubsub.listen():
-                            self._handle(message)
+                    await self._subscribe()
+                    continue
             except StoreError as error:
                 self._log_refusal(error)
             except Exception:  # noqa: BLE001 - after a defect, later changes must still be announced
@@ -69,6 +71,16 @@ class Changes:
         if isinstance(error.__cause__, NoPermissionError) and not self._refused:
             self._refused = True
             self._log.warning("policy_subscription_refused", channel=self._channel, reason=str(error))
+
+    async def _subscribe(self) -> None:
+        """Handles messages until the connection is outdated: it could lead to a store that has none."""
+        pool = pool_of(self._client)
+        async with self._client.pubsub() as pubsub:
+            await pubsub.subscribe(self._channel)
+            while pubsub.connection is not None and not pool.is_outdated(pubsub.connection):
+                message = await pubsub.get_message(timeout=CHECK_INTERVAL_S)
+                if message is not None:
+                    self._handle(message)
 
     def _handle(self, message: dict[str, Any]) -> None:
         if message["type"] == "message" and message["data"] == RESET:

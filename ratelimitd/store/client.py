@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -16,6 +16,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from ratelimitd.errors import StoreError
 from ratelimitd.store.connections import TcpConnection, TlsConnection, UnixConnection
+from ratelimitd.store.fresh_pool import FreshPool
 from ratelimitd.store.link import Connect, Connection
 from ratelimitd.store.reply_errors import CodedParser, UnsupportedStoreError, name_command
 from ratelimitd.store_url import parse_store_url
@@ -53,7 +54,7 @@ def _arguments(url: str) -> dict[str, Any]:
 @asynccontextmanager
 async def open_client(url: str) -> AsyncIterator[Redis]:
     """Yields a client for `url` and closes it. It connects at its first use, so the store may start later."""
-    pool = BlockingConnectionPool(max_connections=MAX_CONNECTIONS, timeout=None, **_arguments(url))
+    pool = FreshPool(max_connections=MAX_CONNECTIONS, timeout=None, **_arguments(url))
     async with _Client.from_pool(pool) as client:
         yield client
 

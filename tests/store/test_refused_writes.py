@@ -1,40 +1,24 @@
 """The reasons why a real Redis refuses writes, found without writing."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import ResponseError
 
-from ratelimitd.process.loopback import free_port
 from ratelimitd.store.client import open_client
 from ratelimitd.store.refused_writes import refused_writes
 from tests.eventually import eventually
+from tests.redis_server import redis_server
 
 
 @pytest.fixture
 async def own_store(tmp_path: Path) -> AsyncIterator[Redis]:
     """Runs a store that the test may break, and yields a client of it."""
-    port = free_port()
-    options = ("--port", str(port), "--dir", str(tmp_path), "--save", "3600 1000", "--logfile", "log")
-    server = await asyncio.create_subprocess_exec("redis-server", *options)
-    try:
-        async with open_client(f"redis://127.0.0.1:{port}/0") as client:
-
-            async def answers() -> bool:
-                try:
-                    return bool(await client.ping())
-                except NotConnectedError:
-                    return False
-
-            await eventually(answers, "the store runs")
-            yield client
-    finally:
-        server.kill()
-        await server.wait()
+    async with redis_server("--save", "3600 1000", "--dir", str(tmp_path)) as (_, client):
+        yield client
+        await client.config_set("save", "")  # without it, Redis does not end while it cannot save
 
 
 async def refuses(client: Redis, code: str) -> None:

@@ -1,0 +1,91 @@
+"""A pool of connections that follows a failover behind one address.
+
+A virtual IP, a TCP balancer, a Kubernetes Service or a DNS name may lead to another server than before, while
+open connections still lead to the old one. That one may be a read-only replica by now, hang, or still take
+writes that are lost. So the pool replaces a connection before its next use when
+
+- a reply said that the server is not the master, or any connection failed or did not answer in time,
+- the connection of decisions was replaced, which notices all of this earlier, or
+- the connection is older than MAX_AGE_S.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import MasterDownError, ReadOnlyError, ResponseError
+
+MAX_AGE_S = 10.0
+"""Bounds how long an old server that still takes writes is used. A new connection takes a few round trips."""
+
+
+class FreshPool(BlockingConnectionPool):
+    """A pool whose connections lead to the server that the address leads to now.
+
+    Args:
+        connection_class: class of the connections.
+        arguments: arguments of BlockingConnectionPool, and those of the connections.
+    """
+
+    def __init__(self, connection_class: type[AbstractConnection], **arguments: Any) -> None:
+        self._given_up = 0
+        self._replacements: Callable[[], int] = lambda: 0
+        self._opened: WeakKeyDictionary[AbstractConnection, tuple[int, float]] = WeakKeyDictionary()
+        watched = type(f"Watched{connection_class.__name__}", (_Watched, connection_class), {})
+        super().__init__(connection_class=watched, **arguments)
+
+    def follow(self, replacements: Callable[[], int]) -> None:
+        """Makes the pool replace its connections whenever this number has changed."""
+        self._replacements = replacements
+
+    def is_outdated(self, connection: AbstractConnection) -> bool:
+        """Returns whether a connection must be replaced before its next use."""
+        epoch, opened_s = self._opened.get(connection, (-1, 0.0))
+        return epoch != self._epoch() or time.monotonic() - opened_s > MAX_AGE_S
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Opens a connection that is closed or outdated. The pool calls this before each use."""
+        if self.is_outdated(connection):
+            await connection.disconnect(nowait=True)
+        if not connection.is_connected:
+            self._opened[connection] = (self._epoch(), time.monotonic())
+        await super().ensure_connection(connection)
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Takes a connection back. If it failed, none of those opened so far is used again."""
+        if isinstance(connection, _Watched) and connection.failed:
+            connection.failed = False
+            self._given_up += 1
+        await super().release(connection)
+
+    def _epoch(self) -> int:
+        return self._given_up + self._replacements()
+
+
+class _Watched(AbstractConnection):
+    """A connection that notes whether it failed, or leads to a server that is not the master."""
+
+    failed = False
+
+    async def read_response(self, *arguments: Any, **named: Any) -> Any:
+        """Returns the next reply."""
+        try:
+            return await super().read_response(*arguments, **named)
+        except (ReadOnlyError, MasterDownError):
+            self.failed = True
+            raise
+        except ResponseError:
+            raise
+        except BaseException:  # a lost connection, or the timeout of a caller
+            self.failed = True
+            raise
+
+
+def pool_of(client: Redis) -> FreshPool:
+    """Returns the pool of a client from `open_client`."""
+    pool = client.connection_pool
+    assert isinstance(pool, FreshPool)  # noqa: S101 - open_client makes no other
+    return pool
