@@ -69,7 +69,7 @@ def _change(explanation: ExplainedRequest) -> str:
         return (
             f"allowed in {duration(explanation.retry_after_us)}, if no other request spends tokens meanwhile"
         )
-    if explanation.more is None:
+    if explanation.more is None or explanation.outcome == "denied":
         return "only with the policy"
     requests = "request" if explanation.more == 1 else "requests"
     return f"denied after {explanation.more} such {requests} at once"

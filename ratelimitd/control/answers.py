@@ -173,8 +173,9 @@ class ExplainedTier(Answer):
 class ExplainedRequest(Answer):
     """The decision that a request would get, and the reason. `cost` is in tokens, from each tier.
 
-    `retry_after_s` is null unless the request is denied. `more` is how many such requests would be allowed at
-    once; null when no bucket bounds them. `tiers` lists the tiers that can deny, then those in shadow.
+    `retry_after_s` is null unless the request is denied, and where it is always denied, because its cost
+    exceeds the capacity of a tier. `more` is how many such requests would be allowed at once; null when no
+    bucket bounds them. `tiers` lists the tiers that can deny, then those in shadow.
     """
 
     identity: ExplainedIdentity

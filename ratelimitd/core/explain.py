@@ -53,7 +53,8 @@ class Explanation(NamedTuple):
         denied_by: the tier that denies, or None.
         shadow: the path of the part that would deny were it not in shadow, or None.
         tiers: the tiers that can deny, then those in shadow.
-        retry_after_us: until it would be allowed, if nobody spends meanwhile; None unless denied.
+        retry_after_us: until it would be allowed, if nobody spends meanwhile; None unless denied, and where
+            the cost exceeds the capacity of a tier, because it is then always denied.
         more: how many such requests at once would be allowed; None when no bucket limits them.
     """
 
@@ -92,9 +93,13 @@ def explain(  # noqa: PLR0917 - what a decision depends on
         _state(name, key, limit, cost, buckets.get(key), now_us, shadow=in_shadow)
         for key, (name, limit, in_shadow) in zip(take_request.keys, limits, strict=True)
     ]
-    denied_by, retry_after_us = None, None
+    denied_by: TierName | None = None
+    retry_after_us: int | None = None
     if not outcome.allowed:
         denied_by, retry_after_us = denying_tier(rules.limits, cost, outcome.tokens)
+        for name, limit in rules.limits:
+            if cost > limit.capacity_micro:
+                denied_by, retry_after_us = name, None
     shadow = denying_shadow(policy, rules, outcome) if outcome.allowed else None
     left = [state.tokens for state in tiers if not state.shadow]
     return Explanation(
@@ -144,8 +149,14 @@ def _reason(
     cost = f"{rules.charge.cost / MICRO:g}"
     for state in tiers:
         if state.name == denied_by and not state.shadow:
-            held = state.tokens // 1000 / 1000  # rounded down, so that it never reads like enough
-            return f"{state.name} holds {held:.3f} tokens and the request costs {cost}"
+            return f"{state.name} {_holding(state, rules.charge.cost)} and the request costs {cost}"
     if shadow is not None:
         return f"every tier that can deny can pay {cost}; {shadow} is in shadow and would deny"
     return f"every tier can pay {cost}"
+
+
+def _holding(state: TierState, cost: int) -> str:
+    if cost > state.limit.capacity_micro:
+        return f"has a capacity of {state.limit.capacity}"
+    held = state.tokens // 1000 / 1000  # rounded down, so that it never reads like enough
+    return f"holds {held:.3f} tokens"

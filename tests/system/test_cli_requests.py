@@ -93,6 +93,18 @@ async def test_bucket_show_prints_the_current_state(store: Redis) -> None:
     ]
 
 
+async def test_a_cost_above_a_capacity_changes_only_with_the_policy() -> None:
+    await apply(
+        "tiers: {global: off, user: {capacity: 9, rate: 1/s}, user_api: off}\n"
+        "routes: [{path: /a, cost: 3}]\n"
+        "overrides: {users: {bob: {user: {capacity: 2, rate: 1/s}}}}"
+    )
+    done = await run("explain", "--user", "bob", "--path", "/a")
+    assert done.out.startswith("denied: user has a capacity of 2 and the request costs 3\n")
+    assert re.search(r"^changes +only with the policy *$", done.out, re.MULTILINE)
+    assert (await run("explain", "--user", "bob", "--path", "/a", "--json")).json["retry_after_s"] is None
+
+
 async def test_a_key_of_another_type_is_shown_explained_and_reset(store: Redis) -> None:
     await apply()
     await store.sadd("rate:user:u1:api:orders", "x")

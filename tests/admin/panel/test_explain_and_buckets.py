@@ -30,6 +30,15 @@ async def test_a_denied_request_is_explained_with_its_wait(browser: Browser, sto
     assert re.search(r"rate:global gets no refill for 16 min 4\d s, because its last is in the", page.text)
 
 
+async def test_a_cost_above_a_capacity_is_explained_without_a_wait(browser: Browser, store: Redis) -> None:
+    policy = "tiers: {global: {capacity: 9, rate: 1/s}, user: off, user_api: {capacity: 9, rate: 1/s}}"
+    routes = "routes: [{path: /a, cost: 3}]\noverrides: {users: {bob: {user_api: {capacity: 2, rate: 1/s}}}}"
+    await store.set("rate_limit:config", f"{policy}\n{routes}")
+    page = await browser.get("/admin/explain", params={"path": "/a", "user": "bob"})
+    assert "Because user_api has a capacity of 2 and the request costs 3." in page.text
+    assert "It is always denied." in page.text
+
+
 async def test_a_key_of_another_type_is_explained_and_reset(browser: Browser, store: Redis) -> None:
     await store.set("rate:user:alice", "x")
     await store.hset("rate:user:alice:api:/api/orders", mapping={"a": "b"})
