@@ -1,9 +1,11 @@
-"""Tests of connections to a name whose first addresses are dead."""
+"""Tests of the handshake, and of connections to a name whose first addresses are dead."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from aiohappyeyeballs import AddrInfoType
@@ -15,7 +17,7 @@ from ratelimitd.process.loopback import free_port
 from ratelimitd.store import connections
 from ratelimitd.store.client import connector, new_connection, open_client, refuse_unsupported
 from ratelimitd.store.link import Link
-from tests.store.server import execute, on_both_loops
+from tests.store.server import execute, on_both_loops, opened, serving
 from tests.system import command
 
 DEAD = "127.0.0.2"
@@ -80,6 +82,17 @@ async def test_a_command_passes_over_a_dead_address(port: int, monkeypatch: pyte
     resolve_to(monkeypatch, DEAD, LIVE)
     done = await command.run("policy", "status", "--redis-url", f"redis://store:{port}")
     assert (done.status, done.err) == (0, "")
+
+
+@on_both_loops
+async def test_a_store_may_refuse_the_optional_commands_of_the_handshake(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s") as server:
+        server.handshake_reply = b"-ERR unknown command\r\n"
+        async with opened(tmp_path / "s") as link:
+            reply = asyncio.ensure_future(execute(link, "GET", 1))
+            (await server.calls(1)).write(b":1\r\n")
+            assert await reply == 1
+        assert server.handshake == [b"CLIENT SETNAME ratelimitd", b"HELLO"]
 
 
 async def test_a_database_that_the_store_does_not_have_is_refused(store_url: str) -> None:
