@@ -40,9 +40,15 @@ class TcpAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """The path of a Unix socket."""
+    """A Unix socket.
+
+    Args:
+        path: where it is.
+        mode: permissions of a socket to listen on; None leaves them to the umask.
+    """
 
     path: str
+    mode: int | None = None
 
     @property
     def reachable(self) -> "UnixAddress":

@@ -16,7 +16,7 @@ from functools import partial
 import structlog
 
 from ratelimitd import __version__
-from ratelimitd.address import Address, parse_address
+from ratelimitd.address import Address
 from ratelimitd.core.decide import Decider
 from ratelimitd.errors import ChildError
 from ratelimitd.limiter.batcher import Batcher
@@ -134,7 +134,7 @@ async def run_service(settings: Settings, transport: TransportName) -> AsyncIter
             settings = settings.model_copy(update={"redis_url": url})
         await refuse_unsupported(settings.redis_url)
         serving = _hosted if transport == "fast" else _in_this_process
-        yield await stack.enter_async_context(serving(settings, parse_address(settings.listen)))
+        yield await stack.enter_async_context(serving(settings, settings.listen_address()))
 
 
 @asynccontextmanager
@@ -151,6 +151,7 @@ async def _in_this_process(settings: Settings, address: Address) -> AsyncIterato
             address,
             max_message_bytes=settings.max_message_bytes,
             drain_s=settings.drain_s,
+            max_connection_age_s=settings.max_connection_age_s,
         ) as listener,
     ):
         yield listener
@@ -161,7 +162,13 @@ async def _hosted(settings: Settings, address: Address) -> AsyncIterator[Listene
     from ratelimitd.transport.fast.supervisor import serve_hosted  # noqa: PLC0415 - its library is an extra
 
     environ = os.environ | environment(settings)
-    async with serve_hosted(HOSTED, address, environ=environ, drain_s=settings.drain_s) as listener:
+    async with serve_hosted(
+        HOSTED,
+        address,
+        environ=environ,
+        drain_s=settings.drain_s,
+        max_connection_age_s=settings.max_connection_age_s,
+    ) as listener:
         yield listener
 
 

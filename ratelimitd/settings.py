@@ -4,12 +4,13 @@ A setting is an environment variable `RATELIMITD_NAME` and a flag `--name` of `s
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from ratelimitd.address import DEFAULT_LISTEN, parse_address
+from ratelimitd.address import DEFAULT_LISTEN, Address, UnixAddress, parse_address
 from ratelimitd.core.identity import HEADER_NAME, Source, Unreadable, ignore_unreadable, parse_sources
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.errors import SettingsError
@@ -43,6 +44,11 @@ class Settings(BaseModel):
 
     listen: str = Field(
         DEFAULT_LISTEN, description="Address of the gRPC server: HOST:PORT, [IPV6]:PORT or unix:/path."
+    )
+    listen_mode: str = Field(
+        "",
+        description="Permissions of the Unix socket that `listen` names, as three octal digits such as 660. "
+        "Empty: as the umask says.",
     )
     transport: Literal["auto", "fast", "grpcio"] = Field(
         "auto",
@@ -109,6 +115,13 @@ class Settings(BaseModel):
     drain_s: float = Field(
         5, ge=0, le=300, description="How long calls in flight may then take to finish, in seconds."
     )
+    max_connection_age_s: int = Field(
+        0,
+        ge=0,
+        le=86_400,
+        description="Age in seconds, varied by 10 %, at which the service asks a caller to connect again, so "
+        "that an L4 balancer spreads connections to new replicas. 0: never.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level of log lines to write: debug, info, warning or error."
     )
@@ -147,6 +160,13 @@ class Settings(BaseModel):
     def _case_of_choices_does_not_matter(cls, value: str) -> str:
         return value.lower()
 
+    @field_validator("listen_mode")
+    @classmethod
+    def _listen_mode_lets_the_owner_connect(cls, value: str) -> str:
+        if not re.fullmatch("(0?[67][0-7]{2})?", value):
+            raise ValueError("must be three octal digits such as 660, the first 6 or 7, or empty")
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _redis_url_can_be_used(cls, value: str) -> str:
@@ -173,6 +193,13 @@ class Settings(BaseModel):
         """The first header among the identity sources, or None."""
         parts = [part.strip().lower().partition(":") for part in self.identity.split(",")]
         return next((name for kind, _, name in parts if kind == "header"), None)
+
+    def listen_address(self) -> Address:
+        """Returns the address of the gRPC server."""
+        address = parse_address(self.listen)
+        if isinstance(address, UnixAddress) and self.listen_mode:
+            return UnixAddress(address.path, int(self.listen_mode, 8))
+        return address
 
     def sources(self, on_unreadable: Unreadable = ignore_unreadable) -> tuple[Source, ...]:
         """Returns the identity sources in order of preference.

@@ -1,12 +1,13 @@
 """The reference transport: grpc.aio serves the methods, health and reflection."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 import grpc
 
-from ratelimitd.address import Address
+from ratelimitd.address import Address, UnixAddress
 from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.errors import ListenError
@@ -65,6 +66,13 @@ async def _never_ends() -> str:
     return ""
 
 
+def _connection_age(max_connection_age_s: int, drain_s: float) -> Iterable[tuple[str, int]]:
+    """The options with which grpc, after this age and 10 % more or less, asks the caller to connect again."""
+    if max_connection_age_s:
+        yield "grpc.max_connection_age_ms", max_connection_age_s * 1000
+        yield "grpc.max_connection_age_grace_ms", int(drain_s * 1000)
+
+
 @asynccontextmanager
 async def serve_grpcio(
     methods: Mapping[str, Unary],
@@ -72,11 +80,13 @@ async def serve_grpcio(
     *,
     max_message_bytes: int,
     drain_s: float,
+    max_connection_age_s: int = 0,
 ) -> AsyncIterator[Listener]:
     """Serves these methods until the end of the block. The listener's address holds the port actually bound.
 
     At the end, health turns to NOT_SERVING, new calls are refused, and calls in flight have `drain_s` seconds
-    to finish. Raises ListenError.
+    to finish. After `max_connection_age_s` seconds, a caller is asked to connect again; 0 for never. Raises
+    ListenError.
     """
     binding = await asyncio.to_thread(free_binding, address)
     server = grpc.aio.server(
@@ -87,6 +97,7 @@ async def serve_grpcio(
             ("grpc.keepalive_permit_without_calls", 1),
             # Without this, two processes could share a port by accident, and each would get half the calls.
             ("grpc.so_reuseport", 0),
+            *_connection_age(max_connection_age_s, drain_s),
         ]
     )
     log = BoundedLog("ratelimitd.grpcio")
@@ -103,6 +114,8 @@ async def serve_grpcio(
     except RuntimeError as error:
         raise ListenError(f"cannot listen on {address}") from error
     await server.start()
+    if isinstance(address, UnixAddress) and address.mode is not None:
+        os.chmod(address.path, address.mode)  # noqa: PTH101 - does not block
     try:
         yield Listener(binding.address, status.leave, _never_ends)
     finally:

@@ -54,10 +54,12 @@ def front_config(listener: TcpAddress, admin: TcpAddress, service: TcpAddress) -
 
 
 @asynccontextmanager
-async def front(transport: str, store_url: str, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Runs a service and an Envoy, and yields a client of that Envoy."""
+async def front(
+    transport: str, store_url: str, folder: Path, *more: str
+) -> AsyncIterator[tuple[httpx.AsyncClient, TcpAddress]]:
+    """Runs a service and an Envoy, and yields a client and the admin address of that Envoy."""
     env = {env_name("redis_url"): store_url, env_name("store_timeout_ms"): "5000"}
-    flags = ("serve", "--transport", transport, "--listen", "127.0.0.1:0", "--leave-s", "0")
+    flags = ("serve", "--transport", transport, "--listen", "127.0.0.1:0", "--leave-s", "0", *more)
     listener, admin = TcpAddress(LOOPBACK, free_port()), TcpAddress(LOOPBACK, free_port())
     async with started(*flags, env=env) as service:
         address = parse_address(json.loads(await line_with(service, "listening"))["address"])
@@ -76,7 +78,7 @@ async def front(transport: str, store_url: str, folder: Path) -> AsyncIterator[h
                     return False
 
             await envoy.until(charged)
-            yield client
+            yield client, admin
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "fast"])
@@ -84,7 +86,7 @@ async def test_the_size_of_a_request_does_not_fail_its_check(
     transport: str, store_url: str, tmp_path: Path
 ) -> None:
     text, binary = b"a" * (8 * MIB), os.urandom(MIB)
-    async with front(transport, store_url, tmp_path) as client:
+    async with front(transport, store_url, tmp_path) as (client, _):
         for path in ("/api/text", "/api/bytes"):
             for body in (text[:MIB], binary, text):
                 reply = await client.post(path, content=body)

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
+from ratelimitd.address import TcpAddress, UnixAddress
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.errors import SettingsError
 from ratelimitd.service_links import is_service_link
@@ -208,3 +209,19 @@ def test_every_setting_has_a_description_and_a_default(name: str) -> None:
     assert field.description
     assert not field.is_required()
     assert env_name(name) == f"RATELIMITD_{name.upper()}"
+
+
+@pytest.mark.parametrize("mode", ["660", "0660", "777", "600"])
+def test_the_mode_of_a_socket_is_octal(mode: str) -> None:
+    settings = load({}, {"listen": "unix:/run/r.sock", "listen_mode": mode})
+    assert settings.listen_address() == UnixAddress("/run/r.sock", int(mode, 8))
+
+
+@pytest.mark.parametrize("mode", ["66", "999", "rw-rw----", "0o660", "060", "6600", "-660"])
+def test_a_mode_that_shuts_out_the_owner_or_is_not_octal_is_refused(mode: str) -> None:
+    with pytest.raises(SettingsError, match="must be three octal digits such as 660"):
+        load({}, {"listen_mode": mode})
+
+
+def test_a_tcp_address_has_no_mode() -> None:
+    assert load({}, {"listen_mode": "660"}).listen_address() == TcpAddress("127.0.0.1", 50051)

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import stat
+from pathlib import Path
 
 import grpc
 import pytest
@@ -252,6 +254,16 @@ async def test_it_listens_on_a_unix_socket(serve: Serve, socket_path: UnixAddres
     async with serve(OracleLimiter(), socket_path) as listener:
         answer = CheckResponse.parse(await call_raw(listener.address, bytes(check_request())))
     assert answer.ok_response is not None
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o777])
+async def test_a_unix_socket_gets_the_mode_that_the_setting_names(
+    serve: Serve, socket_path: UnixAddress, mode: int
+) -> None:
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(socket_path.path)
+    async with serve(OracleLimiter(), UnixAddress(socket_path.path, mode)):
+        assert stat.S_IMODE(Path(socket_path.path).stat().st_mode) == mode
 
 
 class HeldLimiter(OracleLimiter):

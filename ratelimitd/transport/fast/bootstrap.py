@@ -72,8 +72,11 @@ def become(config: Config, *, environ: Mapping[str, str], arguments: Sequence[st
     os.execve(line[0], [*line, *arguments], environ)  # noqa: S606 - no shell is needed
 
 
-def filter_chain(app: str) -> Config:
-    """The network filters that serve `app` (module:attribute) to HTTP/2 clients."""
+def filter_chain(app: str, *, max_connection_age_s: int = 0) -> Config:
+    """The network filters that serve `app` (module:attribute) to HTTP/2 clients.
+
+    After `max_connection_age_s` seconds and up to 10 % more, they ask a client to connect again; 0 for never.
+    """
     listener = PyvoyServer(app, lifespan=True).get_envoy_config()["static_resources"]["listeners"][0]
     (chain,) = listener["filter_chains"]
     (connections,) = chain["filters"]
@@ -83,4 +86,9 @@ def filter_chain(app: str) -> Config:
         # A health Watch sends nothing while the status stays the same.
         "stream_idle_timeout": "0s",
     }
+    if max_connection_age_s:
+        connections["typed_config"]["common_http_protocol_options"] = {
+            "max_connection_duration": f"{max_connection_age_s}s",
+            "max_connection_duration_jitter": {"value": 10},
+        }
     return {"filters": chain["filters"]}

@@ -32,7 +32,12 @@ _ARGUMENTS = ("--concurrency", "1", "--log-level", "error")
 
 @asynccontextmanager
 async def serve_hosted(
-    app: str, address: Address, *, environ: Mapping[str, str], drain_s: float
+    app: str,
+    address: Address,
+    *,
+    environ: Mapping[str, str],
+    drain_s: float,
+    max_connection_age_s: int = 0,
 ) -> AsyncIterator[Listener]:
     """Serves `app` in an Envoy until the end of the block.
 
@@ -41,11 +46,13 @@ async def serve_hosted(
         address: where to listen; port 0 picks a free port of loopback.
         environ: the environment of the process. The variables that the host needs are added.
         drain_s: how long the application lets calls in flight finish, in seconds.
+        max_connection_age_s: seconds after which a caller is asked to connect again; 0 for never.
 
     Raises ListenError, ChildError or MissingExtraError.
     """
     binding = await asyncio.to_thread(free_binding, address)
-    async with _host(_config(app, binding.each), environ, stop_timeout_s=drain_s + STOP_MARGIN_S) as (
+    config = _config(bootstrap.filter_chain(app, max_connection_age_s=max_connection_age_s), binding.each)
+    async with _host(config, environ, stop_timeout_s=drain_s + STOP_MARGIN_S) as (
         host,
         lifeline,
     ):
@@ -96,7 +103,7 @@ async def _host(
         yield host, lifeline
 
 
-def _config(app: str, addresses: Sequence[Address]) -> bootstrap.Config:
+def _config(filter_chain: bootstrap.Config, addresses: Sequence[Address]) -> bootstrap.Config:
     first, *others = map(_where, addresses)
     listener = {
         "name": "ratelimitd",
@@ -104,7 +111,7 @@ def _config(app: str, addresses: Sequence[Address]) -> bootstrap.Config:
         "additional_addresses": [{"address": other} for other in others],
         # Otherwise two processes could share a port by accident, and each would get half the calls.
         "enable_reuse_port": False,
-        "filter_chains": [bootstrap.filter_chain(app)],
+        "filter_chains": [filter_chain],
     }
     return {
         "static_resources": {"listeners": [listener]},
@@ -128,7 +135,7 @@ def _connection_limit() -> bootstrap.Config:
 
 def _where(address: Address) -> bootstrap.Config:
     if isinstance(address, UnixAddress):
-        return {"pipe": {"path": address.path}}
+        return {"pipe": {"path": address.path, "mode": address.mode or 0}}
     where = {"address": address.host, "port_value": address.port, "ipv4_compat": address.host == "::"}
     return {"socket_address": where}
 
