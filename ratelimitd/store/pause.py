@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 1.0
-"""The pause doubles from the first to the last of these, while no connection lasts as long as the last."""
+"""The pause after an attempt that failed doubles from the first to the last of these."""
+
+LASTING_S = 0.25
+"""A connection that lasted this long resets the pause. After shorter ones it doubles up to this time."""
 
 
 class Pause:
@@ -29,9 +32,10 @@ class Pause:
         """Seconds until the next attempt, now that the connection ended or, if `failed`, was of no use."""
         lasted_s = self._now_s() - self._began_s
         if failed:
-            self._pause_s = max(self._pause_s, FIRST_PAUSE_S)
-        elif lasted_s >= LAST_PAUSE_S:
-            self._pause_s = 0.0
-        pause_s = self._pause_s - lasted_s
-        self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LAST_PAUSE_S)
-        return pause_s
+            pause_s, longest_s = max(self._pause_s, FIRST_PAUSE_S), LAST_PAUSE_S
+        elif lasted_s < LASTING_S:
+            pause_s, longest_s = min(self._pause_s, LASTING_S), LASTING_S
+        else:
+            pause_s, longest_s = 0.0, LASTING_S
+        self._pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), longest_s)
+        return pause_s - lasted_s
