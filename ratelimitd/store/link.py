@@ -107,6 +107,7 @@ class Link:
         self._state = State.IDLE
         self._opened = 0
         self._settled = asyncio.Event()
+        self._settled_by_s = 0.0
         self._connection: Connection | None = None
         self._wire: Wire | None = None  # set if and only if the state is OPEN
         self._attempt: asyncio.Task[None] | None = None
@@ -121,6 +122,7 @@ class Link:
         return self._opened
 
     async def __aenter__(self) -> Self:
+        self._settled_by_s = asyncio.get_running_loop().time() + self._silence_s
         self._start_attempt()
         self._keep_alive()
         return self
@@ -131,9 +133,12 @@ class Link:
         await self.aclose()
 
     async def settled(self) -> None:
-        """Returns once the store has answered the greeting, an attempt has failed, or `silence_s` is over."""
+        """Returns once the store has answered the greeting, or the link knows that it does not.
+
+        The latter is the case after a failed attempt, or `silence_s` after the link was entered.
+        """
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._silence_s):
+            async with asyncio.timeout_at(self._settled_by_s):
                 await self._settled.wait()
 
     def call(self, arguments: tuple[Argument, ...], callback: ReplyCallback) -> None:
