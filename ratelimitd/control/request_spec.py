@@ -75,7 +75,9 @@ class RequestSpec:
         if self.address is not None and address is None:
             raise RequestSpecError(f"{self.address!r} is not an IP address")
         if address is not None and settings.address_header:
-            headers.setdefault(settings.address_header, str(address))
+            # With brackets, the last part of an IPv6 address is not taken for a port.
+            value = f"[{address}]" if address.version == 6 else str(address)  # noqa: PLR2004 - IPv6
+            headers.setdefault(settings.address_header, value)
         return Request(
             method=self.method.upper(),
             path=self.path.partition("?")[0],

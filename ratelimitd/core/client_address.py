@@ -12,8 +12,14 @@ from ipaddress import IPv4Address, IPv6Address
 _PORT = r"(?::(?P<port>[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
 _BRACKETED = re.compile(rf"\[(?P<host>[^\[\]]+)\]{_PORT}")
 _BARE = re.compile(rf"(?P<host>[^\[\]]+?){_PORT}")
-_ZONE = re.compile(r"[^\s%]+")
+_ZONE = re.compile(r"[^\s%,]+")
+_FORWARDED_PAIR = re.compile(
+    r"""(?:\s*(?P<name>[^\s=;,"]+)=(?P<value>"(?:[^"\\]|\\.)*"|[^\s;,"]*))?\s*(?:;|$)"""
+)
 _MAX_PORT = 65535
+
+PORT_WITHOUT_BRACKETS = {"cloudfront-viewer-address"}
+"""Headers whose values always end in a port, after an IPv6 address without brackets too."""
 
 _MAPPED = 0xFFFF
 """First 96 bits of ::ffff:0:0/96 (RFC 4291 section 2.5.5.2)."""
@@ -48,17 +54,20 @@ def plain_address(text: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
-def read_address(text: str) -> IPv4Address | IPv6Address | None:
+def read_address(text: str, *, ends_in_port: bool = False) -> IPv4Address | IPv6Address | None:
     """The address in a header value; None when there is none, and for a list.
 
     It may be quoted, in brackets, followed by a port, or an element of the header Forwarded (RFC 7239). No
-    element of a list is chosen, since a client may have written any of them.
+    element of a list is chosen, since a client may have written any of them. `ends_in_port` decides whether
+    `2001:db8::1:4431` ends in a port, or in the last part of the address.
     """
-    if "," in text:
-        return None
     node = _unquoted(_node(text.strip()))
-    if address := plain_address(node):
-        return address
+    if ends_in_port:
+        return _without_port(node) or plain_address(node)
+    return plain_address(node) or _without_port(node)
+
+
+def _without_port(node: str) -> IPv4Address | IPv6Address | None:
     for form in (_BRACKETED, _BARE):
         if (found := form.fullmatch(node)) and _is_port(found["port"]):
             return plain_address(found["host"])
@@ -103,11 +112,16 @@ def _is_unicast(ipv4: int) -> bool:
 
 
 def _node(text: str) -> str:
-    """The node of `for=NODE;proto=...`; a text without parameters as it is; empty if it has not one node."""
+    """The node of `for=NODE;proto=...`; a text without parameters as it is; empty if it has not one node.
+
+    A client may have written the value of `host`, so what is quoted there is not read.
+    """
     if "=" not in text:
         return text
-    pairs = [pair.strip().partition("=") for pair in text.split(";")]
-    nodes = [value for name, _, value in pairs if name.lower() == "for"]
+    pairs = list(_FORWARDED_PAIR.finditer(text))
+    if sum(len(pair[0]) for pair in pairs) < len(text):  # something else is before or between the pairs
+        return ""
+    nodes = [pair["value"] for pair in pairs if (pair["name"] or "").lower() == "for"]
     return nodes[0] if len(nodes) == 1 else ""
 
 

@@ -9,11 +9,11 @@ share a key, and no value can forge another's.
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import quote
 
-from ratelimitd.core.client_address import charged_as, plain_address, read_address
+from ratelimitd.core.client_address import PORT_WITHOUT_BRACKETS, charged_as, plain_address, read_address
 from ratelimitd.core.model import Identity, Request
 
 Source = Callable[[Request], Identity | None]
@@ -57,9 +57,9 @@ def address_key(text: str) -> str | None:
     return None if address is None else _key_of(address)
 
 
-def client_key(text: str) -> str | None:
+def client_key(text: str, *, ends_in_port: bool = False) -> str | None:
     """The key of an address as a proxy writes it, or None when `text` holds none."""
-    address = read_address(text) if len(text) <= MAX_ADDRESS else None
+    address = read_address(text, ends_in_port=ends_in_port) if len(text) <= MAX_ADDRESS else None
     return None if address is None else _key_of(address)
 
 
@@ -82,22 +82,27 @@ def header_source(name: str) -> Source:
 
 def address_source(trusted_header: str | None, on_unreadable: Unreadable = ignore_unreadable) -> Source:
     """Identifies by the client's address: from a header that Envoy itself overwrites, else the peer's."""
-    cached_key = lru_cache(MAX_CLIENT_KEYS)(client_key)
-
-    def key_of(text: str) -> str | None:
-        return cached_key(text) if len(text) <= MAX_ADDRESS else None  # no long text is kept
+    key_of = _kept_keys(client_key)
+    ends_in_port = trusted_header in PORT_WITHOUT_BRACKETS
+    key_of_value = _kept_keys(partial(client_key, ends_in_port=True)) if ends_in_port else key_of
 
     def identify_by_address(request: Request) -> Identity | None:
         key = None
         if trusted_header is not None:
             value = request.headers.get(trusted_header)
-            key = None if value is None else key_of(value)
+            key = None if value is None else key_of_value(value)
             if key is None:
                 on_unreadable(value)
         key = key or key_of(request.peer_address)
         return None if key is None else Identity("address", key)
 
     return identify_by_address
+
+
+def _kept_keys(key_of: Callable[[str], str | None]) -> Callable[[str], str | None]:
+    """Returns a function that keeps the keys that `key_of` returns, but not those of long texts."""
+    cached_key = lru_cache(MAX_CLIENT_KEYS)(key_of)
+    return lambda text: cached_key(text) if len(text) <= MAX_ADDRESS else None
 
 
 def parse_sources(

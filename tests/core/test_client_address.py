@@ -30,6 +30,11 @@ V6 = "2001:db8::1"
         f'for="{V4}:4431"',
         f"for={V4};proto=http;by=198.51.100.7",
         f"proto=https; FOR={V4}",
+        f"for={V4};",
+        # A client may have written the host.
+        f'for={V4};host="x;for=198.51.100.7;y"',
+        f'for={V4};host="a, b"',
+        rf'host="\";for=198.51.100.7";for={V4}',
     ],
 )
 def test_an_ipv4_address_is_read_in_every_form(text: str) -> None:
@@ -62,6 +67,25 @@ def test_an_ipv6_address_is_read_in_every_form(text: str) -> None:
     assert read_address(text) == IPv6Address(V6)
 
 
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("2001:db8::1:4431", V6),
+        ("2001:db8::a:b:c:d:4431", "2001:db8::a:b:c:d"),  # else the /64 would be 2001:db8:0:a::
+        ("64:ff9b::808:808:4431", "64:ff9b::808:808"),
+        ("2001:db8:0:0:0:0:0:1:443", V6),
+        (f"[{V6}]:443", V6),
+        (f"[{V6}]", V6),
+        (f"[{V6}:2]", f"{V6}:2"),
+        (V6, V6),
+        (f"{V4}:4431", V4),
+        (V4, V4),
+    ],
+)
+def test_a_value_that_always_ends_in_a_port_needs_no_brackets(text: str, address: str) -> None:
+    assert str(read_address(text, ends_in_port=True)) == address
+
+
 def test_a_mapped_address_with_a_port_needs_no_brackets() -> None:
     assert charged_as(read_address(f"::ffff:{V4}:4431") or IPv6Address(0)) == V4
 
@@ -82,8 +106,14 @@ def test_a_mapped_address_with_a_port_needs_no_brackets() -> None:
         f"{V4},",
         f"for={V4}, for=198.51.100.7",
         f"for={V4};proto=http, for=198.51.100.7",
+        f"proto=http, for={V4}",
+        f"{V4};for={V4}",
+        f'for="{V4}',
+        f'for={V4};host="x',
+        f"for = {V4}",
         f"{V4} 198.51.100.7",
         "fe80::1%eth0, 10.0.0.1",
+        "fe80::1%eth0,10.0.0.1",
         f"{V4}:",
         f"{V4}:port",
         f"{V4}:65536",

@@ -101,6 +101,13 @@ def test_the_trusted_header_and_the_peer_may_have_any_form_of_an_address(
     assert identify(sources, request(value)).key == key
 
 
+def test_the_header_of_cloudfront_ends_in_a_port_and_the_peer_does_not() -> None:
+    sources = parse_sources("address", "cloudfront-viewer-address")
+    peer = "64:ff9b::808:808"
+    assert identify(sources, request(peer, cloudfront_viewer_address=f"{peer}:4431")).key == "ip=8.8.8.8"
+    assert identify(sources, request(peer)).key == "ip=8.8.8.8"
+
+
 @pytest.mark.parametrize("value", ["", "-", "unknown", "1.1.1.1,2.2.2.2", "1.1.1.1" + " " * MAX_ADDRESS])
 def test_an_unreadable_value_is_reported_and_the_peer_is_charged(value: str) -> None:
     reported: list[str | None] = []

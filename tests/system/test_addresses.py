@@ -78,13 +78,14 @@ async def test_the_address_header_is_read_and_unreadable_values_are_reported(
     ]
 
 
+@pytest.mark.parametrize("header", ["X-Client", "CloudFront-Viewer-Address"])
 async def test_an_operators_address_stands_also_in_the_address_header(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, header: str
 ) -> None:
-    monkeypatch.setenv("RATELIMITD_ADDRESS_HEADER", "x-client")
-    explain = ("explain", "--path", "/", "--json", "--address", "[2001:db8::1]:443")
-    assert (await command.run(*explain)).json["identity"]["key"] == "ip=2001%3Adb8%3A%3A%2F64"
-    other = await command.run(*explain, "--header", "X-Client=203.0.113.9:80")
+    monkeypatch.setenv("RATELIMITD_ADDRESS_HEADER", header)
+    explain = ("explain", "--path", "/", "--json", "--address", "[64:ff9b::808:808]:443")
+    assert (await command.run(*explain)).json["identity"]["key"] == "ip=8.8.8.8"
+    other = await command.run(*explain, "--header", f"{header}=203.0.113.9:80")
     assert other.json["identity"]["key"] == "ip=203.0.113.9"
 
 
