@@ -9,6 +9,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from ratelimitd.core.patterns import Segment, covers, pattern_segments
 from ratelimitd.core.tiers import TIERS, TierName
 from ratelimitd.errors import Problem
+from ratelimitd.policy.address_advice import address_advice
 from ratelimitd.policy.document import PolicyDocument
 from ratelimitd.policy.flat_form import FlatPolicy, Policy
 from ratelimitd.policy.limits import TierEntry
@@ -94,6 +95,9 @@ def _on_overrides(policy: PolicyDocument, unreachable: Container[int]) -> Iterat
     reachable = {at: route for at, route in enumerate(policy.routes) if at not in unreachable}
     dearest = {name: _dearest(reachable, tier) for name, tier in policy.tiers.items()}
     off = _tiers_off(policy)
+    for name in policy.overrides.addresses:
+        if useless := address_advice(name):
+            yield Problem(f"overrides.addresses.{name}", useless)
     for path, override in policy.overrides.items():
         yield from _on_override(path, override, dearest, off, shadow=policy.shadow or override.shadow)
 

@@ -80,9 +80,13 @@ def _user_id(text: str) -> str:
 
 def _address(text: str) -> str:
     if key_of_address(text) is None:
-        key = address_key(text.removesuffix("/64")) if ":" in text else None
-        hint = f"; its requests are charged to {unquote(key).removeprefix('ip=')}" if key else ""
-        raise ValueError(f"must be an IPv4 address, an IPv6 address, or an IPv6 network of /64{hint}")
+        address = text.removesuffix("/64")
+        if ":" in text and (key := address_key(address)):
+            charged = unquote(key).removeprefix("ip=")
+            raise ValueError(
+                f"must be one address, because {address} is charged as {charged}, not as its /64"
+            )
+        raise ValueError("must be an IPv4 address, an IPv6 address, or an IPv6 network of /64")
     return text
 
 

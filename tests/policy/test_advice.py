@@ -29,6 +29,13 @@ def test_a_good_policy_gets_no_advice() -> None:
     )
 
 
+@pytest.mark.parametrize("network", ["64:ff9b::/64", "64:ff9b::1%a/b/64", "2001:0:4136:e378::/64"])
+def test_a_network_of_clients_that_are_charged_as_ipv4_addresses_gets_advice(network: str) -> None:
+    limits = {name: {"user": LIMIT} for name in (network, "2001:db8::/64", "64:ff9b::808:808", "::/64")}
+    reason = "has no effect: each client in this network is charged as its own IPv4 address"
+    assert advised(overrides={"addresses": limits}) == [f"overrides.addresses.{network}: {reason}"]
+
+
 @pytest.mark.parametrize(
     ("routes", "expected"),
     [

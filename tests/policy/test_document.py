@@ -131,11 +131,11 @@ def with_overrides(**overrides: Any) -> dict[str, Any]:
         (with_overrides(addresses={"10.0.0.0/64": {}}), "overrides.addresses.10.0.0.0/64: must be an IPv4"),
         (
             with_overrides(addresses={"::ffff:10.0.0.1/64": {}}),
-            "must be an IPv4 address, an IPv6 address, or",
+            "must be one address, because ::ffff:10.0.0.1 is charged as 10.0.0.1, not as its /64, got",
         ),
         (
             with_overrides(addresses={"2002:808:808::/64": {}}),
-            "or an IPv6 network of /64; its requests are charged to 8.8.8.8",
+            "must be one address, because 2002:808:808:: is charged as 8.8.8.8, not as its /64, got",
         ),
         (with_overrides(addresses={"203.0.113.9:4431": {}}), "must be an IPv4 address, an IPv6 address, or"),
         (
