@@ -22,7 +22,7 @@ from tests.system.changed_front import (
     unchanged,
 )
 from tests.system.conftest import Front
-from tests.transport.http2 import exchange
+from tests.transport.http2 import Reply, exchange
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("front")]
 
@@ -80,6 +80,7 @@ REQUESTS: dict[str, tuple[bytes, int, tuple[str, int], int]] = {
     "WebSocket on an unknown path": (upgrade("websocket", "/x"), 403, NOBODY, 0),
     "unknown upgrade": (upgrade("foo/2"), 403, NOBODY, 0),
     "TLS upgrade": (upgrade("TLS/1.2"), 403, NOBODY, 0),
+    "upgrade to a UDP tunnel": (upgrade("connect-udp"), 404, NOBODY, 0),
     "h2c upgrade": (upgrade("h2c"), 200, USER, 1),
     # versions
     "HTTP/1.0": (request("GET /api/x HTTP/1.0"), 426, NOBODY, 0),
@@ -183,9 +184,9 @@ async def connect(http: httpx.AsyncClient) -> Connection:
 
 
 def with_websockets(config: Config) -> None:
-    """Adds the line of docs/operations.md to the connection manager."""
-    (line,) = [line for line in OPERATIONS.read_text().splitlines() if line.startswith("upgrade_configs:")]
-    connection_manager(config).update(yaml.safe_load(line))
+    """Changes the connection manager as docs/operations.md says."""
+    section = OPERATIONS.read_text().partition("### WebSockets\n")[2]
+    connection_manager(config).update(yaml.safe_load(section.partition("```yaml")[2].partition("```")[0]))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -253,6 +254,28 @@ async def test_http2_is_limited_like_http1(http: httpx.AsyncClient, front: Front
     assert (await front.buckets()).keys() == charged("h2", 3).keys()
 
 
+async def open_websocket(http: httpx.AsyncClient, user: str) -> Reply:
+    """Opens a WebSocket over HTTP/2 and sends a message."""
+    at = TcpAddress(http.base_url.host, http.base_url.port or 0)
+    return await exchange(
+        at,
+        [MASKED_HELLO],
+        end=False,
+        path="/api/live",
+        protocol="websocket",
+        x_user_id=user,
+        content_type="text/plain",
+    )
+
+
+async def test_a_websocket_over_http2_ends_the_connection(
+    http: httpx.AsyncClient, front: Front, backend: Backend
+) -> None:
+    with pytest.raises(ConnectionError):
+        await open_websocket(http, "h2")
+    assert (await front.buckets(), backend.heads) == ({}, [])
+
+
 async def test_a_grpc_client_gets_the_status_of_a_denial(http: httpx.AsyncClient) -> None:
     """The backend is not a gRPC server, so calls that are allowed fail in another way."""
     async with grpc.aio.insecure_channel(f"{http.base_url.host}:{http.base_url.port}") as channel:
@@ -270,7 +293,7 @@ async def test_a_grpc_client_gets_the_status_of_a_denial(http: httpx.AsyncClient
     assert ("x-ratelimit-tier", "user_api") in fields
 
 
-async def test_with_the_documented_line_a_websocket_takes_one_token(
+async def test_with_the_documented_lines_a_websocket_takes_one_token(
     limited: Front, backend: Backend, tmp_path: Path
 ) -> None:
     """Messages are free. The handshake that the limit denies does not reach the backend."""
@@ -286,10 +309,14 @@ async def test_with_the_documented_line_a_websocket_takes_one_token(
             assert await one.reader.readexactly(20 * len(MASKED_HELLO)) == MASKED_HELLO * 20
         unknown = await connections[4].send(upgrade("websocket", "/x"))
         other = await connections[5].send(upgrade("foo/2"))
+        over_http2 = [await open_websocket(http, "h2") for _ in range(4)]
         for one in connections:
             one.writer.close()
             await one.writer.wait_closed()
     backend.response = before
     assert (statuses, unknown, other) == ([101, 101, 101, 429], 404, 403)
-    assert len(backend.heads) == 3
-    assert (await limited.buckets())["user:ws"] == 2
+    assert [(reply.headers[":status"], reply.body) for reply in over_http2[:3]] == [("200", MASKED_HELLO)] * 3
+    assert over_http2[3].headers[":status"] == "429"
+    assert len(backend.heads) == 6
+    buckets = await limited.buckets()
+    assert (buckets["user:ws"], buckets["user:h2"]) == (2, 2)

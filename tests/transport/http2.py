@@ -35,17 +35,24 @@ async def exchange(
     *,
     end: bool = True,
     path: str = CHECK,
+    protocol: str | None = None,
     timeout_s: float = 10,
     **headers: str,
 ) -> Reply:
-    """Sends each chunk as a frame of its own. With `end` false the request stays open."""
+    """Sends each chunk as a frame of its own. With `end` false the request stays open.
+
+    With `protocol` the request is an extended CONNECT (RFC 8441), whose response ends with its first data.
+
+    Raises ConnectionError if the server closes the connection within the response.
+    """
     reader, writer = await asyncio.open_connection(address.host, address.port)
     connection = H2Connection(H2Configuration(header_encoding="utf-8"))
     connection.initiate_connection()
     fields = {"content-type": "application/grpc", "te": "trailers"}
     fields |= {name.replace("_", "-"): value for name, value in headers.items()}
-    method = fields.pop("method", "POST")
+    method = fields.pop("method", "POST") if protocol is None else "CONNECT"
     pseudo = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)]
+    pseudo += [] if protocol is None else [(":protocol", protocol)]
     connection.send_headers(1, [*pseudo, *fields.items()])
     for chunk in chunks:
         connection.send_data(1, chunk)
@@ -54,7 +61,7 @@ async def exchange(
     writer.write(connection.data_to_send())
     try:
         async with asyncio.timeout(timeout_s):
-            return await _reply(connection, reader, writer)
+            return await _reply(connection, reader, writer, tunnel=protocol is not None)
     finally:
         writer.close()
         with suppress(ConnectionError):
@@ -66,7 +73,7 @@ def _text(headers: Iterable[tuple[object, object]]) -> dict[str, str]:
 
 
 async def _reply(
-    connection: H2Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    connection: H2Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, tunnel: bool
 ) -> Reply:
     reply = Reply()
     while data := await reader.read(65536):
@@ -79,7 +86,7 @@ async def _reply(
                 reply.body += event.data
             elif isinstance(event, StreamReset):
                 reply.reset = True
-            if isinstance(event, StreamEnded | StreamReset):
+            if isinstance(event, StreamEnded | StreamReset) or (tunnel and reply.body):
                 return reply
         writer.write(connection.data_to_send())
-    raise AssertionError(f"the connection ended within the answer: {reply}")
+    raise ConnectionError(f"the server closed the connection within the response: {reply}")
