@@ -57,20 +57,20 @@ def _folder(text: str) -> str:
 
 
 def _verification(text: str) -> str:
-    if text not in {"required", "optional", "none"}:
+    if text.lower() not in {"required", "optional", "none"}:
         raise ValueError("must be required, optional or none")
-    return text
+    return text.lower()
 
 
 def _tls_version(text: str) -> ssl.TLSVersion:
     for name, version in _TLS_VERSIONS.items():
-        if text in {name, str(int(version))}:
+        if text.lower() in {name.lower(), str(int(version))}:
             return version
     raise ValueError(f"must be {' or '.join(_TLS_VERSIONS)}")
 
 
 def _verify_flags(text: str) -> list[ssl.VerifyFlags]:
-    names = [name.strip() for name in text.strip("[]").split(",")]
+    names = [name.strip().upper() for name in text.strip("[]").split(",")]
     if any(name not in ssl.VerifyFlags.__members__ for name in names):
         raise ValueError(f"must be one or more of {', '.join(ssl.VerifyFlags.__members__)}")
     return [ssl.VerifyFlags[name] for name in names]

@@ -40,6 +40,13 @@ SECRET = "hunter2"  # noqa: S105 - it is meant to be found
         ("redis://h?health_check_interval=30&socket_keepalive=False", {"socket_keepalive": False}),
         ("rediss://h?ssl_cert_reqs=none&ssl_check_hostname=no", {"ssl_cert_reqs": "none"}),
         ("rediss://h?ssl_min_version=TLSv1.3", {"ssl_min_version": ssl.TLSVersion.TLSv1_3}),
+        # Case does not matter in names of choices.
+        ("rediss://h?ssl_cert_reqs=None", {"ssl_cert_reqs": "none"}),
+        ("rediss://h?ssl_min_version=TLSV1.2", {"ssl_min_version": ssl.TLSVersion.TLSv1_2}),
+        (
+            "rediss://h?ssl_exclude_verify_flags=verify_x509_strict",
+            {"ssl_exclude_verify_flags": [ssl.VerifyFlags.VERIFY_X509_STRICT]},
+        ),
         ("rediss://h?ssl_exclude_verify_flags=VERIFY_X509_STRICT", {"db": None}),
     ],
 )
