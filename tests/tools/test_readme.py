@@ -38,7 +38,7 @@ def project() -> Iterator[dict[str, str]]:
     need("docker", "curl", "grpcurl", "make")
     env = {"COMPOSE_PROJECT_NAME": f"readme-{uuid.uuid4().hex[:8]}"}
     yield env
-    shell("docker compose down --volumes --timeout 20", env)
+    shell("docker compose down --volumes --rmi local --timeout 20", env)
 
 
 @pytest.mark.timeout(600)  # it builds images, an environment and a wheel, and installs them
