@@ -220,6 +220,29 @@ def test_clients_of_one_nat64_are_charged_apart() -> None:
     assert charged_as(IPv6Address("64:ff9b::808:808")) != charged_as(IPv6Address("64:ff9b::909:909"))
 
 
+def translated(client: IPv4Address, prefix: IPv6Address, bits: int) -> IPv6Address:
+    """Puts an IPv4 address behind a prefix (RFC 6052 section 2.2): around bits 64 to 71, which are 0."""
+    octets = bytearray(prefix.packed[: bits // 8])
+    for octet in client.packed:
+        octets += bytes([0] * (len(octets) == 8) + [octet])
+    return IPv6Address(bytes(octets.ljust(16, b"\0")))
+
+
+@given(
+    st.ip_addresses(v=4, network="8.0.0.0/7"),
+    st.ip_addresses(v=6, network="64:ff9b:1::/48"),
+    st.sampled_from([48, 56, 64, 96]),
+)
+def test_every_client_of_a_local_nat64_is_charged_alone(
+    client: IPv4Address, prefix: IPv6Address, bits: int
+) -> None:
+    """Whichever length the prefix has. An IPv4 address that ends in .0.0.0 is no host's."""
+    prefix = IPv6Address(prefix.packed[:8] + bytes(1) + prefix.packed[9:])  # bits 64 to 71 are 0
+    address = translated(client, prefix, bits)
+    alone = client if bits == 96 and int(client) & 0xFF_FFFF else address
+    assert charged_as(address) == str(alone)
+
+
 @given(st.ip_addresses(v=6, network="2000::/3"), st.ip_addresses(v=4))
 def test_no_native_address_is_charged_as_an_ipv4_address(native: IPv6Address, inside: IPv4Address) -> None:
     """Whatever a host puts into the last 64 bits of an address in its own network."""

@@ -1,6 +1,7 @@
 """Compares the documents with the code."""
 
 import re
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from fastapi.routing import APIRoute
 
 from ratelimitd import __version__
 from ratelimitd.admin import policy_api, requests_api
+from ratelimitd.core.client_address import charged_as
 from ratelimitd.demo.show import EXAMPLE_LIMITS
 from ratelimitd.settings import Settings, env_name
 
@@ -81,6 +83,21 @@ def test_operations_lists_each_log_event_with_its_level() -> None:
         (event, "warning") for source in sources for event in re.findall(r"_logging_once\(\"(\w+)\"", source)
     }
     assert documented == written
+
+
+def test_operations_says_what_each_ipv6_address_is_charged_as() -> None:
+    section = (
+        (ROOT / "docs/operations.md").read_text().partition("### IPv4 inside IPv6")[2].partition("\n## ")[0]
+    )
+    rows = re.findall(r"^\| (`.*`) \| .* \| (.*) \|$", section, re.MULTILINE)
+    for addresses, charged in rows:
+        for address in re.findall("`(.+?)`", addresses):
+            text = charged_as(IPv6Address(address))
+            kind = (
+                "its /64" if text.endswith("/64") else "the whole address" if text == address else f"`{text}`"
+            )
+            assert charged.startswith(kind), address
+    assert len(rows) == 10
 
 
 def test_the_table_of_the_admin_api_lists_all_operations() -> None:
