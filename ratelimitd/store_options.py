@@ -1,7 +1,7 @@
 """The options that a store URL may have, such as `?ssl_ca_certs=/etc/ca.pem`, and the check of each value."""
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,6 +69,16 @@ def _tls_version(text: str) -> ssl.TLSVersion:
     raise ValueError(f"must be {' or '.join(_TLS_VERSIONS)}")
 
 
+def _ciphers(text: str) -> str:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers(text)
+    except ssl.SSLError as error:
+        raise ValueError(
+            "must be a list of ciphers in OpenSSL's format that allows one for TLS 1.2"
+        ) from error
+    return text
+
+
 def _verify_flags(text: str) -> list[ssl.VerifyFlags]:
     names = [name.strip().upper() for name in text.strip("[]").split(",")]
     if any(name not in ssl.VerifyFlags.__members__ for name in names):
@@ -98,10 +108,22 @@ TLS_OPTIONS = {
     "ssl_cert_reqs": Option(_verification),
     "ssl_certfile": Option(_file),
     "ssl_check_hostname": Option(_boolean),
-    "ssl_ciphers": Option(str),
+    "ssl_ciphers": Option(_ciphers),
     "ssl_exclude_verify_flags": Option(_verify_flags),
     "ssl_keyfile": Option(_file),
     "ssl_min_version": Option(_tls_version),
     "ssl_password": Option(str, secret=True),
 }
 """Options of a store URL with TLS."""
+
+
+def check_tls_options(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for an option that another one would leave without effect."""
+    for name, needed in (("ssl_keyfile", "ssl_certfile"), ("ssl_password", "ssl_certfile")):
+        if name in options and needed not in options:
+            raise ValueError(f"the option {name} needs {needed}, the client's certificate")
+    if options.get("ssl_check_hostname") and options.get("ssl_cert_reqs") == "none":
+        raise ValueError(
+            "the option ssl_check_hostname is true, but ssl_cert_reqs is none, so no name is checked; "
+            "expected ssl_cert_reqs=required or ssl_check_hostname=false"
+        )

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from redis.asyncio import SSLConnection
 
-from ratelimitd.store_options import OPTIONS, TLS_OPTIONS, database
+from ratelimitd.store_options import OPTIONS, TLS_OPTIONS, check_tls_options, database
 
 Scheme = Literal["redis", "rediss", "unix"]
 
@@ -21,6 +21,8 @@ SCHEMES: dict[str, Scheme] = {"redis://": "redis", "rediss://": "rediss", "unix:
 
 DEFAULT_PORT = 6379
 MAX_PORT = 65535
+MAX_LABEL = 63
+"""Characters between two dots of a host name: RFC 1035."""
 
 MAX_SOCKET_PATH_BYTES = 107
 """The size of `sun_path` on Linux, without its final zero byte."""
@@ -28,6 +30,10 @@ MAX_SOCKET_PATH_BYTES = 107
 _TCP_FORM = "SCHEME://HOST:PORT/DB or SCHEME://USER:PASSWORD@HOST:PORT/DB"
 _UNIX_FORM = "unix:///PATH or unix://USER:PASSWORD@/PATH"
 _ENCODING = "percent-encode / @ : ? # and % in USER and PASSWORD"
+_TLS_FILES = (
+    "expected PEM files: certificates in ssl_ca_certs, the client's certificate in ssl_certfile, its private "
+    "key in ssl_keyfile or in the same file, and in ssl_password the password of the key if it has one"
+)
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
@@ -58,7 +64,9 @@ def check_store_url(url: str) -> None:
     try:
         SSLConnection(**arguments).ssl_context.get()
     except (OSError, ValueError) as error:  # an ssl.SSLError is an OSError
-        raise ValueError(f"not a valid store URL: its TLS options cannot be used: {error}") from error
+        raise ValueError(
+            f"not a valid store URL: its TLS files cannot be used: {error}; {_TLS_FILES}"
+        ) from error
 
 
 def _parse(scheme: Scheme, rest: str) -> StoreUrl:
@@ -81,6 +89,7 @@ def _parse(scheme: Scheme, rest: str) -> StoreUrl:
     if "db" in arguments and "db" in options:
         raise ValueError("it names a database twice; expected either /DB or ?db=DB")
     if scheme == "rediss":
+        check_tls_options(options)
         options.setdefault("ssl_password", "")  # with None, OpenSSL would ask for it on the terminal
     return StoreUrl(scheme, arguments | options)
 
@@ -128,7 +137,7 @@ def _host(text: str) -> str:
             return str(ipaddress.IPv6Address(text[1:-1].replace("%25", "%")))
         except ValueError as error:
             raise ValueError("an IPv6 address is expected between [ and ]") from error
-    if not _HOST.fullmatch(text):
+    if not _HOST.fullmatch(text) or ".." in text or any(len(label) > MAX_LABEL for label in text.split(".")):
         raise ValueError(f"HOST must be a name or an address; expected {_TCP_FORM}; {_ENCODING}")
     return text
 

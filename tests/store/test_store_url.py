@@ -99,6 +99,8 @@ def test_a_path_that_is_not_a_database_is_refused(path: str) -> None:
         ("redis://:6379", "it names no host"),
         ("redis://:hunter2@/0", "it names no host"),
         ("redis://:hunter2@a,b/0", "HOST must be a name or an address"),
+        ("redis://:hunter2@a..b/0", "HOST must be a name or an address"),
+        ("redis://:hunter2@" + "a" * 64, "HOST must be a name or an address"),
         ("redis://hunter2@h", "it has a user but no password; expected USER:PASSWORD@HOST"),
         ("redis://@h", "it has a user but no password"),
         ("redis://:@h", "user and password are empty"),
@@ -129,7 +131,10 @@ def test_a_path_that_is_not_a_database_is_refused(path: str) -> None:
         ("rediss://h?ssl_cert_reqs=no", "must be required, optional or none"),
         ("rediss://h?ssl_min_version=SSLv3", "must be TLSv1.2 or TLSv1.3"),
         ("rediss://h?ssl_exclude_verify_flags=ALL", "must be one or more of"),
-        ("rediss://h?ssl_ciphers=best", "its TLS options cannot be used: "),
+        ("rediss://h?ssl_ciphers=best", "must be a list of ciphers in OpenSSL's format"),
+        ("rediss://h?ssl_keyfile=/etc/passwd", "the option ssl_keyfile needs ssl_certfile"),
+        ("rediss://h?ssl_password=hunter2", "the option ssl_password needs ssl_certfile"),
+        ("rediss://h?ssl_cert_reqs=none&ssl_check_hostname=true", "so no name is checked; expected"),
     ],
 )
 def test_an_invalid_url_is_refused_without_showing_its_password(url: str, reason: str) -> None:
@@ -155,7 +160,7 @@ def test_an_option_that_is_not_allowed_is_refused_with_the_list_of_those_that_ar
 def test_a_file_without_a_certificate_is_refused(tmp_path: Path) -> None:
     for option in ("ssl_ca_certs", "ssl_certfile"):
         (tmp_path / "empty.pem").touch()
-        with pytest.raises(ValueError, match="its TLS options cannot be used"):
+        with pytest.raises(ValueError, match=r"its TLS files cannot be used: .*; expected PEM files"):
             check_store_url(f"rediss://h?{option}={tmp_path}/empty.pem")
 
 
