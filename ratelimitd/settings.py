@@ -33,6 +33,9 @@ CONFIG_KEY = "rate_limit:config"
 SECRET = {"redis_url", "admin_key", "admin_read_key"}
 """Settings whose value is never shown. A URL may contain a password."""
 
+MIN_SIMILARITY = 0.62
+"""A setting less similar to an unknown name is not suggested; `transport` is 0.615 for `port`."""
+
 EMBEDDED = "embedded"
 """The store URL that stands for the bundled Valkey, started as a child process."""
 
@@ -247,7 +250,8 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Setting
 
 
 def _suggestion(variable: str) -> str:
-    near = difflib.get_close_matches(variable.removeprefix(PREFIX).lower(), Settings.model_fields, n=1)
+    name = variable.removeprefix(PREFIX).lower()
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=MIN_SIMILARITY)
     if near:
         return f"did you mean {env_name(near[0])}?"
     return f"expected one of {', '.join(env_name(name) for name in Settings.model_fields)}"

@@ -62,11 +62,12 @@ def test_an_unknown_setting_is_an_error_with_a_suggestion() -> None:
         load({"RATELIMITD_LISTN": "x"}, {})
 
 
-def test_without_a_similar_name_the_error_lists_all_settings() -> None:
+@pytest.mark.parametrize("variable", ["RATELIMITD_QQ", "RATELIMITD_PORT", "RATELIMITD_"])
+def test_without_a_similar_name_the_error_lists_all_settings(variable: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"unknown setting RATELIMITD_QQ; expected one of RATELIMITD_LISTEN, "
+        SettingsError, match=f"unknown setting {variable}; expected one of RATELIMITD_LISTEN, "
     ):
-        load({"RATELIMITD_QQ": "x"}, {})
+        load({variable: "50051"}, {})
 
 
 def test_all_problems_are_reported_at_once() -> None:
