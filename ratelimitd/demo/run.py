@@ -53,7 +53,7 @@ async def _demo(console: Console, *, port: int, redis_url: str | None, once: boo
     async with AsyncExitStack() as stack:
         url = redis_url or str(await stack.enter_async_context(embedded_store()))
         store = await stack.enter_async_context(open_client(url))
-        await stack.enter_async_context(_example_limits(store))
+        await stack.enter_async_context(_example_limits(store, delete=redis_url is not None))
         key = secrets.token_hex(16)
         system = await stack.enter_async_context(running_stack(url, front_port=port, admin_key=key))
         with store_errors():
@@ -65,14 +65,17 @@ async def _demo(console: Console, *, port: int, redis_url: str | None, once: boo
 
 
 @asynccontextmanager
-async def _example_limits(store: Redis) -> AsyncIterator[None]:
-    """Sets the example limits if the store has no policy, and deletes them unless they were changed."""
+async def _example_limits(store: Redis, *, delete: bool) -> AsyncIterator[None]:
+    """Sets the example limits if the store has no policy. `delete` deletes them unless they were changed.
+
+    The bundled store needs no deletion, and a signal to the process group may have ended it already.
+    """
     with store_errors():
         was_set = await store.set(CONFIG_KEY, EXAMPLE_LIMITS, nx=True)
     try:
         yield
     finally:
-        if was_set:
+        if was_set and delete:
             await _delete_example_limits(store)
 
 

@@ -49,6 +49,14 @@ async def test_ctrl_c_ends_the_demo_and_leaves_nothing(tmp_path: Path) -> None:
         await assert_clean_end(process, tmp_path)
 
 
+async def test_a_signal_to_the_process_group_ends_the_demo_in_order(tmp_path: Path) -> None:
+    """`timeout` and service managers send SIGTERM to the store too."""
+    async with started("demo", "--port", str(free_port()), env={"TMPDIR": str(tmp_path)}) as process:
+        await line_with(process, "Ctrl-C stops everything")
+        os.killpg(process.pid, signal.SIGTERM)
+        await assert_clean_end(process, tmp_path)
+
+
 async def assert_counts_are_shown(process: Process) -> None:
     """Waits for the line about the denials."""
     assert await line_with(process, "7 x 429") == '7 x 429: {"error":"rate limit exceeded"}\n'
