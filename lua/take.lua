@@ -66,7 +66,7 @@ for _, key in ipairs(KEYS) do
       other_type[key] = redis.call('TYPE', key).ok
     end
     local left, since = tonumber(stored[1]), tonumber(stored[2])
-    if left and since and left >= 0 and since >= 0 and since < MAX_EXACT then
+    if left and since and left >= 0 and left < MAX_EXACT and since >= 0 and since < MAX_EXACT then
       tokens[key], last[key] = floor(left * MICRO + 0.5), since
     end
     read[key] = true

@@ -89,6 +89,6 @@ def _bucket(tokens: bytes | str | None, last: bytes | str | None) -> Bucket | No
         left, since = float(tokens or "nan"), float(last or "nan")
     except ValueError:
         return None
-    if left >= 0 and 0 <= since < MAX_EXACT:
+    if 0 <= left < MAX_EXACT and 0 <= since < MAX_EXACT:
         return Bucket(round(left * MICRO), int(since))
     return None

@@ -183,6 +183,7 @@ def test_stored_numbers_have_no_exponent_and_lose_no_digit(
         {"tokens": "0", "last": "never"},
         {"tokens": "0", "last": "inf"},
         {"tokens": "0", "last": "1e25"},
+        {"tokens": "inf", "last": str(NOW + MICRO)},
     ],
 )
 def test_a_bucket_with_invalid_fields_counts_as_full(server: Any, fields: dict[str, str]) -> None:

@@ -35,6 +35,9 @@ async def test_buckets_are_read_to_the_microtoken(store: Redis) -> None:
         {"last": "1"},
         {"tokens": "1", "last": "inf"},
         {"tokens": "1", "last": "1e25"},
+        {"tokens": "inf", "last": "1"},
+        {"tokens": "1e308", "last": "1"},
+        {"tokens": "9" * 400, "last": "1"},
     ],
 )
 async def test_a_hash_that_is_not_a_bucket_is_reported(store: Redis, nonsense: dict[Any, Any]) -> None:
