@@ -62,5 +62,5 @@ redis.pcall('PUBLISH', channel, number)
 redis.call('HSET', KEYS[2], number, revision, 'head', number, 'stored', text and redis.sha1hex(text) or seen)
 redis.call('HDEL', KEYS[2], format('%.0f', head + 1 - KEPT))
 if text then redis.call('SET', KEYS[1], text) end
-redis.call('DEL', KEYS[3])
+redis.call('UNLINK', KEYS[3])
 return {1, head + 1, revision}

@@ -122,11 +122,11 @@ while at <= #ARGV do
   keys_done = keys_done + kind.all
 end
 
--- DEL comes first: if an ACL forbids it, the script fails before it writes anything.
+-- UNLINK frees a large value in another thread. It comes first: if an ACL forbids it, nothing has been written.
 local replaced = {}
 for key, type in pairs(other_type) do
   if charged_capacity[key] then
-    redis.call('DEL', key)
+    redis.call('UNLINK', key)
     replaced[#replaced + 1] = key
     replaced[#replaced + 1] = type
   end

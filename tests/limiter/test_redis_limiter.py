@@ -18,6 +18,8 @@ from ratelimitd.limiter.take_script import decode
 from ratelimitd.store.client import connector
 from ratelimitd.store.link import Link
 from tests.core.take_requests import take_request
+from tests.eventually import eventually
+from tests.redis_server import redis_server
 from tests.script_limiter import ScriptLimiter, take_batch
 
 
@@ -131,6 +133,18 @@ async def test_a_key_of_another_type_is_replaced_and_logged(link: Link, store: R
     assert logs == [{"event": "bucket_replaced", "log_level": "warning", "key": "k é", "type": "list"}]
     assert await store.hget("k é", "tokens") == b"1"
     assert 0 < await store.pttl("k é") < 2_010_000
+
+
+async def test_a_large_key_of_another_type_is_freed_in_the_background() -> None:
+    """Freeing it at once would block Redis, and the decisions of other users would time out."""
+    async with redis_server() as (address, client), Link(connector(f"redis://{address}")) as link:
+        await client.sadd("k", *range(1000))
+        assert (await take_batch(RedisLimiter(link), [request()]))[0].allowed
+
+        async def freed() -> bool:
+            return bool((await client.info("memory"))["lazyfreed_objects"])
+
+        await eventually(freed, "another thread frees the set")
 
 
 async def test_another_error_in_the_script_is_a_store_error(link: Link, store: Redis) -> None:

@@ -53,7 +53,7 @@ async def operate(address: str, *arguments: str, text: str = "") -> Result:
     return await run(*arguments, "--redis-url", f"redis://{OPERATOR}:PASSWORD@{address}/0", text=text)
 
 
-async def use_everything(address: str, target: str) -> None:
+async def use_everything(address: str, target: str, client: Redis) -> None:
     """Uses every command and decides requests while the service at `target` runs."""
     for arguments in (
         ("policy", "apply", "-", "--wait"),
@@ -66,6 +66,7 @@ async def use_everything(address: str, target: str) -> None:
     ):
         done = await operate(address, *arguments, text=POLICY)
         assert (done.status, "the store" in done.err) == (0, False), done.err
+    await client.set("rate:user:u1:api:*", "not a bucket")
     check = ("check", "--user", "u1", "--path", "/api/x", "--target", target, "--timeout-s", "10")
     assert [(await run(*check)).status for _ in range(3)] == [0, 0, 6]
 
@@ -88,15 +89,15 @@ async def test_the_documented_users_can_do_everything(transport: str) -> None:
         serve = ("serve", "--transport", transport, "--redis-url", url, "--listen", target, "--leave-s", "0")
         async with started(*serve) as process:
             await line_with(process, '"listening"')
-            await use_everything(address, target)
+            await use_everything(address, target, client)
         assert await client.acl_log() == []
 
 
 async def test_the_optional_permissions_are_not_needed() -> None:
-    async with store_with_users(*OPTIONAL) as (address, _):
+    async with store_with_users(*OPTIONAL) as (address, client):
         flags = {"redis_url": f"redis://{SERVICE}:PASSWORD@{address}/0", "listen": "127.0.0.1:0"}
         async with run_service(settings.load({}, flags=flags), "grpcio") as listener:
-            await use_everything(address, str(listener.address))
+            await use_everything(address, str(listener.address), client)
 
 
 @pytest.mark.parametrize("without", ["+subscribe", "&{rate_limit:config}:changes"])
