@@ -18,7 +18,8 @@ ARGV  1  number of the newest revision that the caller knows; '' skips this chec
 RETURN      1 recorded, 0 not recorded; number of the newest revision; its JSON, or '' if it is not kept. A repeated
             adoption returns 1 and the newest revision
 INVARIANT   numbers increase by one, also from that of a lost policy, which is removed; at most 100 revisions are
-            kept; `stored` reveals direct writes; all or nothing is written
+            kept; `stored` reveals direct writes; all or nothing is written, before Redis 7 only if no ACL forbids a
+            part of it
 COMPLEXITY  O(bytes of the old and the new text)
 ]]
 local KEPT = 100
@@ -57,10 +58,21 @@ local number, time = format('%.0f', head + 1), redis.call('TIME')
 local now = format('%.0f', time[1] * MICRO + time[2])
 local revision = '{"number":' .. number .. ',"at_us":' .. now .. ',' .. rest
 
+local writes = {
+  {'HSET', KEYS[2], number, revision, 'head', number, 'stored', text and redis.sha1hex(text) or seen},
+  {'HDEL', KEYS[2], format('%.0f', head + 1 - KEPT)},
+  {'UNLINK', KEYS[3]},
+}
+if text then writes[#writes + 1] = {'SET', KEYS[1], text} end
+
+-- A refused call keeps what the calls before it wrote. Redis before version 7 cannot check permissions in a script.
+for _, write in ipairs(redis.acl_check_cmd and writes or {}) do
+  if not redis.acl_check_cmd(unpack(write)) then
+    return redis.error_reply('NOPERM this user has no permissions to run ' .. write[1] .. ' on ' .. write[2])
+  end
+end
+
 -- If an ACL forbids PUBLISH, replicas find the change by polling.
 redis.pcall('PUBLISH', channel, number)
-redis.call('HSET', KEYS[2], number, revision, 'head', number, 'stored', text and redis.sha1hex(text) or seen)
-redis.call('HDEL', KEYS[2], format('%.0f', head + 1 - KEPT))
-if text then redis.call('SET', KEYS[1], text) end
-redis.call('UNLINK', KEYS[3])
+for _, write in ipairs(writes) do redis.call(unpack(write)) end
 return {1, head + 1, revision}

@@ -72,7 +72,7 @@ def name_command(error: ResponseError, command: Sequence[object]) -> None:
 def _commands_by_script() -> dict[str, list[str]]:
     """Returns the commands that each script of this package runs, by the script's SHA-1."""
     sources = [file.read_text() for file in resource("lua").glob("*.lua")]
-    return {_sha1(source): sorted(set(re.findall(r"redis\.p?call\('(\w+)'", source))) for source in sources}
+    return {_sha1(source): sorted(set(re.findall(r"[({]'([A-Z]+)'[,)]", source))) for source in sources}
 
 
 def _sha1(text: str) -> str:

@@ -126,7 +126,7 @@ async def test_a_subscription_that_is_not_permitted_is_logged(without: str) -> N
         (
             "+hset",
             ("policy", "apply", "-"),
-            "ERR .*can't run this command .*the script runs .*HSET, .*PUBLISH",
+            "NOPERM .* to run HSET on {rate_limit:config}:revisions",
         ),
         (">PASSWORD", ("policy", "status"), "WRONGPASS invalid username-password pair"),
     ],
@@ -142,6 +142,21 @@ async def test_a_missing_permission_is_named(
     assert (done.status, done.out, done.err.count("\n")) == (1, "", 1)
     assert re.search(f"^ratelimitd: the store failed: {reason}", done.err), done.err
     assert "PASSWORD" not in done.err
+
+
+@pytest.mark.parametrize("without", ["+hset", "+hdel", "+unlink", "+set"])
+async def test_a_change_of_the_policy_writes_all_or_nothing(without: str, address: str) -> None:
+    async with open_client(f"redis://{address}") as client:
+        await client.flushall()
+        await client.acl_deluser(OPERATOR)
+        rules = [rule for rule in LINES[1].split() if rule != without]
+        await client.execute_command(*rules)  # type: ignore[no-untyped-call] # it is untyped
+        done = await operate(address, "policy", "apply", "-", text=POLICY)
+        assert (done.status, done.err.count("\n")) == (1, 1)
+        assert re.search(
+            f"^ratelimitd: the store failed: NOPERM .* to run {without[1:].upper()} on", done.err
+        ), done.err
+        assert await client.keys() == []
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
