@@ -4,11 +4,12 @@ Text that can never match a request, such as a user id with a comma, is rejected
 """
 
 import re
+from ipaddress import IPv6Address
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import unquote
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from ratelimitd.core.client_address import plain_address
 from ratelimitd.core.identity import HEADER_NAME, address_key
 from ratelimitd.core.patterns import pattern_segments
 from ratelimitd.whole_number import WHOLE_NUMBER
@@ -35,12 +36,19 @@ def per_second(rate: str) -> float:
 
 
 def key_of_address(text: str) -> str | None:
-    """Returns the identity key of an address or an IPv6 /64 network, or None when the text is neither."""
+    """Returns the identity key of an address or an IPv6 /64 network, or None when the text is neither.
+
+    A network whose clients are charged one by one has a key that no request has.
+    """
     if text != text.strip():
         return None
-    key = address_key(text.removesuffix("/64"))
+    if not text.endswith("/64"):
+        return address_key(text)
+    address = plain_address(text.removesuffix("/64"))
     # An IPv4 address has no /64, not even when it is written as an IPv6 one.
-    return None if text.endswith("/64") and "%2F64" not in (key or "") else key
+    if not isinstance(address, IPv6Address) or address.ipv4_mapped:
+        return None
+    return address_key(str(IPv6Address(int(address) >> 64 << 64)))
 
 
 def _rate(rate: str) -> str:
@@ -80,12 +88,6 @@ def _user_id(text: str) -> str:
 
 def _address(text: str) -> str:
     if key_of_address(text) is None:
-        address = text.removesuffix("/64")
-        if ":" in text and (key := address_key(address)):
-            charged = unquote(key).removeprefix("ip=")
-            raise ValueError(
-                f"must be one address, because {address} is charged as {charged}, not as its /64"
-            )
         raise ValueError("must be an IPv4 address, an IPv6 address, or an IPv6 network of /64")
     return text
 

@@ -29,10 +29,12 @@ def test_a_good_policy_gets_no_advice() -> None:
     )
 
 
-@pytest.mark.parametrize("network", ["64:ff9b::/64", "64:ff9b::1%a/b/64", "2001:0:4136:e378::/64"])
-def test_a_network_of_clients_that_are_charged_as_ipv4_addresses_gets_advice(network: str) -> None:
+@pytest.mark.parametrize(
+    "network", ["64:ff9b::/64", "64:ff9b::1%a/b/64", "64:ff9b:1:2::/64", "2001:0:4136:e378::/64"]
+)
+def test_a_network_of_clients_that_are_charged_one_by_one_gets_advice(network: str) -> None:
     limits = {name: {"user": LIMIT} for name in (network, "2001:db8::/64", "64:ff9b::808:808", "::/64")}
-    reason = "has no effect: each client in this network is charged as its own IPv4 address"
+    reason = "has no effect: the clients in this network are charged one by one, by their IPv4 addresses"
     assert advised(overrides={"addresses": limits}) == [f"overrides.addresses.{network}: {reason}"]
 
 
