@@ -125,7 +125,13 @@ async def _on_invalid_request(_request: Request, error: Exception) -> Response:
 
 
 # Clearer than the messages of pydantic.
-_REASONS = {"missing": "is required", "extra_forbidden": "unknown field"}
+_REASONS = {
+    "missing": "is required",
+    "extra_forbidden": "unknown field",
+    "too_long": "must have at most {max_length} {things}",
+    "string_too_long": "must have at most {max_length} {things}",
+    "too_short": "must not be empty",
+}
 
 
 def _reason(problem: Mapping[str, Any]) -> str:
@@ -133,7 +139,11 @@ def _reason(problem: Mapping[str, Any]) -> str:
         return "the body must be a JSON object, sent as application/json"
     if problem["type"] == "string_pattern_mismatch":
         return f"must match the pattern {problem['ctx']['pattern']}"
-    return _REASONS.get(problem["type"]) or reason_of(problem["msg"])
+    template = _REASONS.get(problem["type"])
+    if template is None:
+        return reason_of(problem["msg"])
+    things = "characters" if isinstance(problem["input"], str) else "items"
+    return template.format(things=things, **problem.get("ctx", {}))
 
 
 EXCEPTION_HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {

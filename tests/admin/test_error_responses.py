@@ -56,13 +56,29 @@ async def test_an_invalid_body_gets_an_error_sentence(
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("path", "/" * 8193, "path: must have at most 8192 characters"),
+        ("user", "u" * 8193, "user: must have at most 8192 characters"),
+        ("context", dict.fromkeys(map(str, range(101)), "x"), "context: must have at most 100 items"),
+    ],
+    ids=["path", "user", "context"],
+)
+async def test_a_value_that_is_too_long_gets_an_error_sentence(
+    writer: httpx.AsyncClient, field: str, value: object, sentence: str
+) -> None:
+    answer = await writer.post(EXPLAIN, json={"path": "/"} | {field: value})
+    assert (answer.status_code, answer.json()["error"]) == (422, sentence)
+
+
+@pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"author": "a" * 101}, "author: "),
-        ({"author": ""}, "author: "),
+        ({"author": "a" * 101}, "author: must have at most 100 characters"),
+        ({"author": ""}, "author: must not be empty"),
         ({"author": "External"}, "author: must not be 'external'"),
         ({"author": "a\nb"}, "author: must be text without control characters"),
-        ({"note": "n" * 501}, "note: "),
+        ({"note": "n" * 501}, "note: must have at most 500 characters"),
         ({"note": "\x1b[31m"}, "note: must be text without control characters"),
         ({"wait_s": 61}, "wait_s: "),
         ({"wait_s": "1"}, "wait_s: must be a valid number"),
