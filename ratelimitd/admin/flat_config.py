@@ -20,6 +20,7 @@ from ratelimitd.control.control import Control
 from ratelimitd.policy.document import PolicyDocument
 from ratelimitd.policy.flat_form import FlatPolicy, flat_form, not_flat
 from ratelimitd.policy.text import parse
+from ratelimitd.rollout.expected import Expected
 
 NOTE = "POST /admin/config"
 FULL_POLICY_PATH = "/admin/api/v1/policy"
@@ -72,7 +73,7 @@ async def _post(control: Control, body: bytes, *, replace: bool) -> Response:
     expected = None
     if not replace:
         newest = (await control.current()).revision
-        expected = newest.number  # a policy that is accepted in between may not be flat
+        expected = Expected.of(newest)  # a policy that is accepted in between may not be flat
         if dropped := ", ".join(not_flat(parse(newest.text))):
             return error_response(
                 HTTPStatus.CONFLICT,

@@ -24,6 +24,7 @@ from ratelimitd.errors import ConflictError
 from ratelimitd.policy.schema import schema
 from ratelimitd.policy.validation import ValidationResult
 from ratelimitd.policy.validation import validate as validate_policy
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.revision import Revision
 
 _ETAG = {"ETag": {"description": "Entity tag of the policy in force.", "schema": {"type": "string"}}}
@@ -56,7 +57,7 @@ IF_MATCH_REQUIRED: dict[str, Any] = {
 
 def etag(revision: Revision) -> str:
     """Returns the entity tag of a policy: the revision number and the digest."""
-    return f'"{revision.number}-{revision.digest}"'
+    return f'"{revision.tag}"'
 
 
 def _tags(*lines: str) -> list[str]:
@@ -65,8 +66,8 @@ def _tags(*lines: str) -> list[str]:
     return ["*"] if text.strip() == "*" else _TAG.findall(text)
 
 
-async def _expected_number(control: Control, if_match: list[str] | None) -> int | None:
-    """Returns the number of the newest revision if If-Match names it, or None if any may be replaced.
+async def _expected(control: Control, if_match: list[str] | None) -> Expected | None:
+    """Returns the newest revision if If-Match names it, or None if any may be replaced.
 
     Raises HTTPException (428) and ConflictError.
     """
@@ -85,7 +86,7 @@ async def _expected_number(control: Control, if_match: list[str] | None) -> int 
             f"If-Match does not name the newest policy, which is {etag(newest)}, revision {newest.number}"
             f"{author}; compare it with yours (policy/diff), then send the change with this ETag"
         )
-    return newest.number
+    return Expected.of(newest)
 
 
 @router.get(
@@ -118,7 +119,7 @@ async def put_policy(
     control: ControlDependency, body: PolicyBody, response: Response, if_match: IfMatch = None
 ) -> AppliedRevision:
     """Puts a policy in force."""
-    expected = await _expected_number(control, if_match)
+    expected = await _expected(control, if_match)
     applied = await control.apply(body.text, author=body.author, note=body.note, expected=expected)
     return await _applied_response(control, applied, body.wait_s, response)
 
@@ -165,7 +166,7 @@ async def rollback(
     control: ControlDependency, body: RollbackBody, response: Response, if_match: IfMatch = None
 ) -> AppliedRevision:
     """Puts the text of an earlier revision in force again, as a new revision."""
-    expected = await _expected_number(control, if_match)
+    expected = await _expected(control, if_match)
     revision = await control.rollback(body.to, author=body.author, note=body.note, expected=expected)
     return await _applied_response(
         control, AppliedRevision(revision=revision, advice=()), body.wait_s, response
@@ -182,7 +183,7 @@ async def restore(
     control: ControlDependency, body: ChangeBody, response: Response, if_match: IfMatch = None
 ) -> AppliedRevision:
     """Writes the policy that the replicas run back to a store that was emptied, as a new revision."""
-    expected = await _expected_number(control, if_match)
+    expected = await _expected(control, if_match)
     applied = await control.restore(author=body.author, note=body.note, expected=expected)
     return await _applied_response(control, applied, body.wait_s, response)
 

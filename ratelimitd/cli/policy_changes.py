@@ -11,6 +11,7 @@ from ratelimitd.cli.policy_queries import File, read_text, show_diff
 from ratelimitd.cli.store import with_control
 from ratelimitd.control.answers import AppliedRevision
 from ratelimitd.control.control import Control
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.revision import checked_author, checked_note
 
 DEFAULT_AUTHOR = "cli"
@@ -51,10 +52,23 @@ Note = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _expected(text: str) -> Expected:
+    try:
+        return Expected.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 Expect = Annotated[
-    int | None,
+    Expected | None,
     typer.Option(
-        help="Write nothing unless N is the newest revision.", metavar="N", min=0, show_default=False
+        parser=_expected,
+        help="Write nothing unless N is the newest revision. A text that was written directly and is not "
+        "recorded yet needs its digest too: N-DIGEST.",
+        metavar="N",
+        show_default=False,
     ),
 ]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when every replica runs the revision.")]

@@ -14,6 +14,7 @@ from ratelimitd.control.control import Control
 from ratelimitd.errors import ConflictError, PolicyError
 from ratelimitd.policy.schema import schema_text
 from ratelimitd.policy.validation import validate as validate_policy
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.revisions import HISTORY_LENGTH, KEPT
 
 File = Annotated[
@@ -95,7 +96,7 @@ def diff(
 
 
 def show_diff(
-    redis_url: str | None, text: str, against: int | None, *, as_json: bool, expected: int | None = None
+    redis_url: str | None, text: str, against: int | None, *, as_json: bool, expected: Expected | None = None
 ) -> None:
     """Prints the difference that `text` would make.
 
@@ -103,8 +104,9 @@ def show_diff(
     """
 
     async def compare(control: Control) -> str:
-        if expected is not None and (newest := (await control.current()).revision).number != expected:
-            raise ConflictError(f"the newest revision is {newest.number}, by {newest.author}, not {expected}")
+        newest = (await control.current()).revision
+        if expected is not None and not expected.names(newest):
+            raise ConflictError(f"the newest revision is {newest.tag}, by {newest.author}, not {expected}")
         return await control.diff(text, against)
 
     found = with_control(redis_url, compare)

@@ -19,7 +19,7 @@ from ratelimitd.control.answers import (
     Status,
 )
 from ratelimitd.control.bucket_states import bucket_states
-from ratelimitd.control.current import ATTEMPTS, current_policy, recorded_snapshot
+from ratelimitd.control.current import ATTEMPTS, current_policy, snapshot_to_replace
 from ratelimitd.control.request_spec import RequestSpec, Subject, identity_of
 from ratelimitd.control.status import read_status
 from ratelimitd.core.explain import explain, keys_of
@@ -30,6 +30,7 @@ from ratelimitd.policy.advice import advice
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.normal_form import normal_text
 from ratelimitd.policy.text import digest_of, parse
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.rollout.revision import Revision
 from ratelimitd.rollout.revisions import HISTORY_LENGTH, Revisions
@@ -62,7 +63,7 @@ class Control:
         """Returns the policy in force. A direct write that no revision records stays unrecorded."""
         return await current_policy(self._revisions, await self._revisions.snapshot())
 
-    async def apply(self, text: str, *, author: str, note: str, expected: int | None) -> AppliedRevision:
+    async def apply(self, text: str, *, author: str, note: str, expected: Expected | None) -> AppliedRevision:
         """Makes a text the policy in force. A valid text that was written directly is recorded first.
 
         Raises PolicyError, and ConflictError when the newest revision is not `expected`. None replaces any
@@ -70,8 +71,8 @@ class Control:
         """
         advised = advice(parse(text))
         for attempt in range(ATTEMPTS):
-            snapshot = await recorded_snapshot(self._revisions, self._settings.config_key)
-            number = snapshot.head if expected is None else expected
+            snapshot = await snapshot_to_replace(self._revisions, self._settings.config_key, expected)
+            number = snapshot.head if expected is None else expected.number
             try:
                 revision = await self._revisions.commit(
                     text, author=author, note=note, expected=number, over=snapshot.sha1
@@ -83,7 +84,7 @@ class Control:
                 return AppliedRevision(revision=revision, advice=advised)
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
-    async def restore(self, *, author: str, note: str, expected: int | None) -> AppliedRevision:
+    async def restore(self, *, author: str, note: str, expected: Expected | None) -> AppliedRevision:
         """Writes the policy that an emptied store lost, and that the replicas run, as a new revision.
 
         Raises NothingLostError, ConflictError, and PolicyError when a later version wrote the policy.
@@ -97,7 +98,7 @@ class Control:
             lost.text,
             author=author,
             note=note or "restored after the store was emptied",
-            expected=lost.number if expected is None else expected,
+            expected=expected or Expected.of(lost.revision),
         )
 
     async def diff(self, text: str, against: int | None = None) -> str:
@@ -126,7 +127,7 @@ class Control:
                 raise
             return current
 
-    async def rollback(self, to: int, *, author: str, note: str, expected: int | None) -> Revision:
+    async def rollback(self, to: int, *, author: str, note: str, expected: Expected | None) -> Revision:
         """Makes the text of an earlier revision a new one. Raises UnknownRevisionError and ConflictError."""
         text = (await self.revision(to)).text
         applied = await self.apply(text, author=author, note=note or f"rollback to {to}", expected=expected)

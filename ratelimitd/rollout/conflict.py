@@ -1,6 +1,7 @@
 """Words the conflict between a change of the policy and another one that came first."""
 
 from ratelimitd.instants import iso_instant
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.revision import Revision
 
 
@@ -23,3 +24,21 @@ def conflict_reason(config_key: str, expected: int, newest: int, revision: Revis
     else:
         what = f"revision {expected} is gone, the newest is {which}{when}"
     return f"{what}; review it (policy diff), then apply again"
+
+
+def other_text_reason(config_key: str, expected: Expected, newest: Revision) -> str:
+    """Returns why a number may stand for another text than its author has read, and what to do.
+
+    Args:
+        config_key: the key that holds the policy's text.
+        expected: what the author of the change knows.
+        newest: the newest revision, which has the number that is expected.
+    """
+    if expected.digest:
+        what = f"revision {newest.number} has the digest {newest.digest}, not {expected.digest}"
+    else:
+        what = f"revision {newest.number} ({newest.digest}) had not been recorded when you read it"
+    return (
+        f"{what}, and {config_key} was written directly; review it (policy show), then apply again, "
+        f"expecting {newest.tag}"
+    )

@@ -35,6 +35,11 @@ class RevisionSummary(BaseModel):
         """The digest of the text, as `digest_of` returns it."""
         return digest_of_sha256(self.sha256)
 
+    @property
+    def tag(self) -> str:
+        """The number and the digest, which name this revision and no other: `4-57bf0e9ac12d`."""
+        return f"{self.number}-{self.digest}"
+
 
 class Revision(RevisionSummary):
     """An accepted policy with its text as written."""

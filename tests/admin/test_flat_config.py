@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from starlette.applications import Starlette
 
 from ratelimitd.control.control import Control
+from ratelimitd.rollout.expected import Expected
 from tests.admin.conftest import READ_KEY, Connect
 from tests.example_limits import EXAMPLE_LIMITS, KEY, limits_json
 
@@ -115,7 +116,7 @@ async def test_a_policy_accepted_in_between_is_not_dropped(
 ) -> None:
     commit = control.apply
 
-    async def meanwhile(text: str, *, author: str, note: str, expected: int | None) -> object:
+    async def meanwhile(text: str, *, author: str, note: str, expected: Expected | None) -> object:
         monkeypatch.undo()
         await apply(control, routes=[{"path": "/api/search", "exempt": True}])
         return await commit(text, author=author, note=note, expected=expected)

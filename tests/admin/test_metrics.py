@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 from ratelimitd.admin.metrics import MAX_NAMES, bounded
 from ratelimitd.control.control import Control
 from ratelimitd.core.model import MICRO
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.replicas import Replicas
 from tests.admin.conftest import run_replica
 from tests.example_limits import KEY, limits_json
@@ -41,7 +42,7 @@ async def test_an_empty_store_has_no_policy_and_no_replicas(nobody: httpx.AsyncC
 async def test_policy_replicas_and_shadow_denials_are_counted(
     store: Redis, control: Control, nobody: httpx.AsyncClient
 ) -> None:
-    await control.apply(limits_json(), author="alice", note="", expected=0)
+    await control.apply(limits_json(), author="alice", note="", expected=Expected(0))
     await store.set(KEY, "{")
     await run_replica(store, "a", 1)
     await run_replica(store, "b", 0)

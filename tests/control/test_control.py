@@ -24,6 +24,7 @@ from ratelimitd.errors import (
 from ratelimitd.limiter.deny_cache import DenyCache
 from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
 from ratelimitd.policy.validation import validate
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.rollout.revision import EXTERNAL, Revision
@@ -58,7 +59,7 @@ def control(store: Redis) -> Control:
     return Control(store, SETTINGS)
 
 
-async def applied(control: Control, text: str, expected: int | None = None) -> int:
+async def applied(control: Control, text: str, expected: Expected | None = None) -> int:
     """Applies a text and returns the number of its revision."""
     return (await control.apply(text, author="alice", note="why", expected=expected)).revision.number
 
@@ -69,7 +70,7 @@ async def test_without_any_change_the_default_policy_is_revision_0(control: Cont
 
 
 async def test_a_change_is_a_revision_and_sets_the_key(control: Control, store: Redis) -> None:
-    change = await control.apply(FULL, author="alice", note="search costs more", expected=0)
+    change = await control.apply(FULL, author="alice", note="search costs more", expected=Expected(0))
     assert (change.revision.number, change.revision.author, change.revision.note) == (
         1,
         "alice",
@@ -96,7 +97,7 @@ async def test_an_invalid_text_changes_nothing_and_names_every_problem(
 async def test_of_two_changes_of_the_same_revision_one_is_a_conflict(control: Control) -> None:
     """The error names the author of the other, and nothing of the loser is written."""
     await applied(control, limits_json())
-    tries = [applied(control, limits_json(user_capacity=n), expected=1) for n in (6, 7)]
+    tries = [applied(control, limits_json(user_capacity=n), expected=Expected(1)) for n in (6, 7)]
     got = await asyncio.gather(*tries, return_exceptions=True)
     (conflict,) = [one for one in got if isinstance(one, ConflictError)]
     assert "revision 2 by alice" in str(conflict)
@@ -113,10 +114,36 @@ async def test_a_direct_write_is_recorded_before_any_other_operation(control: Co
     await applied(control, limits_json())
     await store.set(KEY, limits_json(user_capacity=9))
     with pytest.raises(ConflictError, match="revision 2 by external"):
-        await applied(control, limits_json(user_capacity=8), expected=1)
+        await applied(control, limits_json(user_capacity=8), expected=Expected(1))
     assert (await control.history())[0].author == EXTERNAL
-    back = await control.rollback(1, author="bob", note="", expected=2)
+    back = await control.rollback(1, author="bob", note="", expected=Expected(2))
     assert (back.number, back.author, back.note, back.text) == (3, "bob", "rollback to 1", limits_json())
+
+
+async def test_a_direct_write_over_an_unrecorded_one_is_a_conflict(control: Control, store: Redis) -> None:
+    """Both have the same provisional number, so the number alone is a conflict as well."""
+    await store.set(KEY, limits_json())
+    seen = Expected.of((await control.current()).revision)
+    for number, expected in ((1, seen), (2, Expected(2))):
+        await store.set(KEY, limits_json(user_capacity=20 + number))
+        with pytest.raises(ConflictError, match=f"revision {number} .*digest|had not been recorded"):
+            await applied(control, limits_json(user_capacity=8), expected=expected)
+        assert (await control.current()).revision.text == limits_json(user_capacity=20 + number)
+    assert await applied(control, limits_json(user_capacity=8), expected=Expected(2)) == 3
+
+
+async def test_the_digest_identifies_a_direct_write_before_it_is_recorded(
+    control: Control, store: Redis
+) -> None:
+    await store.set(KEY, limits_json())
+    seen = Expected.of((await control.current()).revision)
+    assert await applied(control, limits_json(user_capacity=8), expected=seen) == 2
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1-", "1-abc", "1-57BF0E9AC12D", "1.0", "\u0661", "1" * 16])
+def test_what_names_no_revision_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be the number of a revision, or NUMBER-DIGEST, got"):
+        Expected.parse(text)
 
 
 async def test_a_change_beside_endless_direct_writes_is_a_conflict(
@@ -176,7 +203,7 @@ async def test_a_refused_text_is_reported_and_can_be_replaced(control: Control, 
     assert current.revision.number == 1
     assert [str(problem) for problem in current.refused] == ["user_rate: must be 0.000001 or more, got -1"]
     assert (await control.status()).refused == current.refused
-    assert await applied(control, limits_json(), expected=1) == 2
+    assert await applied(control, limits_json(), expected=Expected(1)) == 2
     assert (await control.current()).refused == ()
 
 

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from ratelimitd.control.control import Control
 from ratelimitd.errors import ConflictError, NothingLostError
 from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.rollout.snapshot import LostPolicy, lost_key, revisions_key, write_lost
@@ -108,7 +109,7 @@ async def test_of_two_replicas_the_newer_revision_is_the_lost_policy(store: Redi
 async def test_restore_writes_the_policy_back_as_the_next_revision(store: Redis, control: Control) -> None:
     policies = await running(store, control, GOOD, BETTER)
     await policies.poll()
-    restored = (await control.restore(author="bob", note="", expected=2)).revision
+    restored = (await control.restore(author="bob", note="", expected=Expected(2))).revision
     assert (restored.number, restored.text, restored.author) == (3, BETTER, "bob")
     assert restored.note == "restored after the store was emptied"
     assert await store.get(KEY) == BETTER.encode()
@@ -126,7 +127,7 @@ async def test_any_other_policy_replaces_the_lost_one(store: Redis, control: Con
     policies = await running(store, control, GOOD, BETTER)
     await policies.poll()
     with pytest.raises(ConflictError, match="revision 2 was accepted meanwhile"):
-        await control.apply(text, author="bob", note="", expected=1)
+        await control.apply(text, author="bob", note="", expected=Expected(1))
     assert await applied(control, text) == 3
     await policies.poll()
     assert policies.current().digest == digest_of(text)

@@ -14,6 +14,7 @@ from ratelimitd.app import open_decider
 from ratelimitd.control.control import Control
 from ratelimitd.errors import ConflictError, StoreError
 from ratelimitd.policy.text import digest_of
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.settings import load
 from ratelimitd.store.client import open_client
@@ -87,7 +88,7 @@ async def test_everything_follows_to_the_new_master(
     control_of_new = Control(pair.new, settings)
     async with open_client(url) as client, open_decider(settings):
         control = Control(client, settings)
-        await control.apply(BEFORE, author="alice", note="", expected=0)
+        await control.apply(BEFORE, author="alice", note="", expected=Expected(0))
         await control.wait(1, 10)
 
         async def copied() -> bool:
@@ -95,7 +96,7 @@ async def test_everything_follows_to_the_new_master(
 
         await eventually(copied, "the replica has the policy")
         await fail_over(pair)
-        await control_of_new.apply(AFTER, author="bob", note="", expected=1)
+        await control_of_new.apply(AFTER, author="bob", note="", expected=Expected(1))
 
         async def listed() -> bool:
             replicas = (await control_of_new.status()).replicas
@@ -112,7 +113,7 @@ async def test_everything_follows_to_the_new_master(
         async def changed() -> bool:
             with suppress(StoreError, ConflictError, TimeoutError):
                 async with asyncio.timeout(1):
-                    await control.apply(LATER, author="carol", note="", expected=2)
+                    await control.apply(LATER, author="carol", note="", expected=Expected(2))
             return (await control_of_new.current()).revision.text == LATER
 
         await eventually(changed, "the client of the admin service writes to the new master")

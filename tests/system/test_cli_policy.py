@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from ratelimitd.cli.exits import Exit
 from ratelimitd.policy.schema import schema_text
-from ratelimitd.policy.text import DEFAULT_TEXT
+from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
 from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.rollout.snapshot import LostPolicy, write_lost
 from tests.example_limits import KEY, limits_json
@@ -237,9 +237,23 @@ async def test_a_valid_text_written_by_others_is_shown_and_not_recorded(store: R
     shown = (await run("policy", "show", "--json")).json
     assert (shown["revision"]["number"], shown["revision"]["author"]) == (1, "external")
     assert shown["recorded"] is False
-    await apply(FULL, "--expect", "1")
+    await apply(FULL, "--expect", f"1-{digest_of(limits_json())}")
     listed = (await run("policy", "history", "--json")).json["revisions"]
     assert [(one["number"], one["author"]) for one in listed] == [(2, "alice"), (1, "external")]
+
+
+async def test_expect_refuses_a_text_that_was_not_read(store: Redis) -> None:
+    """The number of a text that is not recorded may stand for another text by now."""
+    await store.set(KEY, limits_json())
+    seen = f"1-{digest_of(limits_json())}"
+    await store.set(KEY, limits_json(user_capacity=9))
+    for option in (("--expect", seen, "--dry-run"), ("--expect", seen), ("--expect", "1-123")):
+        done = await run("policy", "apply", "-", *option, text=FULL)
+        assert done.status == (Exit.USAGE if "123" in option[1] else Exit.CONFLICT), done.err
+    await store.set(KEY, limits_json(user_capacity=10))
+    done = await run("policy", "apply", "-", "--expect", "2", text=FULL)
+    assert (done.status, "revision 2 (" in done.err) == (Exit.CONFLICT, True)
+    assert await store.get(KEY) == limits_json(user_capacity=10).encode()
 
 
 async def test_a_lost_policy_is_shown_and_restored(store: Redis) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from ratelimitd.control.request_spec import RequestSpec, Subject, join_headers
 from ratelimitd.errors import RequestSpecError, UnknownRevisionError
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.revision import checked_note
 
 MAX_NUMBER_DIGITS = 15
@@ -14,6 +15,14 @@ def revision_number(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > MAX_NUMBER_DIGITS:
         raise UnknownRevisionError(f"{text!r:.40} is not a revision number")
     return int(text)
+
+
+def expected(fields: Mapping[str, str]) -> Expected:
+    """Returns the revision that a form started from. Raises UnknownRevisionError."""
+    try:
+        return Expected.parse(fields.get("expected", ""))
+    except ValueError as error:
+        raise UnknownRevisionError(f"the revision that the form started from {error}") from error
 
 
 def policy_text(fields: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from starlette.responses import Response
 
 from ratelimitd.admin.panel.endpoint import Panel, PanelRequest
-from ratelimitd.admin.panel.form_fields import note, revision_number
+from ratelimitd.admin.panel.form_fields import expected, note, revision_number
 from ratelimitd.admin.panel.policy_editor import after_change
 from ratelimitd.admin.panel.rendering import DiffLine, diff_lines
 from ratelimitd.errors import ConflictError, PolicyError, UnknownRevisionError
@@ -39,10 +39,9 @@ async def confirm_rollback(panel: Panel, request: PanelRequest) -> Response:
 async def rollback(panel: Panel, request: PanelRequest) -> Response:
     """Creates a new revision with the text of an earlier one."""
     number, typed_note = revision_number(request.http.path_params["number"]), note(request.fields)
-    expected = revision_number(request.fields.get("expected", ""))
     try:
         revision = await panel.control.rollback(
-            number, author=request.visitor.author, note=typed_note, expected=expected
+            number, author=request.visitor.author, note=typed_note, expected=expected(request.fields)
         )
     except ConflictError:
         return await _rollback_page(panel, request, typed_note=typed_note, conflict=True)

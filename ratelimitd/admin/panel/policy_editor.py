@@ -1,7 +1,7 @@
 """Changes of the policy: a form or a text, then a review of what it changes, then the new revision.
 
-Each step carries the number of the revision that it started from, so that no change overwrites a revision
-that its author has not seen.
+Each step carries number and digest of the revision that it started from, so that no change overwrites a
+revision that its author has not seen.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from ratelimitd.admin.deadlines import store_deadline
 from ratelimitd.admin.panel.endpoint import Panel, PanelRequest
-from ratelimitd.admin.panel.form_fields import note, policy_text, revision_number
+from ratelimitd.admin.panel.form_fields import expected, note, policy_text, revision_number
 from ratelimitd.admin.panel.lines import placed
 from ratelimitd.admin.panel.overview import limits_page
 from ratelimitd.admin.panel.rendering import diff_lines, plural, sentence
@@ -20,15 +20,16 @@ from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.control.answers import CurrentPolicy
 from ratelimitd.errors import ConflictError, PolicyError, Problem, StoreError, UnknownRevisionError, WaitError
 from ratelimitd.policy.validation import validate
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.revision import MAX_NOTE, Revision
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A text that is being edited, and the number of the revision that its author started from."""
+    """A text that is being edited, and the revision that its author started from."""
 
     text: str
-    expected: int
+    expected: Expected
     note: str = ""
 
 
@@ -38,19 +39,19 @@ async def editor(panel: Panel, request: PanelRequest) -> Response:
     start = current.revision
     if "from" in request.fields:
         start = await panel.control.revision(revision_number(request.fields["from"]))
-    draft = Draft(start.text, current.revision.number)
+    draft = Draft(start.text, Expected.of(current.revision))
     return _editor_page(request, draft, (), start=start.number, current=current)
 
 
 async def review_limits(panel: Panel, request: PanelRequest) -> Response:
     """Shows what the numbers in the form of the page Limits would change."""
-    expected = revision_number(request.fields.get("expected", ""))
-    base = await panel.control.revision(expected)
+    started = expected(request.fields)
+    base = await panel.control.revision(started.number)
     try:
         text = with_numbers(base.text, request.fields)
     except PolicyError as error:
         return await limits_page(panel, request, base, error.problems)
-    return await _review(panel, request, Draft(text, expected))
+    return await _review(panel, request, Draft(text, started))
 
 
 async def review_text(panel: Panel, request: PanelRequest) -> Response:
@@ -94,8 +95,9 @@ async def apply(panel: Panel, request: PanelRequest) -> Response:
 
 async def restore(panel: Panel, request: PanelRequest) -> Response:
     """Writes the policy that the replicas run back to a store that was emptied."""
-    expected = revision_number(request.fields.get("expected", ""))
-    applied = await panel.control.restore(author=request.visitor.author, note="", expected=expected)
+    applied = await panel.control.restore(
+        author=request.visitor.author, note="", expected=expected(request.fields)
+    )
     return await after_change(panel, request, applied.revision)
 
 
@@ -115,7 +117,7 @@ async def after_change(panel: Panel, request: PanelRequest, revision: Revision) 
 
 def _draft(request: PanelRequest) -> Draft:
     fields = request.fields
-    return Draft(policy_text(fields), revision_number(fields.get("expected", "")), note(fields))
+    return Draft(policy_text(fields), expected(fields), note(fields))
 
 
 def _editor_page(
@@ -145,8 +147,9 @@ async def _review(panel: Panel, request: PanelRequest, draft: Draft) -> Response
     if result.problems:
         return _editor_page(request, draft, result.problems)
     current = (await panel.control.current()).revision
-    if current.number != draft.expected:
-        return await _conflict_page(panel, request, draft, "")
+    if not draft.expected.names(current):
+        reason = "another text was written to the store directly since you opened the form"
+        return await _conflict_page(panel, request, draft, reason)
     return request.render(
         "review.html",
         draft=draft,
@@ -158,10 +161,11 @@ async def _review(panel: Panel, request: PanelRequest, draft: Draft) -> Response
 
 
 async def _conflict_page(panel: Panel, request: PanelRequest, draft: Draft, reason: str) -> Response:
+    """Shows both changes. `reason` is for a newest revision that has the expected number."""
     newest = (await panel.control.current()).revision
     try:
-        theirs = await panel.control.diff(newest.text, draft.expected)
-        yours = await panel.control.diff(draft.text, draft.expected)
+        theirs = await panel.control.diff(newest.text, draft.expected.number)
+        yours = await panel.control.diff(draft.text, draft.expected.number)
     except (UnknownRevisionError, PolicyError):  # the revision was removed, or cannot be read
         theirs = yours = ""
     return request.render(
@@ -169,7 +173,7 @@ async def _conflict_page(panel: Panel, request: PanelRequest, draft: Draft, reas
         status=HTTPStatus.CONFLICT,
         draft=draft,
         newest=newest,
-        reason=sentence(reason) if reason and newest.number == draft.expected else "",
+        reason=sentence(reason) if newest.number == draft.expected.number else "",
         theirs=diff_lines(theirs),
         yours=diff_lines(yours),
     )

@@ -6,6 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from ratelimitd.control.control import Control
+from ratelimitd.rollout.expected import Expected
 from tests.admin.panel.browser import FULL, SETTINGS, Browser, browsing
 
 
@@ -13,7 +14,7 @@ from tests.admin.panel.browser import FULL, SETTINGS, Browser, browsing
 async def control(store: Redis) -> Control:
     """A control whose store holds one revision, by alice."""
     control = Control(store, SETTINGS)
-    await control.apply(FULL, author="alice", note="the first", expected=0)
+    await control.apply(FULL, author="alice", note="the first", expected=Expected(0))
     return control
 
 

@@ -11,6 +11,7 @@ from ratelimitd.admin.deadlines import Deadlines
 from ratelimitd.admin.panel.session import MAX_NAME
 from ratelimitd.control.control import Control
 from ratelimitd.process.loopback import LOOPBACK, free_port
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.store.client import open_client
 from tests.admin.panel.browser import (
     CONFIRMATIONS,
@@ -61,7 +62,7 @@ async def test_a_page_has_no_inline_code(browser: Browser, path: str) -> None:
 async def test_user_input_is_escaped_everywhere(control: Control, store: Redis) -> None:
     evil = "<script>alert(1)</script>"
     text = FULL.replace("# a comment", f"# </textarea></pre>{evil}").replace("alice", f'"{evil}"')
-    await control.apply(text, author=evil, note=evil, expected=1)
+    await control.apply(text, author=evil, note=evil, expected=Expected(1))
     await store.hset(f"rate:user:{evil}", mapping={"tokens": "1", "last": "1"})
     async with browsing(control) as browser:
         await browser.sign_in(name=evil)

@@ -7,6 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from ratelimitd.control.control import Control
+from ratelimitd.rollout.expected import Expected
 from tests.admin.panel.browser import CONFIRMATIONS, PAGES, POSTS, READ, WRITE, Browser, browsing, newest
 from tests.example_limits import KEY, limits_json
 
@@ -56,7 +57,7 @@ async def test_a_form_after_signing_out_changes_nothing(control: Control, path: 
 
 
 async def test_a_read_only_key_shows_every_page_and_changes_nothing(control: Control, store: Redis) -> None:
-    await control.apply(limits_json(), author="dave", note="", expected=1)
+    await control.apply(limits_json(), author="dave", note="", expected=Expected(1))
     await store.hset("rate:user:alice", mapping={"tokens": "1", "last": "1"})
     async with browsing(control) as browser:
         await browser.sign_in(key=READ)

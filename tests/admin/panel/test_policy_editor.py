@@ -9,6 +9,7 @@ from ratelimitd.admin.deadlines import Deadlines
 from ratelimitd.control.control import Control
 from ratelimitd.errors import PolicyError, Problem
 from ratelimitd.policy.text import MAX_BYTES
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.replicas import Replicas
 from tests.admin.panel.browser import (
     FULL,
@@ -152,7 +153,7 @@ async def test_a_conflict_keeps_the_text_and_shows_both_changes(browser: Browser
     page = await browser.get("/admin/edit")
     mine = FULL.replace("100, rate", "120, rate")
     theirs = FULL.replace("500", "900")
-    await control.apply(theirs, author="dave", note="mine is faster", expected=1)
+    await control.apply(theirs, author="dave", note="mine is faster", expected=Expected(1))
     for path in ("/admin/edit", "/admin/apply"):
         conflict = await browser.submit(path, page, expected=expected(page), text=mine, note="why")
         assert conflict.status_code == 409
@@ -172,6 +173,25 @@ async def test_a_conflict_keeps_the_text_and_shows_both_changes(browser: Browser
     assert await newest(control) == (3, mine)
 
 
+@pytest.mark.parametrize(
+    "path", ["/admin/limits", "/admin/edit", "/admin/apply", "/admin/history/1/rollback"]
+)
+async def test_a_direct_write_over_an_unrecorded_text_is_a_conflict(
+    browser: Browser, control: Control, store: Redis, path: str
+) -> None:
+    """Both texts have the same number until one is recorded."""
+    await store.set(KEY, limits_json())
+    page = await browser.get(path if path.startswith("/admin/history") else "/admin")
+    started = expected(page)
+    await store.set(KEY, limits_json(user_capacity=9))
+    conflict = await browser.submit(path, page, expected=started, text=FULL, user_capacity="7")
+    assert conflict.status_code == 409
+    assert (await control.current()).revision.text == limits_json(user_capacity=9)
+    assert re.search("directly", conflict.text)
+    again = await browser.submit("/admin/apply", conflict, expected=expected(conflict), text=FULL)
+    assert (again.status_code, (await control.current()).revision.text) == (200, FULL)
+
+
 async def test_a_conflict_keeps_the_text_when_no_diff_is_possible(
     browser: Browser, control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +201,7 @@ async def test_a_conflict_keeps_the_text_when_no_diff_is_possible(
         raise PolicyError(Problem("tiers", "unknown key"))
 
     page = await browser.get("/admin/edit")
-    await control.apply(limits_json(), author="dave", note="", expected=1)
+    await control.apply(limits_json(), author="dave", note="", expected=Expected(1))
     monkeypatch.setattr(Control, "diff", unreadable)
     conflict = await browser.submit("/admin/edit", page, expected="1", text=FULL)
     assert (conflict.status_code, field_value(conflict, "text")) == (409, FULL)
