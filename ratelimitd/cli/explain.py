@@ -58,7 +58,7 @@ def _row(tier: ExplainedTier) -> tuple[object, ...]:
         tokens(tier.tokens),
         tier.limit.capacity,
         output.rate(tier.limit),
-        duration(tier.retry_after_us),
+        "never" if tier.retry_after_us is None else duration(tier.retry_after_us),
         tier.key,
     )
 

@@ -142,6 +142,7 @@ class ExplainedTier(Answer):
 
     `enough`: the bucket can pay. `retry_after_s`: until it can; `reset_after_s`: until it is full. Both waits
     assume that no other request spends meanwhile, and are 0 when there is nothing to wait for.
+    `retry_after_s` is null where the cost exceeds the capacity.
     `no_refill_for_s`: until the bucket's `last`, which is in the future; 0 for any other bucket.
     `not_a_bucket`: the Redis type of the value at the key, which counts as a full bucket; null for a bucket.
     `shadow`: the tier cannot deny.
@@ -154,7 +155,7 @@ class ExplainedTier(Answer):
     capacity: int
     refill_rate: float
     enough: bool
-    retry_after_us: Seconds = Field(serialization_alias="retry_after_s")
+    retry_after_us: Seconds | None = Field(serialization_alias="retry_after_s")
     reset_after_us: Seconds = Field(serialization_alias="reset_after_s")
     no_refill_for_us: Seconds = Field(serialization_alias="no_refill_for_s")
     not_a_bucket: str | None

@@ -1,4 +1,4 @@
-"""Which tier denied a request, and how long until it could pay."""
+"""Which tier denied a request, and how long until it can pay, if ever."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,11 @@ from ratelimitd.core.tiers import TierName
 
 def denying_tier(
     limits: Sequence[TierLimit], cost: int, tokens: Sequence[int | None]
-) -> tuple[TierName, int]:
-    """The tier that denied, and the wait in microseconds until it can pay.
+) -> tuple[TierName, int | None]:
+    """The tier that denied, and the wait in microseconds until it can pay; None if it never can.
 
-    All tiers must pay, so the one with the longest wait counts. Tiers whose tokens are not known are skipped.
+    All tiers must pay, so one with a capacity below the cost counts first, then the one with the longest
+    wait. Of a tier whose tokens are not known, only the capacity counts.
 
     Args:
         limits: the tiers that the request was charged to.
@@ -23,6 +24,8 @@ def denying_tier(
     """
     longest_us, denying = -1, TierName.GLOBAL
     for (name, limit), left in zip(limits, tokens, strict=True):
+        if cost > limit.capacity_micro:
+            return name, None
         if left is not None and (us := wait_us(cost - left, limit.refill_rate)) > longest_us:
             longest_us, denying = us, name
     return denying, longest_us

@@ -24,7 +24,8 @@ class TierState(NamedTuple):
         shadow: it cannot deny.
         tokens: microtokens in the bucket now.
         enough: it could pay.
-        retry_after_us: until it can pay, if nobody spends meanwhile; 0 when it can.
+        retry_after_us: until it can pay, if nobody spends meanwhile; 0 when it can, None where the cost
+            exceeds its capacity.
         reset_after_us: until it is full, if nobody spends meanwhile.
         no_refill_for_us: until its `last`, which is in the future; 0 for any other bucket.
     """
@@ -35,7 +36,7 @@ class TierState(NamedTuple):
     shadow: bool
     tokens: int
     enough: bool
-    retry_after_us: int
+    retry_after_us: int | None
     reset_after_us: int
     no_refill_for_us: int
 
@@ -97,9 +98,6 @@ def explain(  # noqa: PLR0917 - what a decision depends on
     retry_after_us: int | None = None
     if not outcome.allowed:
         denied_by, retry_after_us = denying_tier(rules.limits, cost, outcome.tokens)
-        for name, limit in rules.limits:
-            if cost > limit.capacity_micro:
-                denied_by, retry_after_us = name, None
     shadow = denying_shadow(policy, rules, outcome) if outcome.allowed else None
     left = [state.tokens for state in tiers if not state.shadow]
     return Explanation(
@@ -122,6 +120,7 @@ def _state(  # noqa: PLR0917 - what the state of a tier depends on
 ) -> TierState:
     tokens = refill(bucket, limit, now_us).tokens
     level = int(tokens - withheld_refill(bucket, limit, now_us))
+    retry_after_us = None if cost > limit.capacity_micro else wait_us(cost - level, limit.refill_rate)
     return TierState(
         name=name,
         key=key,
@@ -129,7 +128,7 @@ def _state(  # noqa: PLR0917 - what the state of a tier depends on
         shadow=shadow,
         tokens=tokens,
         enough=tokens >= cost,
-        retry_after_us=0 if tokens >= cost else wait_us(cost - level, limit.refill_rate),
+        retry_after_us=0 if tokens >= cost else retry_after_us,
         reset_after_us=0
         if tokens == limit.capacity_micro
         else wait_us(limit.capacity_micro - level, limit.refill_rate),

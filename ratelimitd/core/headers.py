@@ -65,14 +65,21 @@ def limit_field(items: Sequence[LimitItem], tokens: Sequence[int | None]) -> str
     )
 
 
-def denied_fields(tier: TierName, retry_after_s: int) -> Headers:
-    """The fields that a 429 has beside the RateLimit fields."""
-    return (
+def denied_fields(tier: TierName, retry_after_us: int | None) -> Headers:
+    """The fields that a 429 has beside the RateLimit fields; no Retry-After where no wait helps.
+
+    Args:
+        tier: the tier that denied.
+        retry_after_us: until it can pay; None if it never can.
+    """
+    fields = (
         ("content-type", "application/json"),
-        ("retry-after", str(min(retry_after_s, MAX_RETRY_AFTER_S))),
         ("x-ratelimit-tier", tier),
         ("x-envoy-ratelimited", "true"),
     )
+    if retry_after_us is None:
+        return fields
+    return (("retry-after", str(min(whole_seconds(retry_after_us), MAX_RETRY_AFTER_S))), *fields)
 
 
 def grpc_fields(request: Request, code: GrpcCode) -> Headers:

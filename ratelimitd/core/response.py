@@ -17,7 +17,6 @@ from ratelimitd.core.headers import (
     limit_field,
     limit_items,
     policy_field,
-    whole_seconds,
 )
 from ratelimitd.core.match import MatchedRules
 from ratelimitd.core.model import MICRO, OnStoreError, Outcome, Verdict, new
@@ -129,7 +128,7 @@ class Renderer:
         tier, retry_after_us = denying_tier(rules.limits, rules.charge.cost, outcome.tokens)
         headers = (
             ("ratelimit-policy", policy_field(rules.limits)),
-            *denied_fields(tier, whole_seconds(retry_after_us)),
+            *denied_fields(tier, retry_after_us),
             *grpc_status,
         )
         metadata = (("outcome", "denied"), ("tier", tier), ("identity", identity_kind), ("policy", digest))

@@ -1,13 +1,17 @@
 """Tests of whole decisions, from the request to the response, with in-memory ports."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from ratelimitd.core.bucket import Bucket
-from ratelimitd.core.model import MICRO, OnStoreError, Outcome, Request
+from ratelimitd.core.model import MICRO, Limit, OnStoreError, Outcome, Request
+from ratelimitd.core.policy import Override, Route
 from ratelimitd.core.response import Response, ResponseKind
-from tests.core.fakes import BrokenLimiter, FixedLimiter, OracleLimiter, check_over
+from ratelimitd.core.routes import RouteTable
+from ratelimitd.core.tiers import TierName
+from tests.core.fakes import FLAT_POLICY, BrokenLimiter, FixedLimiter, OracleLimiter, check_over
 from tests.core.response_fields import headers_of, metadata_of
 
 
@@ -101,6 +105,20 @@ async def test_a_denial_waits_for_a_last_in_the_future() -> None:
     assert fields["ratelimit"] == '"global";r=10;t=0, "user";r=0;t=605, "user_api";r=3;t=0'
     limiter.now_us += 601 * MICRO
     assert count_allowed(await send(check, "user1", 1)) == 1
+
+
+async def test_a_denial_without_a_wait_that_helps_has_no_retry_after() -> None:
+    """An override's capacity is below the cost of the route, also while `global` is known to be empty."""
+    route = Route("routes[0]", "/**", None, "any", cost=2)
+    override = Override("overrides.users.user1", limits={TierName.USER: Limit(1, 1.0)})
+    policy = replace(FLAT_POLICY, routes=RouteTable([route]), by_identity={"user1": override})
+    unknown: tuple[int | None, ...] = (0, None, None)
+    for limiter in (OracleLimiter(), FixedLimiter(Outcome(allowed=False, tokens=unknown))):
+        response = await check_over(limiter, policy=policy)(request())
+        assert response.template.http_status == 429
+        fields = headers_of(response)
+        assert fields["x-ratelimit-tier"] == metadata_of(response)["tier"] == "user"
+        assert "retry-after" not in fields
 
 
 async def test_ratelimit_omits_a_tier_whose_tokens_are_unknown() -> None:

@@ -90,9 +90,11 @@ def test_the_explanation_names_a_tier_in_shadow_that_would_deny() -> None:
 def test_a_cost_above_a_capacity_has_no_wait() -> None:
     override = Override("overrides.users.user1", limits={TierName.USER: Limit(1, 1.0)})
     policy = replace(FLAT_POLICY, routes=RouteTable([SEARCH]), by_identity={"user1": override})
-    got = explanation(policy)
-    assert (got.outcome, got.denied_by, got.retry_after_us) == ("denied", TierName.USER, None)
-    assert got.reason == "user has a capacity of 1 and the request costs 2"
+    for tokens in (1, 0):
+        got = explanation(policy, user=tokens, **{"global": 0})
+        assert (got.outcome, got.denied_by, got.retry_after_us) == ("denied", TierName.USER, None)
+        assert got.reason == "user has a capacity of 1 and the request costs 2"
+        assert [tier.retry_after_us for tier in got.tiers] == [2 * MICRO, None, 0]
 
 
 def test_the_wait_includes_the_time_until_a_last_in_the_future() -> None:

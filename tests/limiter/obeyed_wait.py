@@ -12,10 +12,11 @@ ROUNDING = 2
 """Microtokens that may be missing: the refill is added up in up to three parts, each rounded down."""
 
 
-def retry_after_s(request: TakeRequest, denial: Outcome) -> int:
-    """Returns the value of the field `retry-after`."""
+def retry_after_s(request: TakeRequest, denial: Outcome) -> int | None:
+    """Returns the value of the field `retry-after`, None if there is none."""
     limits = list(zip(TierName, request.charge.limits, strict=False))
-    return whole_seconds(denying_tier(limits, request.charge.cost, denial.tokens)[1])
+    _, us = denying_tier(limits, request.charge.cost, denial.tokens)
+    return None if us is None else whole_seconds(us)
 
 
 def is_allowed_after_the_wait(
@@ -23,11 +24,12 @@ def is_allowed_after_the_wait(
 ) -> bool:
     """Returns whether the request is allowed after the wait of its denial at `now_us`.
 
-    A cost above a capacity is never allowed, so it counts as allowed here.
+    A denial without a wait, because the cost exceeds a capacity, counts as allowed here.
     """
     limits = request.charge.limits
-    if request.charge.cost > min(limit.capacity_micro for limit in limits):
+    wait_s = retry_after_s(request, denial)
+    if wait_s is None:
         return True
-    later_us = now_us + retry_after_s(request, denial) * MICRO
+    later_us = now_us + wait_s * MICRO
     again = TakeRequest(Charge(request.charge.cost - ROUNDING, limits), request.keys[: len(limits)])
     return charge_buckets(buckets, again, later_us)[0].allowed

@@ -82,7 +82,9 @@ def tier_limits(request: TakeRequest) -> list[tuple[TierName, Limit]]:
 
 def wait_of(outcome: Outcome) -> int:
     """Returns the wait in microseconds that a denial of `request()` reports."""
-    return denying_tier(tier_limits(request()), MICRO, outcome.tokens)[1]
+    _, us = denying_tier(tier_limits(request()), MICRO, outcome.tokens)
+    assert us is not None
+    return us
 
 
 async def empty(store: Store, cache: DenyCache, *keys: str) -> None:
@@ -460,6 +462,8 @@ class World:
             assert is_allowed_after_the_wait(request, outcome, moment.buckets, moment.now_us)
         cost = request.charge.cost
         denying, denial_us = denying_tier(tier_limits(request), cost, outcome.tokens)
+        if denial_us is None:
+            return
         for (name, limit), key, known, true in zip(
             tier_limits(request), request.keys, outcome.tokens, truth.tokens, strict=True
         ):

@@ -51,7 +51,7 @@ class World:
         shadow = {f"shadow:{user}": Limit(1, 0.001)}
         return take_request(limits, cost * MICRO, shadow, dry_run=dry_run)
 
-    async def send(self, user: str, apis: str, cost: int = 1, *, replica: int = 0) -> list[int]:
+    async def send(self, user: str, apis: str, cost: int = 1, *, replica: int = 0) -> list[int | None]:
         """Sends a request for each letter of `apis`. Returns each `retry-after`, 0 for an allowed one."""
         waits = []
         for api in apis:

@@ -102,7 +102,9 @@ async def test_a_cost_above_a_capacity_changes_only_with_the_policy() -> None:
     done = await run("explain", "--user", "bob", "--path", "/a")
     assert done.out.startswith("denied: user has a capacity of 2 and the request costs 3\n")
     assert re.search(r"^changes +only with the policy *$", done.out, re.MULTILINE)
-    assert (await run("explain", "--user", "bob", "--path", "/a", "--json")).json["retry_after_s"] is None
+    assert re.search(r"^user .* never +rate:user:bob *$", done.out, re.MULTILINE)
+    explained = (await run("explain", "--user", "bob", "--path", "/a", "--json")).json
+    assert (explained["retry_after_s"], explained["tiers"][0]["retry_after_s"]) == (None, None)
 
 
 async def test_a_key_of_another_type_is_shown_explained_and_reset(store: Redis) -> None:

@@ -37,6 +37,7 @@ async def test_a_cost_above_a_capacity_is_explained_without_a_wait(browser: Brow
     page = await browser.get("/admin/explain", params={"path": "/a", "user": "bob"})
     assert "Because user_api has a capacity of 2 and the request costs 3." in page.text
     assert "It is always denied." in page.text
+    assert '<span class="badge bad">never</span>' in page.text
 
 
 async def test_a_key_of_another_type_is_explained_and_reset(browser: Browser, store: Redis) -> None:
