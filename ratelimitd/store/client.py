@@ -11,7 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NotConnectedError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from ratelimitd.errors import StoreError
@@ -60,10 +60,16 @@ async def open_client(url: str) -> AsyncIterator[Redis]:
 
 
 class _Client(Redis):
-    """A client whose errors name the command that the store refused."""
+    """A client that finds the new master for a write, and whose errors name the command that was refused."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Returns the reply to a command. Raises RedisError."""
+        try:
+            return await self._execute_once(*args, **options)
+        except ReadOnlyError:  # not executed, so it may be repeated: the pool opens a new connection
+            return await self._execute_once(*args, **options)
+
+    async def _execute_once(self, *args: Any, **options: Any) -> Any:
         try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # it is untyped
         except ResponseError as error:

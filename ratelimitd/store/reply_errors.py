@@ -11,7 +11,7 @@ from functools import cache
 
 from redis.asyncio.connection import DefaultParser
 from redis.exceptions import ConnectionError as NotConnectedError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from ratelimitd.resources import resource
 
@@ -30,6 +30,9 @@ _SHOWN_KEYS = 3
 _ACL_IN_SCRIPT = re.compile("executing the script|ACL failure in script")
 """What Redis and Valkey write when an ACL forbids what a script does."""
 
+_READ_ONLY_IN_SCRIPT = " -READONLY "
+"""Marks the error of Redis before version 7 about a script that writes to a read-only replica."""
+
 _CLUSTER_CODES = {"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN"}
 
 
@@ -44,6 +47,8 @@ class CodedParser(DefaultParser):  # type: ignore[misc, valid-type] # its type d
     def parse_error(cls, response: str) -> RedisError:
         """Returns the error of an error reply. Raises ValueError for a malformed MOVED or ASK."""
         error: RedisError = super().parse_error(response)
+        if _READ_ONLY_IN_SCRIPT in response:
+            error = ReadOnlyError()
         code = response.partition(" ")[0]
         error.args = (f"{response} ({CLUSTER})" if code in _CLUSTER_CODES else response,)
         return error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ReadOnlyError
 
 from ratelimitd.app import open_decider
 from ratelimitd.control.control import Control
@@ -18,6 +19,7 @@ from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.settings import load
 from ratelimitd.store.client import open_client
+from ratelimitd.store.reply_errors import CodedParser
 from tests.eventually import eventually
 from tests.example_limits import KEY, limits_json
 from tests.redis_server import redis_server
@@ -117,3 +119,23 @@ async def test_everything_follows_to_the_new_master(
             return (await control_of_new.current()).revision.text == LATER
 
         await eventually(changed, "the client of the admin service writes to the new master")
+
+
+async def test_the_first_write_after_a_failover_reaches_the_new_master(pair: Pair) -> None:
+    """The old master refuses it, so it is sent again. A store that stays read-only is an error."""
+    url = f"redis://127.0.0.1:{pair.address.port}/0"
+    async with open_client(url) as client:
+        control = Control(client, load({"RATELIMITD_REDIS_URL": url}, {}))
+        await control.current()
+        await demote(pair)
+        applied = await control.apply(BEFORE, author="alice", note="", expected=None)
+        assert (applied.revision.number, await pair.new.get(KEY)) == (1, BEFORE.encode())
+        await pair.new.replicaof("127.0.0.1", "1")
+        with pytest.raises(StoreError, match="READONLY"):
+            await control.apply(AFTER, author="alice", note="", expected=None)
+
+
+def test_a_script_refused_by_a_read_only_redis_6_may_be_sent_again() -> None:
+    text = "ERR Error running script (call to f_1): @user_script:3: @user_script: 3: -READONLY You can't"
+    error = CodedParser.parse_error(text)
+    assert (type(error), str(error)) == (ReadOnlyError, text)
