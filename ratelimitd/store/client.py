@@ -116,12 +116,8 @@ async def refuse_unsupported(url: str) -> None:
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
             await connection.connect()  # type: ignore[no-untyped-call] # it is untyped
-    except UnsupportedStoreError as error:
+    except (UnsupportedStoreError, ResponseError) as error:  # of all commands only SELECT may fail so
         raise StoreError(f"the store cannot be used: {error}") from error
-    except ResponseError as error:  # only SELECT may fail so
-        raise StoreError(
-            f"the store cannot be used: {error} (database {connection.db} of its URL)"
-        ) from error
     except (RedisError, OSError, TimeoutError):
         pass
     finally:

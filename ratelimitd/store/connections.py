@@ -5,6 +5,7 @@ tried after ATTEMPT_DELAY_S, and the first one that accepts wins.
 """
 
 import asyncio
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from socket import SOCK_STREAM, socket
@@ -13,6 +14,7 @@ from typing import Any
 from aiohappyeyeballs import AddrInfoType, start_connection
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import ResponseError
 
 from ratelimitd.store.reply_errors import CLUSTER, SENTINEL, UnsupportedStoreError
@@ -24,7 +26,7 @@ CLIENT_NAME = "ratelimitd"
 """The name of the connections in CLIENT LIST."""
 
 UNSUPPORTED = {b"cluster": CLUSTER, b"sentinel": SENTINEL}
-"""Reasons to refuse a server, by the mode that HELLO reports."""
+"""Reasons to refuse a server, by the mode that it reports."""
 
 
 async def addresses_of(host: str, port: int) -> list[AddrInfoType]:
@@ -39,40 +41,65 @@ class _Handshake(AbstractConnection):
     """
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
-        """Authenticates and selects the database, then names the connection and refuses a cluster."""
-        await super().on_connect_check_health(check_health=check_health)
+        """Authenticates and selects the database, then names the connection and refuses a cluster.
+
+        Raises RedisError; UnsupportedStoreError if the server cannot be a store.
+        """
+        refused = None
+        try:
+            await super().on_connect_check_health(check_health=check_health)
+        except ResponseError as error:  # only SELECT may fail so; a cluster and a Sentinel refuse it
+            error.args = (f"{error} (database {self.db} of the URL)",)
+            refused = error
         commands = self.pack_commands([("CLIENT", "SETNAME", CLIENT_NAME), ("HELLO",)])
         await self.send_packed_command(commands, check_health=False)
         with suppress(ResponseError):
             await self.read_response()
-        with suppress(ResponseError):  # a proxy or a server before Redis 6 does not know the command
-            _refuse_unsupported(await self.read_response())
+        reason = UNSUPPORTED.get(await self._mode())
+        if reason is not None:
+            raise UnsupportedStoreError(reason)
+        if refused is not None:
+            raise refused
 
-
-def _refuse_unsupported(reply: object) -> None:
-    """Raises UnsupportedStoreError if a reply to HELLO comes from a cluster or a Sentinel."""
-    fields = dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
-    reason = UNSUPPORTED.get(fields.get(b"mode", b""))
-    if reason is not None:
-        raise UnsupportedStoreError(reason)
+    async def _mode(self) -> bytes:
+        """Returns what the server is, from its reply to HELLO; `b""` if it does not say."""
+        with suppress(ResponseError):
+            reply = await self.read_response()
+            fields = dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
+            return bytes(fields.get(b"mode", b""))
+        with suppress(ResponseError):  # a server before Redis 6, or a proxy, does not know HELLO
+            await self.send_command("INFO", "server", check_health=False)
+            info = await self.read_response()
+            found = re.search(rb"redis_mode:(\w+)", info) if isinstance(info, bytes) else None
+            return found[1] if found else b""
+        return b""
 
 
 class TcpConnection(_Handshake, Connection):
     """A TCP connection to the first address that accepts."""
 
     _socket: socket
+    _kind = "connection"
 
     async def _connect(self) -> None:
         # redis-py bounds its own part, the TLS handshake; this bounds all of it.
-        async with asyncio.timeout(self.socket_connect_timeout):
-            self._socket = await start_connection(
-                await addresses_of(self.host, self.port), happy_eyeballs_delay=ATTEMPT_DELAY_S, interleave=1
-            )
-            try:
-                await super()._connect()  # type: ignore[no-untyped-call] # it is untyped
-            except BaseException:
-                self._socket.close()
-                raise
+        try:
+            async with asyncio.timeout(self.socket_connect_timeout):
+                await self._connect_to_first()
+        except TimeoutError as error:
+            raise NotConnectedError(
+                f"no {self._kind} to {self.host}:{self.port} within {self.socket_connect_timeout:g} s"
+            ) from error
+
+    async def _connect_to_first(self) -> None:
+        self._socket = await start_connection(
+            await addresses_of(self.host, self.port), happy_eyeballs_delay=ATTEMPT_DELAY_S, interleave=1
+        )
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call] # it is untyped
+        except BaseException:
+            self._socket.close()
+            raise
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         return {"sock": self._socket}
@@ -80,6 +107,8 @@ class TcpConnection(_Handshake, Connection):
 
 class TlsConnection(TcpConnection, SSLConnection):
     """A TLS connection to the first address that accepts TCP."""
+
+    _kind = "TLS connection"
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         return {"sock": self._socket, "ssl": self.ssl_context.get(), "server_hostname": self.host}

@@ -106,7 +106,7 @@ class Server:
                 commands.feed(received)
                 replies = b""
                 while (command := commands.gets()) is not False:
-                    if command[0] in (b"AUTH", b"CLIENT", b"HELLO", b"SELECT"):
+                    if command[0] in (b"AUTH", b"CLIENT", b"HELLO", b"INFO", b"SELECT"):
                         self.handshake.append(b" ".join(command))
                         await self.ready.wait()
                         replies += self.handshake_reply

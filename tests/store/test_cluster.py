@@ -67,10 +67,21 @@ async def test_every_connection_to_a_cluster_is_refused(nodes: int, clusters: di
         await refuse_unsupported(url)
 
 
-async def test_a_sentinel_is_refused() -> None:
-    async with redis_server(sentinel=True) as (address, _):
-        with pytest.raises(StoreError, match=f"^the store cannot be used: {SENTINEL}$"):
-            await refuse_unsupported(f"redis://{address}")
+@pytest.mark.parametrize("without", [(), ("--rename-command", "HELLO", "")])
+@pytest.mark.parametrize("database", ["", "/1"])
+@pytest.mark.parametrize(
+    ("sentinel", "options", "reason"), [(True, (), SENTINEL), (False, CLUSTER_MODE, CLUSTER)]
+)
+async def test_a_sentinel_and_a_node_without_slots_are_refused(
+    sentinel: bool,  # noqa: FBT001 - a parameter of the test
+    options: tuple[str, ...],
+    reason: str,
+    database: str,
+    without: tuple[str, ...],
+) -> None:
+    async with redis_server(*options, *without, sentinel=sentinel) as (address, _):
+        with pytest.raises(StoreError, match=f"^the store cannot be used: {reason}$"):
+            await refuse_unsupported(f"redis://{address}{database}")
 
 
 async def test_a_store_that_is_away_is_not_refused() -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from aiohappyeyeballs import AddrInfoType
 from redis.exceptions import ConnectionError as NotConnectedError
-from redis.exceptions import TimeoutError as ConnectTimeoutError
 
 from ratelimitd.errors import StoreError
 from ratelimitd.process.loopback import free_port
@@ -92,11 +91,11 @@ async def test_a_store_may_refuse_the_optional_commands_of_the_handshake(tmp_pat
             reply = asyncio.ensure_future(execute(link, "GET", 1))
             (await server.calls(1)).write(b":1\r\n")
             assert await reply == 1
-        assert server.handshake == [b"CLIENT SETNAME ratelimitd", b"HELLO"]
+        assert server.handshake == [b"CLIENT SETNAME ratelimitd", b"HELLO", b"INFO server"]
 
 
 async def test_a_database_that_the_store_does_not_have_is_refused(store_url: str) -> None:
-    with pytest.raises(StoreError, match=r"^the store cannot be used: ERR .* \(database 99 of its URL\)$"):
+    with pytest.raises(StoreError, match=r"^the store cannot be used: ERR .* \(database 99 of the URL\)$"):
         await refuse_unsupported(store_url.removesuffix("0") + "99")
 
 
@@ -106,7 +105,14 @@ async def test_an_attempt_without_a_live_address_ends_within_its_timeout(
 ) -> None:
     resolve_to(monkeypatch, DEAD)
     connection = new_connection(f"redis://store:{port}?socket_connect_timeout=0.1")
-    with pytest.raises(ConnectTimeoutError, match="Timeout connecting to server"):
+    with pytest.raises(NotConnectedError, match=f"^no connection to store:{port} within 0.1 s$"):
+        await connection.connect()  # type: ignore[no-untyped-call] # it is untyped
+
+
+@on_both_loops
+async def test_a_server_without_tls_is_named(store_url: str) -> None:
+    connection = new_connection(f"{store_url.replace('redis:', 'rediss:')}?socket_connect_timeout=0.1")
+    with pytest.raises(NotConnectedError, match=r"^no TLS connection to 127\.0\.0\.1:\d+ within 0\.1 s$"):
         await connection.connect()  # type: ignore[no-untyped-call] # it is untyped
 
 
