@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ratelimitd.core.model import Identity, Limit, OnStoreError, Request
-from ratelimitd.core.patterns import has_parameters, without_parameters
+from ratelimitd.core.patterns import has_parameters
 from ratelimitd.core.routes import RouteTable
 from ratelimitd.core.tiers import TierName
 
@@ -109,7 +109,7 @@ class PolicySet:
         method, path = request.method, request.path
         found = self.routes.find(method, path)
         if has_parameters(path):
-            bare = self.routes.find(method, without_parameters(path))
+            bare = self.routes.find(method, path, parameters=False)
             return bare if _tokens(bare) >= _tokens(found) else found
         return found
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from ratelimitd.core.patterns import Wildcard, decoded, pattern_segments
+from ratelimitd.core.patterns import Wildcard, decoded, pattern_segments, segments_without_parameters
 
 
 class Matchable(Protocol):
@@ -71,16 +71,20 @@ class RouteTable(Generic[R]):
                 node = node.any_segment
         node.ends.append(entry)
 
-    def find(self, method: str, path: str) -> R | None:
-        """The first rule for a path without query, or None."""
+    def find(self, method: str, path: str, *, parameters: bool = True) -> R | None:
+        """The first rule for a path without query, or None.
+
+        Args:
+            method: as the client sent it.
+            path: as Envoy sends it.
+            parameters: path parameters are part of the segments; otherwise they are left out.
+        """
         best: _Entry[R] | None = None
         nodes = [self._root]
-        segments: Iterable[str] = path.split("/")
+        segments: Iterable[str] = path.split("/") if parameters else segments_without_parameters(path)
         if "%" in path:
             segments = map(self._comparable, segments)
-        for segment in segments:
-            if not segment:
-                continue
+        for segment in filter(None, segments):
             following = []
             for node in nodes:
                 if node.rest:

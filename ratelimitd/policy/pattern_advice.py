@@ -2,7 +2,7 @@
 
 import re
 
-from ratelimitd.core.patterns import without_parameters
+from ratelimitd.core.patterns import segments_without_parameters
 
 _SLASH = re.compile(r"%2F|%5C|\\", re.IGNORECASE)
 _DOTS = re.compile(r"(?<=/)(?:\.|%2E){1,2}(?![^/;])", re.IGNORECASE)
@@ -16,7 +16,7 @@ def pattern_advice(pattern: str) -> str | None:
         return "matches no request: Envoy refuses a path with %00"
     slashed = _SLASH.sub("/", pattern)
     dotted = _DOTS.sub(lambda dots: dots[0].lower().replace("%2e", "."), slashed)
-    better = without_parameters(dotted) or "/"
+    better = "/" + "/".join(filter(None, segments_without_parameters(dotted)))
     if slashed != pattern:
         return _unmatched("turns %2F, %5C and \\ into /", better)
     if _DOTS.search(slashed):

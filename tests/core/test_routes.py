@@ -1,13 +1,20 @@
 """Tests of path patterns and route tables."""
 
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import unquote
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ratelimitd.core.patterns import Segment, Wildcard, covers, pattern_segments, without_parameters
+from ratelimitd.core.patterns import (
+    Segment,
+    Wildcard,
+    covers,
+    pattern_segments,
+    segments_without_parameters,
+)
 from ratelimitd.core.routes import RouteTable
 from tests.line_count import lines_run
 
@@ -135,6 +142,8 @@ def test_a_pattern_that_is_not_covered_matches_a_path_of_its_own(wide: str, narr
         ("/api/a%2541", "/api/aA", False),
         ("/api/日本", "/api/%e6%97%a5%E6%9C%AC", True),
         ("/api/search", "/api/%53earch", False),
+        ("/api/café", "/api/caf%C3\udca9", True),
+        ("/api/caf%E9", "/api/caf\udce9", True),
     ],
 )
 def test_a_pattern_matches_as_documented(pattern: str, path: str, matches: bool) -> None:  # noqa: FBT001 - the expectation
@@ -172,11 +181,23 @@ def test_an_invalid_pattern_is_rejected(pattern: str) -> None:
         ("/api/x/..;/search", "/api/search"),
         ("/api/..;/..;/..;/search", "/search"),
         ("/api/.;/search", "/api/search"),
+        ("/../..;/search", "/search"),
+        ("/api/...;/search", "/api/.../search"),
+        ("/api/x;v=../search", "/api/x/search"),
         ("/;", ""),
+        ("/..;", ""),
+        ("", ""),
     ],
 )
 def test_parameters_are_removed_and_dot_segments_resolved(path: str, bare: str) -> None:
-    assert without_parameters(path) == bare
+    assert [*filter(None, segments_without_parameters(path))] == split(bare)
+
+
+@pytest.mark.parametrize("unit", ["/;", "/a;", ";", "/;a", "/%3B", "/a%3bx=1", "//;", "/..;", "/a/..;"])
+def test_no_number_of_parameters_makes_a_lookup_long(unit: str) -> None:
+    table = RouteTable([Rule("/api/search"), Rule("/shop/**")])
+    for path in (f"/api{unit * 10_000}", f"/shop{unit * 10_000}"):
+        assert lines_run(partial(table.find, "GET", path, parameters=False)) < 100
 
 
 def test_the_depth_of_the_routes_limits_the_cost_of_a_lookup() -> None:
