@@ -12,6 +12,7 @@ Segments are compared decoded, so every encoding of a character is the same: `%C
 import re
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from operator import itemgetter
 from posixpath import normpath
 from urllib.parse import quote, unquote_to_bytes
 
@@ -28,6 +29,7 @@ Segment = str | Wildcard
 
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
+_ESCAPED_SYNTAX = (("%3B", ";"), ("%3b", ";"), ("%2E", "."), ("%2e", "."))
 _BARE_SEGMENT = re.compile("/([^/;]+)")
 
 
@@ -72,12 +74,14 @@ def segments_without_parameters(path: str) -> Iterable[str]:
     """The segments of a path, each without its parameters (RFC 3986 section 3.3).
 
     They are found one by one, as a client may send thousands and a lookup needs the first few. Dot segments
-    are resolved, because Envoy leaves those with parameters: `/x/%2e%2e;/y` arrives as `/x/..;/y`.
+    are resolved, because Envoy leaves those with parameters: `/x/..;/y`, which some backends read as `/y`.
     """
-    path = "/" + path.replace("%3B", ";").replace("%3b", ";")
+    path = "/" + path
+    for escape, character in _ESCAPED_SYNTAX:
+        path = path.replace(escape, character)
     if "/." in path:
         return normpath("/" + "/".join(_BARE_SEGMENT.findall(path))).split("/")
-    return (found[1] for found in _BARE_SEGMENT.finditer(path))
+    return map(itemgetter(1), _BARE_SEGMENT.finditer(path))
 
 
 def covers(wide: Sequence[Segment], narrow: Sequence[Segment]) -> bool:

@@ -84,7 +84,9 @@ class RouteTable(Generic[R]):
         segments: Iterable[str] = path.split("/") if parameters else segments_without_parameters(path)
         if "%" in path:
             segments = map(self._comparable, segments)
-        for segment in filter(None, segments):
+        for segment in segments:
+            if not segment:
+                continue
             following = []
             for node in nodes:
                 if node.rest:

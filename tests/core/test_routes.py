@@ -181,6 +181,8 @@ def test_an_invalid_pattern_is_rejected(pattern: str) -> None:
         ("/api/x/..;/search", "/api/search"),
         ("/api/..;/..;/..;/search", "/search"),
         ("/api/.;/search", "/api/search"),
+        ("/api/x/%2e%2E;/search", "/api/search"),
+        ("/api/%2e%3Bx/search", "/api/search"),
         ("/../..;/search", "/search"),
         ("/api/...;/search", "/api/.../search"),
         ("/api/x;v=../search", "/api/x/search"),
