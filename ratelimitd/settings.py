@@ -106,7 +106,7 @@ class Settings(BaseModel):
         16_777_216,
         ge=1024,
         le=268_435_456,
-        description="Maximum size of a CheckRequest, in bytes, with the headers and body that Envoy copies.",
+        description="Maximum size of a CheckRequest, in bytes, without the body of its HTTP request.",
     )
     leave_s: float = Field(
         3,

@@ -11,6 +11,14 @@ class CallError(Exception):
         self.code = code
 
 
+def too_large(max_message_bytes: int) -> CallError:
+    """The error for a message of which more than `max_message_bytes` would have to be kept."""
+    return CallError(
+        GrpcCode.RESOURCE_EXHAUSTED,
+        f"the message has more than {max_message_bytes} bytes, not counting a copied request body",
+    )
+
+
 def not_one_message() -> CallError:
     """The error for a method that takes exactly one message and gets none, or several."""
     return CallError(GrpcCode.INVALID_ARGUMENT, "this method takes exactly one message")

@@ -24,6 +24,9 @@ from ratelimitd.transport.check_response import ResponseEncoder
 SERVICE = "envoy.service.auth.v3.Authorization"
 """The gRPC service; its only method is Check."""
 
+BODIES = ((1, 4, 2, 11), (1, 4, 2, 12))
+"""Paths of the fields with the request body: `body` and `raw_body` of attributes.request.http."""
+
 _RESOURCE_EXHAUSTED = GrpcCode.RESOURCE_EXHAUSTED  # reading the enum takes 0.16 us on Python 3.11
 
 MAX_DENIALS = 8192

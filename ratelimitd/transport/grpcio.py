@@ -14,8 +14,12 @@ from ratelimitd.errors import ListenError
 from ratelimitd.transport import health, reflection
 from ratelimitd.transport.binding import free_binding
 from ratelimitd.transport.call_error import CallError
+from ratelimitd.transport.large_message import large_bytes, without
 from ratelimitd.transport.listener import Listener
 from ratelimitd.transport.services import Stream, Unary, service_names
+
+_RECEIVED_BYTES = 1 << 30
+"""grpc receives whole messages, with the fields that their methods do not need."""
 
 _STATUS = {code: grpc.StatusCode[code.name] for code in GrpcCode}
 
@@ -23,9 +27,15 @@ _STATUS = {code: grpc.StatusCode[code.name] for code in GrpcCode}
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
-def _unary(path: str, method: Unary, log: BoundedLog) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+def _unary(
+    path: str, method: Unary, log: BoundedLog, max_message_bytes: int
+) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+    large = large_bytes(max_message_bytes)
+
     async def handle(payload: bytes, context: _Context) -> bytes:
         try:
+            if len(payload) > large:
+                payload = without(payload, method.unneeded, max_message_bytes)
             return method.encode(await method.begin(payload, _traceparent(context)))
         except CallError as error:
             await context.abort(_STATUS[error.code], str(error))
@@ -91,7 +101,7 @@ async def serve_grpcio(
     binding = await asyncio.to_thread(free_binding, address)
     server = grpc.aio.server(
         options=[
-            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", _RECEIVED_BYTES),
             # Envoy pings an idle connection every few seconds; by default grpc answers that with GOAWAY.
             ("grpc.http2.min_ping_interval_without_data_ms", 1000),
             ("grpc.keepalive_permit_without_calls", 1),
@@ -105,7 +115,9 @@ async def serve_grpcio(
     status = health.Health(("", *names))
     described = reflection.Reflection((*names, health.SERVICE, reflection.SERVICE))
     for path, method in methods.items():
-        _register(server, path, grpc.unary_unary_rpc_method_handler(_unary(path, method, log)))
+        _register(
+            server, path, grpc.unary_unary_rpc_method_handler(_unary(path, method, log, max_message_bytes))
+        )
     for path, stream in {**status.methods, **described.methods}.items():
         _register(server, path, grpc.stream_stream_rpc_method_handler(_stream(stream)))
     try:

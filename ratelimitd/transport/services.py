@@ -4,7 +4,7 @@ Every transport serves the rows of this table, and health and reflection take th
 it. To add an RPC, add a row, and a module that decodes and encodes its messages.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ratelimitd.core.decision import Decision
@@ -13,6 +13,7 @@ from ratelimitd.core.model import Request
 from ratelimitd.errors import MalformedRequestError
 from ratelimitd.transport import ext_authz
 from ratelimitd.transport.call_error import CallError
+from ratelimitd.transport.large_message import FieldPath
 
 CHECK = f"/{ext_authz.SERVICE}/Check"
 """The path of Envoy's external authorization."""
@@ -29,11 +30,13 @@ class Unary(NamedTuple):
             call has none. Raises MalformedRequestError.
         call: answers the request. Raises CallError to end the call without a response.
         encode: makes the message from what `call` returns.
+        unneeded: paths of fields that `decode` does not read. Large messages are decoded without them.
     """
 
     decode: Callable[[bytes, str], Any]
     call: Callable[[Any], Awaitable[Any]]
     encode: Callable[[Any], bytes]
+    unneeded: Collection[FieldPath] = ()
 
     def begin(self, payload: bytes, traceparent: str) -> Awaitable[Any]:
         """Decodes the request and starts the call. Raises CallError."""
@@ -46,7 +49,7 @@ class Unary(NamedTuple):
 
 def unary_methods(decide: Callable[[Request], Awaitable[Decision]]) -> Mapping[str, Unary]:
     """The methods by path, `/package.Service/Method`."""
-    return {CHECK: Unary(ext_authz.decode, decide, ext_authz.Encoder())}
+    return {CHECK: Unary(ext_authz.decode, decide, ext_authz.Encoder(), ext_authz.BODIES)}
 
 
 def service_names(paths: Iterable[str]) -> tuple[str, ...]:

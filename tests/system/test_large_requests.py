@@ -32,7 +32,7 @@ def front_config(listener: TcpAddress, admin: TcpAddress, service: TcpAddress) -
     clusters = {"ratelimitd": [service], "backend": [admin]}
     config: dict[str, Any] = yaml.safe_load(envoy_config(listener=listener, admin=admin, clusters=clusters))
     (here,) = config["static_resources"]["listeners"]
-    here["per_connection_buffer_limit_bytes"] = 16 * MIB
+    here["per_connection_buffer_limit_bytes"] = 32 * MIB
     (connections,) = here["filter_chains"][0]["filters"]
     manager = connections["typed_config"]
     manager["max_request_headers_kb"] = 8192
@@ -40,7 +40,7 @@ def front_config(listener: TcpAddress, admin: TcpAddress, service: TcpAddress) -
     del authz["allowed_headers"]
     authz["failure_mode_allow"] = True
     authz["grpc_service"]["timeout"] = "10s"
-    buffered = {"max_request_bytes": 8 * MIB, "allow_partial_message": True}
+    buffered = {"max_request_bytes": 20 * MIB, "allow_partial_message": True}
     authz["with_request_body"] = buffered
     (api, *_) = manager["route_config"]["virtual_hosts"][0]["routes"]
     del api["route"]
@@ -85,7 +85,7 @@ async def front(
 async def test_the_size_of_a_request_does_not_fail_its_check(
     transport: str, store_url: str, tmp_path: Path
 ) -> None:
-    text, binary = b"a" * (8 * MIB), os.urandom(MIB)
+    text, binary = b"a" * (20 * MIB), os.urandom(MIB)
     async with front(transport, store_url, tmp_path) as (client, _):
         for path in ("/api/text", "/api/bytes"):
             for body in (text[:MIB], binary, text):

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -38,9 +39,9 @@ REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 SERVICES = ("", "envoy.service.auth.v3.Authorization")
 
 
-def check_request(user: str = "user1", api: str = "/api/*") -> CheckRequest:
-    """Returns a request as Envoy sends it."""
-    http = AttributeContextHttpRequest(method="GET", path="/api/ping", headers={"x-user-id": user})
+def check_request(user: str = "user1", api: str = "/api/*", **more: Any) -> CheckRequest:
+    """Returns a request as Envoy sends it, with more fields of its HTTP request."""
+    http = AttributeContextHttpRequest(method="GET", path="/api/ping", headers={"x-user-id": user}, **more)
     peer = AttributeContextPeer(address=Address(socket_address=SocketAddress(address="203.0.113.9")))
     return CheckRequest(
         attributes=AttributeContext(
@@ -137,8 +138,19 @@ async def test_a_request_without_http_is_an_invalid_argument(service: Service) -
 async def test_a_message_above_the_maximum_is_refused(service: Service) -> None:
     fitting = bytes(check_request("x" * (MAX_MESSAGE_BYTES - 500)))
     assert await call_raw(service.address, fitting)
-    code, _ = await refusal_of(service.address, bytes(check_request("x" * MAX_MESSAGE_BYTES)))
+    code, details = await refusal_of(service.address, bytes(check_request("x" * MAX_MESSAGE_BYTES)))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"more than {MAX_MESSAGE_BYTES} bytes" in details
+
+
+@pytest.mark.parametrize("body", [{"body": "b" * 5_000_000}, {"raw_body": b"\xff" * 5_000_000}])
+async def test_a_body_is_not_part_of_the_maximum(service: Service, body: dict[str, Any]) -> None:
+    request = bytes(check_request(**body))
+    for _ in range(2):
+        response = CheckResponse.parse(await call_raw(service.address, request))
+        assert response.ok_response is not None
+    code, _ = await refusal_of(service.address, request[:-1] + b"\xff" * 6)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("method", ["/envoy.service.auth.v3.Authorization/Nope", "/nope/Check"])

@@ -195,8 +195,8 @@ async def test_grpcio_answers_some_malformed_calls_differently() -> None:
 async def test_a_message_above_the_maximum_is_refused_before_it_has_arrived(serve_in_envoy: Serve) -> None:
     async with serve_in_envoy(OracleLimiter()) as listener:
         assert isinstance(listener.address, TcpAddress)
-        prefix = b"\0" + (MAX_MESSAGE_BYTES + 1).to_bytes(4, "big")
-        reply = await exchange(listener.address, [prefix], end=False)
+        message = frame(bytes(check_request("u" * MAX_MESSAGE_BYTES)))
+        reply = await exchange(listener.address, [message[:200]], end=False)
         assert reply.status == GrpcCode.RESOURCE_EXHAUSTED
 
 

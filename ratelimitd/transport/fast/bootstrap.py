@@ -83,6 +83,8 @@ def filter_chain(app: str, *, max_connection_age_s: int = 0) -> Config:
     connections["typed_config"] |= {
         "stat_prefix": "ratelimitd",
         "codec_type": "HTTP2",
+        # So much of a body waits here for the application, which drops most of a large one while it arrives.
+        "http2_protocol_options": {"initial_stream_window_size": 65_535},
         # A health Watch sends nothing while the status stays the same.
         "stream_idle_timeout": "0s",
     }

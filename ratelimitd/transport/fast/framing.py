@@ -4,16 +4,19 @@ Source: gRPC's PROTOCOL-HTTP2.md for prefix, timeout and message; its statuscode
 """
 
 import re
+from collections.abc import Collection
 from struct import Struct
 from urllib.parse import quote
 
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.transport.call_error import CallError, not_one_message
+from ratelimitd.transport.large_message import FieldPath, LargeMessage, large_bytes
 
 _PREFIX = Struct(">BI")
 """Precedes each message: one byte, 1 when it is compressed, and the length in four bytes."""
 
 PREFIX_BYTES = _PREFIX.size
+_MAX_LENGTH = 2**32 - 1
 
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -45,6 +48,45 @@ def expected_bytes(data: bytes | bytearray, max_message_bytes: int) -> int:
         )
     total: int = PREFIX_BYTES + length
     return total
+
+
+class OnlyMessage:
+    """The only message of a request body that arrives in parts.
+
+    Args:
+        unneeded: paths of the fields that are dropped if the message is large.
+        max_message_bytes: how long the message may be without them.
+    """
+
+    def __init__(self, unneeded: Collection[FieldPath], max_message_bytes: int) -> None:
+        self._unneeded = unneeded
+        self._max_message_bytes = max_message_bytes
+        self._body = bytearray()
+        self._large: LargeMessage | None = None
+        self._missing = 0  # bytes of the large message
+
+    def add(self, part: bytes) -> None:
+        """Takes the next bytes of the body. Raises CallError as soon as the message is refused."""
+        if self._large is None:
+            self._body += part
+            expected = expected_bytes(self._body, _MAX_LENGTH)
+            if expected - PREFIX_BYTES <= large_bytes(self._max_message_bytes):
+                return
+            self._missing = expected - PREFIX_BYTES
+            self._large = LargeMessage(self._missing, self._unneeded, self._max_message_bytes)
+            part = bytes(self._body[PREFIX_BYTES:])
+        self._missing -= len(part)
+        if self._missing < 0:
+            raise not_one_message()
+        self._large.add(part)
+
+    def message(self) -> bytes:
+        """The message, at the end of the body. Raises CallError unless there is exactly one."""
+        if self._large is None:
+            return only_message(bytes(self._body), self._max_message_bytes)
+        if self._missing:
+            raise truncated()
+        return self._large.message()
 
 
 def only_message(body: bytes, max_message_bytes: int) -> bytes:

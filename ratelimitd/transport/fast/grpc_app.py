@@ -13,9 +13,10 @@ from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.transport.call_error import CallError
 from ratelimitd.transport.fast.asgi_types import Event, Receive, Scope, Send
-from ratelimitd.transport.fast.framing import expected_bytes, frame, only_message, timeout_s
+from ratelimitd.transport.fast.framing import OnlyMessage, frame, only_message, timeout_s
 from ratelimitd.transport.fast.responses import OK, START, refuse
 from ratelimitd.transport.fast.streams import DISCONNECT_POLL_S, DisconnectedError, serve_stream
+from ratelimitd.transport.large_message import large_bytes
 from ratelimitd.transport.services import Stream, Unary
 
 _T = TypeVar("_T")
@@ -27,7 +28,7 @@ class GrpcApplication:
     Args:
         unary: methods that take and return one message.
         streams: the others.
-        max_message_bytes: longer messages are refused.
+        max_message_bytes: longer messages are refused, not counting fields that their method does not need.
         bound_s: seconds after which every unary method ends by itself. A longer timeout of the caller needs
             no timer.
         disconnect_poll_s: how often a stream looks for a disconnect after its caller's last message.
@@ -45,6 +46,7 @@ class GrpcApplication:
         self._unary = unary
         self._streams = streams
         self._max_message_bytes = max_message_bytes
+        self._large_bytes = large_bytes(max_message_bytes)
         self._bound_s = bound_s
         self._disconnect_poll_s = disconnect_poll_s
         self._timeout_s = lru_cache(maxsize=64)(timeout_s)  # a caller sends the same timeout with every call
@@ -80,8 +82,8 @@ class GrpcApplication:
             unary, first = begun
             timeout, traceparent = _check_headers(scope)
             event = await first
-            if event.get("more_body", True):
-                message = await self._message(event, receive)
+            if event.get("more_body", True) or len(event["body"]) > self._large_bytes:
+                message = await self._message(event, receive, unary)
             else:
                 message = only_message(event["body"], self._max_message_bytes)
             if timeout is None or (limit_s := self._timeout_s(timeout)) >= self._bound_s:
@@ -111,14 +113,13 @@ class GrpcApplication:
             if self._draining and not self._in_flight:
                 self._idle.set()
 
-    async def _message(self, event: Event, receive: Receive) -> bytes:
-        """Joins the parts of the call's only message. Raises CallError as soon as its prefix is refused."""
-        body = bytearray()
+    async def _message(self, event: Event, receive: Receive, method: Unary) -> bytes:
+        """Receives the rest of the call's only message. Raises CallError as soon as it is refused."""
+        message = OnlyMessage(method.unneeded, self._max_message_bytes)
         while event["type"] != "http.disconnect":
-            body += event["body"]
+            message.add(event["body"])
             if not event["more_body"]:
-                return only_message(bytes(body), self._max_message_bytes)
-            expected_bytes(body, self._max_message_bytes)
+                return message.message()
             event = await receive()
         raise DisconnectedError
 
