@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from ratelimitd.core.bucket import Bucket, charge_buckets
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
-from ratelimitd.limiter.deny_cache import RECOUNT_US, SPENT_AT_ONCE, TRUST_US, DenyCache
+from ratelimitd.limiter.bucket_count import SPENT_AT_ONCE
+from ratelimitd.limiter.deny_cache import RECOUNT_US, TRUST_US, DenyCache
 from tests.core.fakes import OracleLimiter
 from tests.core.take_requests import take_request
 from tests.limiter.obeyed_wait import is_allowed_after_the_wait, retry_after_s
@@ -155,6 +156,13 @@ async def test_a_denial_is_not_reused_beyond_the_instant_at_which_its_bucket_can
     world.store.now_us += RECOUNT_US - 1
     assert await world.send("u", "B", replica=1) == [0]
     assert await world.send("u", "A", cost=3) == [180]
+
+
+async def test_a_request_that_is_always_denied_is_denied_locally() -> None:
+    """Its cost exceeds a capacity, so its denial has no wait that another bucket could make too short."""
+    world = World(everyone=Limit(5, PER_MINUTE), user=Limit(1, 1.0))
+    assert await world.send("u", "A", cost=2) == [None]
+    assert await world.is_local("u", "A", cost=2)
 
 
 async def test_a_wide_bucket_with_many_tokens_is_not_asked_about_at_each_denial() -> None:
