@@ -4,9 +4,7 @@ Every change of the policy is validated, recorded as a revision and announced to
 takes a token. All state is in the store, so any number of these objects may work at the same time.
 """
 
-import asyncio
 import difflib
-import time
 
 from redis.asyncio import Redis
 
@@ -15,17 +13,16 @@ from ratelimitd.control.answers import (
     BucketState,
     CurrentPolicy,
     ExplainedRequest,
-    ReplicaStatus,
     Status,
 )
 from ratelimitd.control.bucket_states import bucket_states
 from ratelimitd.control.current import ATTEMPTS, current_policy, snapshot_to_replace
+from ratelimitd.control.replica_wait import wait_for_replicas
 from ratelimitd.control.request_spec import RequestSpec, Subject, identity_of
 from ratelimitd.control.status import read_status
 from ratelimitd.core.explain import explain, keys_of
 from ratelimitd.core.policy import PolicySet
-from ratelimitd.display import age
-from ratelimitd.errors import ConflictError, NothingLostError, StoreError, UnknownRevisionError, WaitError
+from ratelimitd.errors import ConflictError, NothingLostError, UnknownRevisionError
 from ratelimitd.policy.advice import advice
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.normal_form import normal_text
@@ -36,12 +33,6 @@ from ratelimitd.rollout.revision import Revision
 from ratelimitd.rollout.revisions import HISTORY_LENGTH, Revisions
 from ratelimitd.settings import Settings
 from ratelimitd.store.buckets import Buckets
-
-STATUS_INTERVAL_S = 0.05
-"""Pause between two reads of the status in `wait`."""
-
-LAST_READ_S = 1.0
-"""How long a read of the status in `wait` may take at the end of its timeout."""
 
 
 class Control:
@@ -144,28 +135,7 @@ class Control:
 
         Raises WaitError, and StoreError if the store fails or does not answer: the revision is accepted then.
         """
-        deadline_s = time.monotonic() + timeout_s
-        while True:
-            status = await self._status_by(deadline_s, number)
-            behind = [_and_silence(one, status.now_us) for one in status.replicas if one.number < number]
-            if not behind:
-                return status
-            if time.monotonic() >= deadline_s:
-                raise WaitError(
-                    f"after {timeout_s:g} s revision {number} does not run yet on {', '.join(behind)}"
-                )
-            await asyncio.sleep(STATUS_INTERVAL_S)
-
-    async def _status_by(self, deadline_s: float, number: int) -> Status:
-        """Returns the status. Bounds one read to the deadline, or to LAST_READ_S if that is later."""
-        try:
-            async with asyncio.timeout(max(deadline_s - time.monotonic(), LAST_READ_S)):
-                return await self.status()
-        except (StoreError, TimeoutError) as error:
-            reason = str(error) or "the store did not answer in time"
-            raise StoreError(
-                f"revision {number} is accepted; whether the replicas run it is unknown: {reason}"
-            ) from error
+        return await wait_for_replicas(self.status, number, timeout_s)
 
     async def explain(self, spec: RequestSpec) -> ExplainedRequest:
         """Returns the decision that such a request would get now. Raises RequestSpecError."""
@@ -197,8 +167,3 @@ class Control:
     async def _policy(self) -> PolicySet:
         text = (await self.current()).revision.text
         return policy_set(parse(text), digest_of(text))
-
-
-def _and_silence(replica: ReplicaStatus, now_us: int) -> str:
-    """Returns the id of a replica, and how long it has been silent."""
-    return f"{replica.id} (not seen for {age(replica.age_us(now_us))})" if replica.silent else replica.id

@@ -261,7 +261,7 @@ async def test_wait_ends_when_the_store_stops_answering(
     store: Redis, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error says that the change is accepted."""
-    monkeypatch.setattr("ratelimitd.control.control.LAST_READ_S", 0.1)
+    monkeypatch.setattr("ratelimitd.control.replica_wait.LAST_READ_S", 0.1)
     async with open_client(store_url) as client:
         control = Control(client, SETTINGS)
         number = await applied(control, limits_json())
