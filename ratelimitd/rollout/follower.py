@@ -6,7 +6,7 @@ that was written directly to Redis becomes a revision.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import structlog
@@ -15,16 +15,17 @@ from redis.asyncio import Redis
 from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.core.ports import Policies
-from ratelimitd.errors import ConflictError, PolicyError, StoreError
+from ratelimitd.errors import ConflictError, PolicyError, StoreError, WrongTypeError
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.text import digest_of, parse
+from ratelimitd.rollout.background import background
 from ratelimitd.rollout.changes import RESUBSCRIBE_INTERVAL_S, Changes
+from ratelimitd.rollout.loss import Loss, keeps_policy
 from ratelimitd.rollout.presence import Presence
 from ratelimitd.rollout.replicas import Replica
-from ratelimitd.rollout.revision import DEFAULTS
 from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.rollout.shadow_counts import ShadowCounts
-from ratelimitd.rollout.snapshot import LostPolicy, PolicySnapshot
+from ratelimitd.rollout.snapshot import PolicySnapshot
 
 POLL_INTERVAL_S = 1.0
 """A change that no message announces is in force on every replica after this time and a round trip."""
@@ -34,9 +35,6 @@ FIRST_POLL_INTERVAL_S = 0.1
 
 READ_TIMEOUT_S = 1.0
 """A poll may take longer than a decision, since no request waits for it."""
-
-CANCEL_AGAIN_S = 0.05
-"""How long a task may take to end before it is cancelled again."""
 
 UNREAD = ("", -1)
 
@@ -69,6 +67,7 @@ class PolicyFollower:
     ) -> None:
         self._key = key
         self._revisions = Revisions(client, key)
+        self._loss = Loss(self._revisions, key)
         self._presence = Presence(client, key, replica, unreadable_addresses)
         self._changes = Changes(client, self._revisions.channel, on_reset, resubscribe_interval_s)
         self._on_change = on_change
@@ -77,7 +76,6 @@ class PolicyFollower:
         self._bounded_log = BoundedLog("ratelimitd.policy")
         self._current: PolicySet | None = None
         self._text = ""  # that of the policy in force
-        self._lost = False
         self._read_last: tuple[str, int] = UNREAD
         self._failing: set[str] = set()
 
@@ -99,46 +97,34 @@ class PolicyFollower:
         """
         with self._logging_once("policy_read_failed"):
             async with asyncio.timeout(READ_TIMEOUT_S):
-                snapshot = await self._revisions.snapshot()
-            keeps = self._keeps_policy(snapshot)
+                snapshot = await self._snapshot()
+            keeps = keeps_policy(self._presence.replica, snapshot)
             if not keeps and (snapshot.sha1, snapshot.head) != self._read_last:
                 await self._follow(snapshot)
                 self._read_last = (snapshot.sha1, snapshot.head)
-            self._note_loss(is_lost=keeps or snapshot.is_lost)
+            self._loss.report(self._presence.replica, is_lost=keeps or snapshot.is_lost)
             # A failure to publish what only operators read must not keep a policy from coming into force.
             with self._logging_once("replica_publish_failed"):
                 async with asyncio.timeout(READ_TIMEOUT_S):
                     if keeps:
-                        await self._keep_policy(snapshot.now_us)
+                        await self._loss.keep(self._presence.replica, self._text, snapshot.now_us)
                     await self._adopt(snapshot)
                     await self._presence.publish(snapshot.now_us)
 
-    def _keeps_policy(self, snapshot: PolicySnapshot) -> bool:
-        """Returns whether the store was emptied and holds nothing that replaces the policy in force."""
-        if self._current is None or not snapshot.empty:
-            return False
-        if snapshot.lost is None:
-            return self._current.digest != DEFAULTS.digest
-        return self._presence.replica.number > snapshot.lost.number
+    async def _snapshot(self) -> PolicySnapshot:
+        """Reads the state of the policy. Raises StoreError.
 
-    async def _keep_policy(self, now_us: int) -> None:
-        """Writes the policy in force to the emptied store."""
-        number = max(1, self._presence.replica.number)
-        await self._revisions.keep(LostPolicy(number=number, noticed_us=now_us, text=self._text))
-
-    def _note_loss(self, *, is_lost: bool) -> None:
-        """Logs that the store was emptied, and later that it holds a policy again."""
-        if is_lost and not self._lost:
-            self._bounded_log.error(
-                "policy_lost",
-                key=self._key,
-                in_force=self.current().digest,
-                number=self._presence.replica.number,
-                remedy="ratelimitd policy restore",
-            )
-        elif self._lost and not is_lost:
-            self._bounded_log.info("policy_replaced", key=self._key, in_force=self.current().digest)
-        self._lost = is_lost
+        If the revisions cannot be read because their key has another type, a replica that starts runs the
+        text at the config key, since without a policy it could decide nothing.
+        """
+        try:
+            return await self._revisions.snapshot()
+        except WrongTypeError:
+            if self._current is None and (value := await self._revisions.text_at_config_key()) is not None:
+                with suppress(PolicyError):
+                    text, policy = await asyncio.to_thread(_compiled, value)
+                    self._put_in_force(policy, text, 0)
+            raise
 
     @contextmanager
     def _logging_once(self, event: str) -> Iterator[None]:
@@ -215,11 +201,10 @@ class PolicyFollower:
     async def following(self) -> AsyncIterator["PolicyFollower"]:
         """Follows the store until the end of the block, which begins after the first poll."""
         await self.poll()
-        tasks = [asyncio.create_task(self._poll_always()), asyncio.create_task(self._changes.listen())]
         try:
-            yield self
+            async with background(self._poll_always(), self._changes.listen()):
+                yield self
         finally:
-            await _cancel(tasks)
             # A replica whose entry stays is not listed after some seconds either.
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(READ_TIMEOUT_S):
@@ -230,15 +215,6 @@ def _compiled(text: bytes | str) -> tuple[str, PolicySet]:
     """Compiles a policy: a quarter of a second for the longest text, so it runs in a thread."""
     policy = policy_set(parse(text), digest_of(text))
     return text if isinstance(text, str) else text.decode(), policy
-
-
-async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancels until each task ends: asyncio.wait_for, used by redis-py, may swallow it before Python 3.12."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
 _port: type[Policies] = PolicyFollower

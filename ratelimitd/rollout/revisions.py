@@ -58,6 +58,11 @@ class Revisions:
         """Reads the config key and the newest revision's number, in one round trip."""
         return await read_snapshot(self._client, self._config_key)
 
+    async def text_at_config_key(self) -> bytes | str | None:
+        """Returns the value of the config key without regard to the revisions, None if it is absent."""
+        with store_errors():
+            return await self._client.get(self._config_key)
+
     async def keep(self, lost: LostPolicy) -> None:
         """Writes the policy that the emptied store lost, for replicas that start and for operators."""
         await write_lost(self._client, self._config_key, lost)

@@ -16,6 +16,7 @@ from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replica, Replicas
 from ratelimitd.rollout.revision import EXTERNAL
 from ratelimitd.rollout.revisions import Revisions
+from ratelimitd.rollout.snapshot import revisions_key
 from ratelimitd.store.client import open_client
 from tests.eventually import eventually
 from tests.example_limits import KEY, limits_json
@@ -218,6 +219,35 @@ async def test_a_key_of_another_type_is_refused_like_an_invalid_policy(store: Re
         await policies.poll()
     assert policies.current().digest == digest_of(DEFAULT_TEXT)
     assert "must be a string" in next(x["reason"] for x in lines if x["event"] == "policy_refused")
+
+
+async def test_a_replica_that_starts_without_readable_revisions_runs_the_text(store: Redis) -> None:
+    """It is a revision once the key of another type is deleted."""
+    await store.set(KEY, limits_json())
+    await store.set(revisions_key(KEY), "x")
+    started = PolicyFollower(store, KEY, replica("r1"))
+    with capture_logs() as lines:
+        for _ in range(2):
+            await started.poll()
+    assert [line["event"] for line in lines] == ["policy_in_force", "policy_read_failed"]
+    assert f"the key {revisions_key(KEY)} must be a hash" in lines[1]["reason"]
+    assert started.current().digest == digest_of(limits_json())
+    await store.delete(revisions_key(KEY))
+    await started.poll()
+    assert (await Revisions(store, KEY).head()).text == limits_json()
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+async def test_without_readable_revisions_and_a_valid_text_there_is_no_policy(
+    store: Redis, text: str | None
+) -> None:
+    await store.set(revisions_key(KEY), "x")
+    if text is not None:
+        await store.set(KEY, text)
+    started = PolicyFollower(store, KEY, replica("r1"))
+    await started.poll()
+    with pytest.raises(StoreError, match="no policy could be read"):
+        started.current()
 
 
 async def test_without_a_store_there_is_no_policy_and_one_log_line(tmp_path: Path) -> None:
