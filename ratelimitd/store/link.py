@@ -16,12 +16,11 @@ A link is always in one of five states:
     state        a call    moves to
     IDLE         waits     CONNECTING when the link is entered
     CONNECTING   waits     OPEN when connected; BACKING_OFF when the attempt fails
-    OPEN         is sent   BACKING_OFF when the connection ends
-    BACKING_OFF  fails     CONNECTING after the pause; at once if the pause is over
+    OPEN         is sent   CONNECTING when a connection ends that had replied; BACKING_OFF when it never had
+    BACKING_OFF  fails     CONNECTING at the next attempt
     CLOSED       fails     no other state
 
-`aclose` leads from every state to CLOSED. The pause is counted from the start of the attempt before, so a
-connection that lasted longer than the pause is replaced at once. `store/pause.py` computes it.
+`aclose` leads from every state to CLOSED.
 """
 
 import asyncio
@@ -35,7 +34,6 @@ from typing import Protocol, Self
 
 from redis.exceptions import ConnectionError as NotConnectedError
 
-from ratelimitd.store.pause import Pause
 from ratelimitd.store.wire import Argument, ReplyCallback, Wire, pack
 
 SILENCE_S = 1.0
@@ -44,6 +42,14 @@ SILENCE_S = 1.0
 KEEPALIVE_S = 1.0
 """How long a connection is idle before it is checked: shorter than any idle timeout, which Redis counts in
 whole seconds, and long enough to cost nothing."""
+
+INTERVAL_AFTER_REPLY_S = 0.02
+INTERVAL_AFTER_FAILURE_S = 0.05
+"""The least time between the starts of two attempts to connect, by whether the store replied after the first.
+
+The former is so short that calls can wait for it. It bounds the attempts at a store that replies and closes
+each connection, or that refuses each write as a replica.
+"""
 
 
 class Connection(Protocol):
@@ -111,9 +117,9 @@ class Link:
         self._connection: Connection | None = None
         self._wire: Wire | None = None  # set if and only if the state is OPEN
         self._attempt: asyncio.Task[None] | None = None
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._attempt_at_s = float("-inf")
+        self._keepalive_timer: asyncio.TimerHandle | None = None
         self._waiting: deque[tuple[bytes, ReplyCallback, asyncio.TimerHandle]] = deque()
-        self._pause = Pause(now_s)
         self._reason = ""
 
     @property
@@ -123,7 +129,7 @@ class Link:
 
     async def __aenter__(self) -> Self:
         self._settled_by_s = asyncio.get_running_loop().time() + self._silence_s
-        self._start_attempt()
+        self._connect_again(State.CONNECTING, interval_s=0)
         self._keep_alive()
         return self
 
@@ -157,8 +163,8 @@ class Link:
     async def aclose(self) -> None:
         """Closes the connection for good. Calls in flight and all later calls fail."""
         self._state, self._reason = State.CLOSED, "the link is closed"
-        for timer in self._timers.values():
-            timer.cancel()
+        if self._keepalive_timer is not None:
+            self._keepalive_timer.cancel()
         if self._attempt is not None:
             self._attempt.cancel()
             await asyncio.wait((self._attempt,))
@@ -167,13 +173,17 @@ class Link:
             self._wire.end(self._reason)
         await self._disconnect()
 
-    def _start_attempt(self) -> None:
-        self._state = State.CONNECTING
-        self._pause.begin()
-        self._attempt = asyncio.create_task(self._try_to_connect())
+    def _connect_again(self, state: State, interval_s: float) -> None:
+        """Schedules an attempt, `interval_s` after the start of the last one. Until then it is in `state`."""
+        self._state = state
+        pause_s = self._attempt_at_s + interval_s - self._now_s()
+        self._attempt = asyncio.create_task(self._try_to_connect(max(pause_s, 0)))
 
-    async def _try_to_connect(self) -> None:
-        """One attempt. It may outlast the calls that wait for it."""
+    async def _try_to_connect(self, pause_s: float) -> None:
+        """One attempt, after a pause. It may outlast the calls that wait for it."""
+        await asyncio.sleep(pause_s)
+        self._state = State.CONNECTING
+        self._attempt_at_s = self._now_s()
         try:
             await self._disconnect()
             self._connection = await self._connect()
@@ -223,17 +233,15 @@ class Link:
         if self._state is State.CLOSED:
             return
         self._reason = reason
-        self._state = State.BACKING_OFF
         self._settled.set()
-        pause_s = self._pause.after(failed=not answered)
-        if pause_s > 0:
-            self._timers["pause"] = asyncio.get_running_loop().call_later(pause_s, self._start_attempt)
+        if answered:
+            self._connect_again(State.CONNECTING, INTERVAL_AFTER_REPLY_S)
         else:
-            self._start_attempt()
+            self._connect_again(State.BACKING_OFF, INTERVAL_AFTER_FAILURE_S)
 
     def _keep_alive(self) -> None:
         """Checks the connection if it is idle. One timer per link, because a timer per call is too much."""
         if self._wire is not None:
             self._wire.check_if_idle(self._keepalive_s)
         loop = asyncio.get_running_loop()
-        self._timers["keepalive"] = loop.call_later(self._keepalive_s, self._keep_alive)
+        self._keepalive_timer = loop.call_later(self._keepalive_s, self._keep_alive)

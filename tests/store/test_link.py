@@ -5,6 +5,8 @@ import socket
 import ssl
 import struct
 import subprocess
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,12 @@ import pytest
 from redis.exceptions import ConnectionError as NotConnectedError
 
 from ratelimitd.store.client import connector, negotiate, new_connection
-from ratelimitd.store.link import Connection, Link
+from ratelimitd.store.link import (
+    INTERVAL_AFTER_FAILURE_S,
+    INTERVAL_AFTER_REPLY_S,
+    Connection,
+    Link,
+)
 from tests.eventually import eventually
 from tests.limiter.stepped_loops import on_stepped_loop, stall
 from tests.required_programs import need
@@ -38,6 +45,49 @@ async def test_calls_on_a_broken_connection_fail_and_it_is_replaced_at_once(tmp_
         command, writer = await server.call()
         writer.write(b":3\r\n")
         assert (command, await after, server.connections) == (b"GET 3", 3, 2)
+
+
+@on_both_loops
+async def test_calls_wait_while_connections_that_replied_are_replaced(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s") as server, opened(tmp_path / "s") as link:
+        for number in range(6):
+            call = asyncio.ensure_future(execute(link, "GET", number))
+            writer = await server.calls(1)
+            writer.write(b":1\r\n")
+            assert await call == 1
+            writer.transport.abort()
+            lost = asyncio.ensure_future(execute(link, "GET", "lost"))
+            await eventually(lambda: _equal(server.closed, number + 1), "the server has closed")  # noqa: B023
+            await asyncio.gather(lost, return_exceptions=True)
+
+
+@on_both_loops
+async def test_a_store_that_refuses_connections_is_not_called_without_end() -> None:
+    starts_s: list[float] = []
+
+    async def refuse() -> Connection:
+        starts_s.append(time.monotonic())
+        raise NotConnectedError("refused")
+
+    async with Link(refuse):
+        await eventually(lambda: _equal(len(starts_s) >= 4, True), "four attempts")  # noqa: FBT003
+    assert all(late - early >= 0.9 * INTERVAL_AFTER_FAILURE_S for early, late in pairwise(starts_s))
+
+
+@on_both_loops
+async def test_a_store_that_replies_and_closes_is_not_called_without_end(tmp_path: Path) -> None:
+    starts_s: list[float] = []
+
+    async def connect() -> Connection:
+        starts_s.append(time.monotonic())
+        return await connector(f"unix://{tmp_path / 's'}")()
+
+    async with serving(tmp_path / "s") as server, Link(connect, greeting=[("GET", 1)]):
+        for _ in range(4):
+            writer = await server.calls(1)
+            writer.write(b":1\r\n")
+            writer.close()
+    assert all(late - early >= 0.9 * INTERVAL_AFTER_REPLY_S for early, late in pairwise(starts_s))
 
 
 @on_both_loops
