@@ -334,8 +334,9 @@ def test_path_parameters_count_as_the_route_unless_that_is_cheaper(path: str, ro
     assert (found and found.name) == route
 
 
+# Envoy resolves dot segments without parameters.
 MORE_SPELLINGS = st.lists(
-    st.sampled_from(["a", "b", "%61", ";", ";x", "%3B", "%3bx=1", "a;", "b%3Bx", "..;", "."]), max_size=4
+    st.sampled_from(["a", "b", "%61", ";", ";x", "%3B", "%3bx=1", "a;", "b%3Bx", "..;", ".;"]), max_size=4
 ).map(lambda segments: "/" + "/".join(segments))
 
 
