@@ -56,7 +56,7 @@ async def test_serve_rejects_an_unknown_setting(monkeypatch: pytest.MonkeyPatch)
 async def test_serve_rejects_a_bad_value() -> None:
     done = await command.run("serve", "--store-timeout-ms", "fast")
     assert (done.status, done.out) == (1, "")
-    assert done.err.startswith("ratelimitd: RATELIMITD_STORE_TIMEOUT_MS is 'fast': must be a valid integer")
+    assert done.err.startswith("ratelimitd: RATELIMITD_STORE_TIMEOUT_MS is 'fast': must be a whole number")
 
 
 @BOTH

@@ -38,6 +38,9 @@ COSTS = [
     ("/api/search;v=1?q=;", 5),
     ("/api/;x/search", 5),
     ("/api/x/%2e%2e;/search", 5),
+    ("/api/x/%2e%2e%3Bv/search", 5),
+    ("/api/;/;x/%3B/search//;v=1", 5),
+    ("/api/search;a=%2F..", 5),
     ("/api/%73earch;v=1", 5),
     ("/api/search?;v=1", 5),
     ("/api/search;v=1/x", 1),
@@ -66,6 +69,7 @@ NOT_NORMALIZED = [
     ("/api/{id}", 9),
     ("/api/search;v=1", 5),
     ("/api/x/..;/search", 5),
+    ("/api/x/%2e%2e;/search", 5),
     ("/api/%73tatus", 0),
 ]
 """The same behind an Envoy that does not normalize paths."""

@@ -34,9 +34,9 @@ def test_a_whole_number_may_have_an_exponent_or_a_decimal_point(value: str) -> N
     ("variable", "value", "reason"),
     [
         ("LISTEN", "50051", "must be HOST:PORT, [IPV6]:PORT or unix:/path"),
-        ("STORE_TIMEOUT_MS", "fast", "must be a valid integer"),
-        ("STORE_TIMEOUT_MS", "1.5", "must be a valid integer"),
-        ("STORE_TIMEOUT_MS", "1e999", "must be a valid integer"),
+        ("STORE_TIMEOUT_MS", "fast", "must be a whole number"),
+        ("STORE_TIMEOUT_MS", "1.5", "must be a whole number"),
+        ("STORE_TIMEOUT_MS", "1e999", "must be a whole number"),
         ("STORE_TIMEOUT_MS", "0", "must be greater than or equal to 1"),
         ("ON_STORE_ERROR", "maybe", "must be 'deny', 'allow' or 'envoy'"),
         ("IDENTITY", "cookie:sid", "use header:NAME or address"),
