@@ -72,7 +72,7 @@ for _, write in ipairs(redis.acl_check_cmd and writes or {}) do
   end
 end
 
+for _, write in ipairs(writes) do redis.call(unpack(write)) end
 -- If an ACL forbids PUBLISH, replicas find the change by polling.
 redis.pcall('PUBLISH', channel, number)
-for _, write in ipairs(writes) do redis.call(unpack(write)) end
 return {1, head + 1, revision}
