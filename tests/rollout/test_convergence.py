@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from ratelimitd.control.control import Control
 from ratelimitd.errors import ConflictError
 from ratelimitd.policy.text import DEFAULT_TEXT, digest_of
+from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.rollout.revisions import Revisions
@@ -82,7 +83,7 @@ class Fleet(RuleBasedStateMachine):
         self.read()
         number = self.run(self.control.current()).revision.number
         with pytest.raises(ConflictError):
-            self.run(self.control.apply(text, author="bob", note="", expected=number + 1))
+            self.run(self.control.apply(text, author="bob", note="", expected=Expected(number + 1)))
 
     @rule(back=st.integers(0, 3))
     def rollback(self, back: int) -> None:
