@@ -16,13 +16,15 @@ from ratelimitd.process.loopback import free_port
 from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
 from tests.eventually import eventually
-from tests.example_limits import statuses
+from tests.example_limits import KEY, NO_REFILL, limits_json, statuses
 from tests.system.conftest import GRPCIO, client_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("outage")]
 
 PATIENT = ("--store-timeout-ms", "100")
 """Twice the default, because a busy machine is slow, and far below Envoy's timeout of 250 ms."""
+LIMITS = limits_json(global_capacity=1_000_000, user_capacity=20, user_api_capacity=20, **NO_REFILL)
+"""No token refills during a burst, however long it takes. Replicas keep the policy of an emptied store."""
 UNAVAILABLE = '{"error":"rate limiter unavailable"}'
 
 
@@ -61,6 +63,8 @@ async def own_store() -> AsyncIterator[RestartableStore]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(own_store: RestartableStore) -> AsyncIterator[Stack]:
     """Runs two replicas on that store."""
+    async with open_client(own_store.url) as client:
+        await client.set(KEY, LIMITS)
     async with running_stack(own_store.url, replicas=2, flags=[*GRPCIO, *PATIENT]) as running:
         await until_normal(running)
         yield running
