@@ -88,4 +88,6 @@ def url(store_url: str) -> Iterator[str]:
 @schema.parametrize()
 @examples(max_examples=15, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_response_is_declared_in_the_openapi(case: schemathesis.Case[Any], url: str) -> None:
+    # The HTTP server refuses a content-length that is not a number before the API sees the request.
+    case.headers.pop("content-length", None)
     case.call_and_validate(base_url=url, headers={"X-Admin-Key": WRITE_KEY})
