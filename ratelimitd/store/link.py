@@ -39,12 +39,15 @@ from ratelimitd.store.wire import Argument, ReplyCallback, Wire, pack
 SILENCE_S = 1.0
 """How long a call waits for a connection, and then for a store that sends nothing."""
 
+ATTEMPT_S = 2.0
+"""How long an attempt to connect may take. A proxy may accept it and answer nothing until it is made anew."""
+
 KEEPALIVE_S = 1.0
 """How long a connection is idle before it is checked: shorter than any idle timeout, which Redis counts in
 whole seconds, and long enough to cost nothing."""
 
 INTERVAL_AFTER_REPLY_S = 0.02
-INTERVAL_AFTER_FAILURE_S = 0.05
+INTERVAL_AFTER_FAILURE_S = 0.1
 """The least time between the starts of two attempts to connect, by whether the store replied after the first.
 
 The former is so short that calls can wait for it. It bounds the attempts at a store that replies and closes
@@ -68,8 +71,8 @@ class Connection(Protocol):
 Connect = Callable[[], Awaitable[Connection]]
 """Makes a new connection. Raises any Exception when it cannot; its text is the reason that callers see.
 
-It must bound its own time, and check the connection in the turn of the event loop in which it returns: the
-link sees only what happens afterwards.
+It must check the connection in the turn of the event loop in which it returns, since the link sees only what
+happens afterwards, and free what it opened when it is cancelled.
 """
 
 
@@ -94,6 +97,7 @@ class Link:
         now_s: a monotonic clock, in seconds.
         silence_s: how long a call waits for a connection, and then for a store that sends nothing.
         keepalive_s: how long a connection is idle before it is checked.
+        attempt_s: how long an attempt to connect may take; at least twice `silence_s`.
     """
 
     def __init__(
@@ -104,12 +108,14 @@ class Link:
         now_s: Callable[[], float] = time.monotonic,
         silence_s: float = SILENCE_S,
         keepalive_s: float = KEEPALIVE_S,
+        attempt_s: float = ATTEMPT_S,
     ) -> None:
         self._connect = connect
         self._greeting = [pack(command) for command in greeting]
         self._now_s = now_s
         self._silence_s = silence_s
         self._keepalive_s = keepalive_s
+        self._attempt_s = max(attempt_s, 2 * silence_s)
         self._state = State.IDLE
         self._opened = 0
         self._settled = asyncio.Event()
@@ -186,9 +192,11 @@ class Link:
         self._attempt_at_s = self._now_s()
         try:
             await self._disconnect()
-            self._connection = await self._connect()
+            async with asyncio.timeout(self._attempt_s):
+                self._connection = await self._connect()
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiting calls must fail
-            self._disconnected(str(error), answered=False)
+            reason = str(error) or f"no connection within {self._attempt_s * 1000:g} ms"
+            self._disconnected(reason, answered=False)
         else:
             if self._state is State.CONNECTING:  # it may have been closed meanwhile
                 self._open(self._connection.transport)

@@ -75,6 +75,22 @@ async def test_a_store_that_refuses_connections_is_not_called_without_end() -> N
 
 
 @on_both_loops
+async def test_an_attempt_without_an_answer_is_given_up(tmp_path: Path) -> None:
+    attempts = 0
+
+    async def connect() -> Connection:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            await asyncio.Event().wait()
+        return await connector(f"unix://{tmp_path / 's'}")()
+
+    async with serving(tmp_path / "s"), Link(connect, silence_s=0.02, attempt_s=0.05) as link:
+        await opened_again(link, 1)
+    assert attempts == 2
+
+
+@on_both_loops
 async def test_a_store_that_replies_and_closes_is_not_called_without_end(tmp_path: Path) -> None:
     starts_s: list[float] = []
 
