@@ -38,12 +38,12 @@ def print_status(status: Status, config_key: str) -> None:
     elif status.warnings:
         output.print_line("it is unknown which replicas run", style="bold yellow")
     else:
-        output.print_line("no replica is running", style="bold yellow")
+        output.print_line("no replica has reported in the last minute", style="bold yellow")
     if unreadable := sum(replica.unreadable_addresses for replica in status.replicas):
         output.print_line("")
         output.print_line(
-            f"{unreadable} requests were charged to the proxy, because the address header was missing or "
-            "held no IP address; the log line address_unreadable shows the value",
+            f"requests charged to the proxy, because the address header was missing or held no IP address: "
+            f"{unreadable}; the log line address_unreadable shows the value",
             style="bold yellow",
         )
     if status.shadow:

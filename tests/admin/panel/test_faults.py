@@ -56,7 +56,7 @@ async def test_a_store_that_refuses_writes_has_a_warning(browser: Browser, store
         await store.config_set("maxmemory", "0")
     for page in pages:
         assert "The store refuses writes" in page.text
-        assert "No replica is running" not in page.text
+        assert "No replica has reported" not in page.text
         assert "none running" not in page.text
 
 
