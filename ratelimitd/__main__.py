@@ -1,6 +1,19 @@
-"""`python -m ratelimitd` is the `ratelimitd` command."""
+"""The `ratelimitd` command, also as `python -m ratelimitd`."""
 
-from ratelimitd.cli.main import main
+import sys
+
+INTERRUPTED = 130
+"""The exit status that shells give to a command that Ctrl-C ended."""
+
+
+def main() -> None:
+    """Runs the command line. Ctrl-C during its imports ends it without a traceback."""
+    try:
+        from ratelimitd.cli.main import main as run  # noqa: PLC0415 - so that Ctrl-C can be caught
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -9,7 +9,7 @@ import pytest
 
 from ratelimitd.process.loopback import free_port
 from tests.system import command
-from tests.system.processes import end_of, left_running, line_with, started
+from tests.system.processes import end_of, left_running, line_with, run, started
 
 IGNORING = """
 import os, signal, sys
@@ -77,3 +77,8 @@ async def test_a_sigterm_to_the_host_does_not_end_it_before_its_supervisor(tmp_p
         status, output = await end_of(process)
     assert status == 0, output
     assert left_running(str(tmp_path)) == {}
+
+
+async def test_ctrl_c_while_the_command_loads_prints_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    assert await run("policy", "show", env={"PYTHONPATH": str(tmp_path)}) == (130, "")
