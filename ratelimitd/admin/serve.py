@@ -15,6 +15,7 @@ from ratelimitd.admin.admin_keys import load_admin_keys
 from ratelimitd.admin.app import admin_app
 from ratelimitd.control.control import Control
 from ratelimitd.errors import SettingsError
+from ratelimitd.process import descriptors
 from ratelimitd.process.signals import ENDING, on_signal
 from ratelimitd.settings import EMBEDDED, Settings, env_name
 from ratelimitd.store.client import open_client, refuse_unsupported
@@ -59,6 +60,7 @@ async def serve_admin(settings: Settings) -> None:
             "the admin service needs a store that both can reach"
         )
     keys = load_admin_keys(settings)
+    descriptors.raise_limit()
     async with AsyncExitStack() as stack:
         servers = await asyncio.to_thread(open_sockets, address)
         for server in servers:
