@@ -61,7 +61,9 @@ async def serve_admin(settings: Settings) -> None:
         )
     keys = load_admin_keys(settings)
     descriptors.raise_limit()
+    descriptors.silence_accept_errors()
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(descriptors.watched())
         servers = await asyncio.to_thread(open_sockets, address)
         for server in servers:
             stack.enter_context(server)
@@ -72,6 +74,7 @@ async def serve_admin(settings: Settings) -> None:
             app,
             host=address.host,
             port=servers[0].getsockname()[1],  # for the log; the sockets are bound already
+            backlog=128,  # asyncio tries so many accepts in a row, also without free descriptors
             log_config=None,
             log_level="error",  # its warnings are about requests, so any client could fill the log with them
             ws="none",  # otherwise uvicorn accepts WebSockets whenever a library for them is installed

@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from ratelimitd.bounded_log import BoundedLog
 
@@ -40,6 +41,17 @@ async def watched(poll_interval_s: float = POLL_INTERVAL_S) -> AsyncIterator[Non
         yield
     finally:
         watch.cancel()
+
+
+def silence_accept_errors() -> None:
+    """Keeps the running loop from logging a traceback for each accept without a free descriptor."""
+    asyncio.get_running_loop().set_exception_handler(_handle)
+
+
+def _handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    if not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+        loop.default_exception_handler(context)
 
 
 async def _watch(poll_interval_s: float) -> None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from ratelimitd.process.loopback import free_port
 from tests.eventually import eventually
 from tests.system import command
 from tests.system.processes import line_with, started
@@ -35,3 +36,17 @@ async def test_a_service_without_free_descriptors_logs_one_line_and_recovers(tra
             return (await command.run("health", address)).status == 0
 
         await eventually(serves, "the service answers again")
+
+
+async def test_an_admin_service_without_free_descriptors_logs_one_line_and_recovers() -> None:
+    env = {"RATELIMITD_ADMIN_LISTEN": f"127.0.0.1:{(port := free_port())}"}
+    flags = ("--redis-url", "unix:///nowhere.sock")
+    async with started("admin", *flags, env=env, program=("-c", LIMITED)) as process:
+        await line_with(process, "admin_listening")
+        with ExitStack() as connections:
+            for _ in range(LIMIT):
+                connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            assert process.stdout is not None
+            line = json.loads(await process.stdout.readline())
+            assert (line["event"], line["at_most"]) == ("connections_exhausted", LIMIT - 48)
+        assert json.loads(await process.stdout.readline())["event"] == "connections_available"
