@@ -7,8 +7,8 @@ IPv6 and IPv4. An address that cannot be used is a ListenError with the reason.
 import errno
 import os
 import socket
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -74,6 +74,21 @@ def open_sockets(address: TcpAddress) -> list[socket.socket]:
             raise _listen_error(address, error) from error
         stack.pop_all()
     return servers
+
+
+@contextmanager
+def ipv6_port_taken(address: Address) -> Iterator[None]:
+    """Occupies the IPv6 port of `0.0.0.0:PORT`; does nothing for any other address.
+
+    grpc listens on IPv6 as well for this address, unless it cannot.
+    """
+    with ExitStack() as stack:
+        if isinstance(address, TcpAddress) and address.host == "0.0.0.0":
+            with suppress(OSError):  # there is no IPv6, or the port is in use: grpc cannot have it either
+                taken = stack.enter_context(socket.socket(socket.AF_INET6))
+                taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                taken.bind(("::", address.port))
+        yield
 
 
 def _hosts(name: str) -> list[str]:

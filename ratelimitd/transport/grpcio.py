@@ -12,7 +12,7 @@ from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.errors import ListenError
 from ratelimitd.transport import health, reflection
-from ratelimitd.transport.binding import free_binding
+from ratelimitd.transport.binding import free_binding, ipv6_port_taken
 from ratelimitd.transport.call_error import CallError
 from ratelimitd.transport.large_message import large_bytes, without
 from ratelimitd.transport.listener import Listener
@@ -122,7 +122,8 @@ async def serve_grpcio(
         _register(server, path, grpc.stream_stream_rpc_method_handler(_stream(stream)))
     try:
         for one in binding.each:
-            server.add_insecure_port(str(one))
+            with ipv6_port_taken(one):
+                server.add_insecure_port(str(one))
     except RuntimeError as error:
         raise ListenError(f"cannot listen on {address}") from error
     await server.start()

@@ -262,6 +262,14 @@ async def test_it_listens_on_each_address_that_the_setting_names(
             assert CheckResponse.parse(answer).ok_response is not None
 
 
+@pytest.mark.parametrize("listen", ["0.0.0.0", "127.0.0.1"])
+async def test_an_ipv4_address_accepts_no_ipv6(serve: Serve, listen: str) -> None:
+    async with serve(OracleLimiter(), TcpAddress(listen, 0)) as listener:
+        assert isinstance(listener.address, TcpAddress)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("::1", listener.address.port)
+
+
 async def test_it_listens_on_a_unix_socket(serve: Serve, socket_path: UnixAddress) -> None:
     async with serve(OracleLimiter(), socket_path) as listener:
         answer = CheckResponse.parse(await call_raw(listener.address, bytes(check_request())))
