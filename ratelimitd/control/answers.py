@@ -116,7 +116,7 @@ class Status(Answer):
     """The newest policy and the running replicas.
 
     `shadow` counts the requests that shadow would have denied, by the path of the shadow in the policy.
-    `warnings` says why `replicas` and `shadow` may be incomplete. `recorded` and `lost_at` are those of the
+    `warnings` says why `replicas` and `shadow` may be incomplete. `recorded` and `lost_at` belong to the
     policy in force.
     """
 

@@ -107,7 +107,7 @@ def _embedded(number: int) -> int | None:
 
 
 def _is_unicast(ipv4: int) -> bool:
-    """Whether the address can be a client's on a network; false for those of ::, ::1 and the loopback."""
+    """Whether the address can be a client's on a network; false for ::, ::1 and loopback addresses."""
     return 1 <= ipv4 >> 24 <= 223 and ipv4 >> 24 != 127  # noqa: PLR2004 - RFC 6890: 0/8, 127/8, 224/4, 240/4
 
 

@@ -100,7 +100,7 @@ def address_source(trusted_header: str | None, on_unreadable: Unreadable = ignor
 
 
 def _kept_keys(key_of: Callable[[str], str | None]) -> Callable[[str], str | None]:
-    """Returns a function that keeps the keys that `key_of` returns, but not those of long texts."""
+    """Returns `key_of` with a cache. A text longer than MAX_ADDRESS has no key."""
     cached_key = lru_cache(MAX_CLIENT_KEYS)(key_of)
     return lambda text: cached_key(text) if len(text) <= MAX_ADDRESS else None
 

@@ -1,4 +1,4 @@
-"""The state of the policy in the store at one instant: config key, newest revision, lost policy.
+"""The state of the policy in the store: config key, newest revision, lost policy.
 
 A store that lost the config key and all revisions was emptied. The replicas keep the policy that they run,
 and one of them writes it to `{CONFIG_KEY}:lost`. It is removed when the next revision is recorded, whose
@@ -45,7 +45,7 @@ class LostPolicy(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class PolicySnapshot:
-    """The config key and the newest revision's number, read at one instant.
+    """The config key and the newest revision's number, read in one round trip.
 
     Args:
         value: the value of the config key; None when the key is absent or not a string.

@@ -27,7 +27,7 @@ class FreshPool(BlockingConnectionPool):
 
     Args:
         connection_class: class of the connections.
-        arguments: arguments of BlockingConnectionPool, and those of the connections.
+        arguments: arguments of BlockingConnectionPool and of the connections.
     """
 
     def __init__(self, connection_class: type[AbstractConnection], **arguments: Any) -> None:

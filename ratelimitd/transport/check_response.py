@@ -86,8 +86,8 @@ def _encode_template(template: ResponseTemplate) -> _EncodedTemplate:
     if isinstance(reply, DeniedHttpResponse):
         reply.status.code = template.http_status
     headers = reply.response_headers_to_add if isinstance(reply, OkHttpResponse) else reply.headers
-    # Both RateLimit fields are lists, so ours are appended to those of the backend. A refusal has only ours,
-    # and Envoy drops a header of a refusal that is to be appended.
+    # Both RateLimit fields are lists, so ours are appended to the backend's. A refusal has only ours: Envoy
+    # drops a header of a refusal that is to be appended.
     action = HeaderValueOption(
         append_action="APPEND_IF_EXISTS_OR_ADD" if ok else "OVERWRITE_IF_EXISTS_OR_ADD"
     )

@@ -1,6 +1,6 @@
 """Envoy's external authorization: CheckRequest bytes to a Request, a Decision to CheckResponse bytes.
 
-Field rules were read off a running Envoy: headers of an allowed request are appended to those of the backend,
+Field rules were read off a running Envoy: headers of an allowed request are appended to the backend's,
 headers of a refusal overwrite, since Envoy drops those that are to be appended; a refusal always carries a
 non-zero code, since only the code decides.
 """
