@@ -23,6 +23,15 @@ from ratelimitd.settings import env_name
 Config = Any
 """A part of Envoy's configuration, as in YAML."""
 
+ONE_REQUEST = {
+    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "common_http_protocol_options": {"max_requests_per_connection": 1},
+        "explicit_http_config": {"http_protocol_options": {}},
+    }
+}
+"""Options of the backend's cluster: Envoy must not reuse a connection that the backend is about to close."""
+
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
@@ -94,6 +103,9 @@ def changed_config(
     """Returns the shipped configuration with these addresses and a change, as YAML."""
     clusters = {"ratelimitd": replicas, "backend": [backend]}
     config = yaml.safe_load(envoy_config(listener=listener, admin=admin, clusters=clusters))
+    for cluster in config["static_resources"]["clusters"]:
+        if cluster["name"] == "backend":
+            cluster["typed_extension_protocol_options"] = ONE_REQUEST
     change(config)
     return yaml.safe_dump(config)
 
