@@ -1,14 +1,8 @@
-"""The composition root: builds the parts of the service and connects them.
-
-The parts are closed in the reverse order of their opening, so the store outlives its users.
-"""
+"""The composition root of the service: the decision behind one of the transports, until a signal."""
 
 import asyncio
-import gc
 import os
-import secrets
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
@@ -17,106 +11,19 @@ import structlog
 
 from ratelimitd import __version__
 from ratelimitd.address import Address
-from ratelimitd.core.decide import Decider
+from ratelimitd.decider import open_decider
 from ratelimitd.errors import ChildError
-from ratelimitd.limiter.batcher import Batcher
-from ratelimitd.limiter.deny_cache import DenyCache
-from ratelimitd.limiter.redis_limiter import RedisLimiter, greeting
 from ratelimitd.process import descriptors
 from ratelimitd.process.signals import on_signal
-from ratelimitd.rollout.follower import PolicyFollower
-from ratelimitd.rollout.replicas import Replica
 from ratelimitd.settings import EMBEDDED, Settings, environment
-from ratelimitd.store.client import connector, open_client, refuse_unsupported
+from ratelimitd.store.client import refuse_unsupported
 from ratelimitd.store.embedded import embedded_store
-from ratelimitd.store.fresh_pool import pool_of
-from ratelimitd.store.link import SILENCE_S, Link
 from ratelimitd.telemetry.logs import configure_logs
-from ratelimitd.telemetry.observers import ObserverErrorLog
-from ratelimitd.telemetry.unreadable_addresses import UnreadableAddresses
 from ratelimitd.transport.listener import Listener
 from ratelimitd.transport.selection import TransportName, select_transport
 
-GC_THRESHOLD = 50_000
-"""Objects created between two runs of the garbage collector: as many as some thousand decisions hold."""
-
 HOSTED = "ratelimitd.asgi:application"
 """The application that an Envoy loads. It is only named here, because it imports this module."""
-
-
-@asynccontextmanager
-async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
-    """Opens the decision over the store of the settings, until the end of the block.
-
-    The block begins once the store has answered on the decisions' own connection, so no decision waits for a
-    connection. It also begins while the store is unreachable; the service connects once that is back.
-    """
-    async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(open_client(settings.redis_url))
-        timeout_s = settings.store_timeout_ms / 1000
-        # A call of the store may take longer than its decisions wait, because it may have to connect first.
-        link = Link(connector(settings.redis_url), greeting=greeting(), silence_s=max(SILENCE_S, timeout_s))
-        pool_of(client).follow(lambda: link.opened)
-        redis_limiter = RedisLimiter(await stack.enter_async_context(link))
-        batcher = await stack.enter_async_context(
-            Batcher(
-                redis_limiter,
-                timeout_s=timeout_s,
-                max_batch=settings.max_batch,
-                max_in_flight=settings.max_in_flight,
-            )
-        )
-        limiter = DenyCache(batcher)
-        unreadable = UnreadableAddresses(settings.address_header)
-        policies = PolicyFollower(
-            client,
-            settings.config_key,
-            _replica(settings),
-            on_change=limiter.clear,
-            on_reset=limiter.clear,
-            unreadable_addresses=lambda: unreadable.count,
-        )
-        await stack.enter_async_context(policies.following())
-        await stack.enter_async_context(descriptors.watched())
-        await link.settled()
-        _reduce_garbage_collection()
-        yield Decider(
-            policies=policies,
-            limiter=limiter,
-            sources=settings.sources(on_unreadable=unreadable),
-            key_prefix=settings.key_prefix,
-            on_store_error=settings.on_store_error,
-            observers=(policies.shadow_counts,),
-            on_observer_error=ObserverErrorLog(),
-        )
-
-
-def _replica(settings: Settings) -> Replica:
-    """The description of this process that it publishes, before it runs any policy.
-
-    Containers may share host name and process id, so the id of a replica ends with a random part.
-    """
-    return Replica(
-        id=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",
-        version=__version__,
-        transport=settings.transport,
-        number=0,
-        digest="",
-        refused=None,
-        started_us=0,
-        seen_us=0,
-    )
-
-
-def _reduce_garbage_collection() -> None:
-    """Makes the garbage collector run seldom, and skip what is loaded now.
-
-    Modules stay loaded, and a decision leaves no reference cycles. At the default threshold of 700 objects,
-    the collector took a tenth of the CPU of a decision.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from ratelimitd.app import open_decider
+from ratelimitd.decider import open_decider
 from ratelimitd.process.event_loop import use_daemon_threads
 from ratelimitd.settings import load
 from ratelimitd.telemetry.logs import configure_logs

@@ -128,6 +128,23 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level of log lines to write: debug, info, warning or error."
     )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto",
+        description="Form of log lines: `json`, `console`, or `auto`: console on a terminal, else JSON.",
+    )
+    log_denials: str = Field(
+        "",
+        description="Maximum rate of log lines about denied requests, such as 10/s. Empty: none.",
+    )
+    metrics_listen: str = Field(
+        "127.0.0.1:9091",
+        description="Address of the HTTP server of `/metrics` and `/healthz`: HOST:PORT or [IPV6]:PORT. "
+        "Empty: off.",
+    )
+    top_users: Literal["on", "hashed", "off"] = Field(
+        "on",
+        description="Count the users with the most requests: `on`, `hashed` (without their names) or `off`.",
+    )
 
     admin_listen: str = Field(
         "127.0.0.1:9090",
@@ -158,7 +175,7 @@ class Settings(BaseModel):
         whole = cls.model_fields[info.field_name or ""].annotation is int
         return whole_number_in_text(value) if whole else value
 
-    @field_validator("transport", "on_store_error", "log_level", mode="before")
+    @field_validator("transport", "on_store_error", "log_level", "log_format", "top_users", mode="before")
     @classmethod
     def _case_of_choices_does_not_matter(cls, value: str) -> str:
         return value.lower()

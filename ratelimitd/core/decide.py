@@ -31,6 +31,7 @@ class Decider:
         on_store_error: the reply when the store cannot decide and the policy names none.
         observers: see every decision.
         on_observer_error: called with the observer and its error when one fails.
+        now_ns: a monotonic clock in nanoseconds, for Decision.started_ns.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Decider:
         on_store_error: OnStoreError,
         observers: Sequence[Observer] = (),
         on_observer_error: Callable[[Observer, Exception], None] = lambda _observer, _error: None,
+        now_ns: Callable[[], int] = lambda: 0,
     ) -> None:
         self._policies = policies
         self._limiter = limiter
@@ -51,23 +53,36 @@ class Decider:
         self._on_store_error = on_store_error
         self._observers = tuple(observers)
         self._on_observer_error = on_observer_error
+        self._now_ns = now_ns
         self._matcher: Matcher | None = None
 
     async def __call__(self, request: Request) -> Decision:
         """The decision about one request. A StoreError makes it undecided; any other error is a defect."""
+        started_ns = self._now_ns()
         identity = identify(self._sources, request)
         try:
             policy = self._policies.current()
         except StoreError:
             reply = self._on_store_error
-            return self._observed(Decision(Verdict.UNDECIDED, request, identity, "", None, None, None, reply))
+            return self._observed(
+                Decision(
+                    Verdict.UNDECIDED,
+                    request,
+                    identity,
+                    "",
+                    None,
+                    on_store_error=reply,
+                    started_ns=started_ns,
+                )
+            )
         matcher = self._matcher
         if matcher is None or matcher.policy is not policy:
             matcher = self._matcher = Matcher(policy, self._key_prefix)
         rules = matcher.match(request, identity)
         digest = policy.digest
         if not rules.keys:
-            return self._observed(Decision(rules.verdict_without_buckets, request, identity, digest, rules))
+            verdict = rules.verdict_without_buckets
+            return self._observed(Decision(verdict, request, identity, digest, rules, started_ns=started_ns))
         take_request = rules.take_request(identity)
         dry_run = request.context.get(DRY_RUN_CONTEXT) == "true"
         if dry_run:
@@ -77,14 +92,28 @@ class Decider:
         except StoreError:
             reply = self._strictest(rules.on_store_error)
             return self._observed(
-                Decision(Verdict.UNDECIDED, request, identity, digest, rules, None, None, reply, dry_run)
+                Decision(
+                    Verdict.UNDECIDED,
+                    request,
+                    identity,
+                    digest,
+                    rules,
+                    None,
+                    None,
+                    reply,
+                    dry_run,
+                    started_ns,
+                )
             )
         if outcome.allowed:
             verdict, shadow = _ALLOWED, denying_shadow(policy, rules, outcome)
         else:
             verdict, shadow = _DENIED, None
         return self._observed(
-            new(Decision, (verdict, request, identity, digest, rules, outcome, shadow, None, dry_run))
+            new(
+                Decision,
+                (verdict, request, identity, digest, rules, outcome, shadow, None, dry_run, started_ns),
+            )
         )
 
     def _observed(self, decision: Decision) -> Decision:

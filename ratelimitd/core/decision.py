@@ -20,6 +20,7 @@ class Decision(NamedTuple):
         shadow: the path of the part of the policy that would have denied were it not in shadow, or None.
         on_store_error: the reply to an undecided request, None for any other.
         dry_run: nothing was taken.
+        started_ns: when the decision began, in nanoseconds of the decider's clock.
     """
 
     verdict: Verdict
@@ -31,3 +32,4 @@ class Decision(NamedTuple):
     shadow: str | None = None
     on_store_error: OnStoreError | None = None
     dry_run: bool = False
+    started_ns: int = 0

@@ -49,6 +49,7 @@ class MatchedRules:
     Args:
         route: the route that matched.
         override: the override that holds.
+        api: the name of the API.
         blocked: the request is refused.
         blocked_in_shadow: the request would be refused if nothing were in shadow.
         exempt_by: the path in the policy of the part that exempts the request; it is allowed without a take.
@@ -62,6 +63,7 @@ class MatchedRules:
 
     route: Route | None
     override: Override | None
+    api: str = ANY_API
     blocked: bool = False
     blocked_in_shadow: bool = False
     exempt_by: str | None = None
@@ -149,10 +151,10 @@ def _find_rules(
     blocked = override is not None and override.blocked
     blocked_in_shadow = blocked and shadow_of_all(policy, None, override) is not None
     if blocked and not blocked_in_shadow:
-        return MatchedRules(route, override, blocked=True)
+        return MatchedRules(route, override, api, blocked=True)
     for exempting in (override, route):
         if exempting is not None and exempting.exempt:
-            return MatchedRules(route, override, exempt_by=exempting.name)
+            return MatchedRules(route, override, api, exempt_by=exempting.name)
     enforced: list[TierLimit] = []
     shadow: list[TierLimit] = []
     for name, rule in policy.tiers.items():
@@ -161,6 +163,7 @@ def _find_rules(
     return MatchedRules(
         route,
         override,
+        api,
         blocked_in_shadow=blocked_in_shadow,
         charge=Charge(
             MICRO if route is None else route.cost * MICRO,

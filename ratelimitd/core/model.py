@@ -117,12 +117,14 @@ class Outcome(NamedTuple):
             denied before they were looked at.
         refill_withheld: the request was denied, and the `last` of one of its buckets is in the future. The
             tokens say how long to wait, but not what a cheaper request would get.
+        local: the limiter knew the outcome without asking the store.
     """
 
     allowed: bool
     tokens: tuple[int | None, ...]
     shadow: "Outcome | None" = None
     refill_withheld: bool = False
+    local: bool = False
 
 
 class OnStoreError(StrEnum):

@@ -93,7 +93,7 @@ class Renderer:
 
     def __call__(self, decision: Decision) -> Response:
         """The response to one decision."""
-        _, request, identity, digest, rules, outcome, shadow, _, _ = decision
+        _, request, identity, digest, rules, outcome, shadow, *_ = decision
         if outcome is None or rules is None:
             return Response(self._without_tokens(decision))
         if not outcome.allowed:

@@ -129,7 +129,7 @@ class DenyCache:
         until_us = now_us + RECOUNT_US
         if denying is None or not _is_enough(charge, counts, tokens, until_us):
             return None
-        outcome = Outcome(False, tuple(tokens))  # noqa: FBT003 - the field `allowed`
+        outcome = Outcome(allowed=False, tokens=tuple(tokens), local=True)
         if until_us - denying.sent_us <= TRUST_US and denying.at_most(until_us) < charge.cost:
             if len(self._reusable) >= self._max_entries:
                 self._reusable.clear()

@@ -58,5 +58,6 @@ def decode(reply: object, requests: Sequence[TakeRequest]) -> list[Outcome]:
         shadow = None
         if charge.shadow and verdict > 0:
             shadow = Outcome(verdict != _DENIED_IN_SHADOW, tuple(reply[end:at]))
-        outcomes.append(new(Outcome, (verdict > 0, tokens, shadow, verdict == _DENIED_WITHOUT_REFILL)))
+        withheld = verdict == _DENIED_WITHOUT_REFILL
+        outcomes.append(new(Outcome, (verdict > 0, tokens, shadow, withheld, False)))
     return outcomes

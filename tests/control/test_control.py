@@ -8,11 +8,11 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from ratelimitd.app import open_decider
 from ratelimitd.control.control import Control
 from ratelimitd.control.request_spec import RequestSpec, Subject
 from ratelimitd.core.model import MICRO, Limit
 from ratelimitd.core.tiers import TierName
+from ratelimitd.decider import open_decider
 from ratelimitd.errors import (
     ConflictError,
     PolicyError,

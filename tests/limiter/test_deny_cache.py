@@ -101,7 +101,8 @@ async def test_a_second_denial_does_not_reach_the_store() -> None:
     outcomes = [await cache.take(request()) for _ in range(6)]
     assert [outcome.allowed for outcome in outcomes] == [True] * 3 + [False] * 3
     assert len(store.calls) == 4
-    assert outcomes[3:] == [Outcome(allowed=False, tokens=(0,))] * 3
+    denied = Outcome(allowed=False, tokens=(0,))
+    assert outcomes[3:] == [denied, *[denied._replace(local=True)] * 2]
 
 
 async def test_the_wait_of_repeat_denials_decreases_with_time() -> None:
@@ -264,8 +265,12 @@ async def test_a_known_empty_bucket_denies_all_requests_that_use_it() -> None:
     store = Store()
     cache = store.cache()
     await empty(store, cache, "shared")
-    assert await cache.take(request_on_both("shared", "mine")) == Outcome(allowed=False, tokens=(0, None))
-    assert await cache.take(request_on_both("mine", "shared")) == Outcome(allowed=False, tokens=(None, 0))
+    assert await cache.take(request_on_both("shared", "mine")) == Outcome(
+        allowed=False, tokens=(0, None), local=True
+    )
+    assert await cache.take(request_on_both("mine", "shared")) == Outcome(
+        allowed=False, tokens=(None, 0), local=True
+    )
     assert store.calls == []
 
 

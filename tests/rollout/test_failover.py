@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError
 
-from ratelimitd.app import open_decider
 from ratelimitd.control.control import Control
+from ratelimitd.decider import open_decider
 from ratelimitd.errors import ConflictError, StoreError
 from ratelimitd.policy.text import digest_of
 from ratelimitd.rollout.expected import Expected
