@@ -31,7 +31,7 @@ overrides:
 """
 LONG = "a-very-long-user-id-that-does-not-fit-on-one-line-of-a-phone"
 PAGES = (
-    "/admin",
+    "/admin/limits",
     "/admin/edit",
     "/admin/history",
     "/admin/history/{number}",
@@ -287,7 +287,7 @@ async def shown(system: System, visit: Visit) -> list[Page]:
     await expect(changes.get_by_role("heading", name="Review changes")).to_be_visible()
     await system.store.set(KEY, "{")
     refused = await visit.page()
-    await refused.goto("/admin")
+    await refused.goto("/admin/limits")
     await expect(refused.get_by_role("alert")).to_contain_text("The policy text in the store is not valid")
     await refused.get_by_label("Capacity").first.fill("none")
     await refused.get_by_role("button", name="Review changes").click()

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from ratelimitd.admin.deadlines import store_deadline
 from ratelimitd.admin.panel.endpoint import Panel, PanelRequest
 from ratelimitd.admin.panel.form_fields import expected, note, policy_text, revision_number
+from ratelimitd.admin.panel.limits import limits_page
 from ratelimitd.admin.panel.lines import placed
-from ratelimitd.admin.panel.overview import limits_page
 from ratelimitd.admin.panel.rendering import diff_lines, plural, sentence
 from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.control.answers import CurrentPolicy
@@ -111,8 +111,12 @@ async def after_change(panel: Panel, request: PanelRequest, revision: Revision) 
         return request.redirect("/admin/replicas", text, "warn")
     running = sum(not replica.silent for replica in status.replicas)
     if not running:
-        return request.redirect("/admin", f"Revision {number} is accepted. No replica is running.", "warn")
-    return request.redirect("/admin", f"Revision {number} is in force on {plural(running, 'replica')}.")
+        return request.redirect(
+            "/admin/limits", f"Revision {number} is accepted. No replica is running.", "warn"
+        )
+    return request.redirect(
+        "/admin/limits", f"Revision {number} is in force on {plural(running, 'replica')}."
+    )
 
 
 def _draft(request: PanelRequest) -> Draft:

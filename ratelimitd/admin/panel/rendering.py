@@ -18,7 +18,7 @@ from ratelimitd.display import bucket_notes, duration, number, tokens, utc_time
 FOLDER = Path(__file__).parent
 
 NAVIGATION = (
-    ("/admin", "Limits"),
+    ("/admin/limits", "Limits"),
     ("/admin/edit", "Policy text"),
     ("/admin/history", "History"),
     ("/admin/replicas", "Replicas"),

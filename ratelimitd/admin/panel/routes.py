@@ -12,7 +12,7 @@ from ratelimitd.admin.panel.buckets import buckets, confirm_reset, reset
 from ratelimitd.admin.panel.endpoint import Handler, Panel, RefuseKey, endpoint, not_found
 from ratelimitd.admin.panel.explain import explain
 from ratelimitd.admin.panel.history import confirm_rollback, history, revision_page, rollback
-from ratelimitd.admin.panel.overview import overview, replicas
+from ratelimitd.admin.panel.limits import limits
 from ratelimitd.admin.panel.policy_editor import (
     apply,
     check,
@@ -21,6 +21,7 @@ from ratelimitd.admin.panel.policy_editor import (
     review_limits,
     review_text,
 )
+from ratelimitd.admin.panel.replicas import replicas
 from ratelimitd.admin.panel.sign_in import form, sign_in, sign_out
 from ratelimitd.control.control import Control
 from ratelimitd.settings import Settings
@@ -28,7 +29,8 @@ from ratelimitd.settings import Settings
 STATIC = Path(__file__).parent / "static"
 
 PAGES: tuple[tuple[str, Handler], ...] = (
-    ("/admin", overview),
+    ("/admin", limits),
+    ("/admin/limits", limits),
     ("/admin/edit", editor),
     ("/admin/history", history),
     ("/admin/history/{number}", revision_page),

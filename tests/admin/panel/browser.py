@@ -42,7 +42,7 @@ POSTS = (
 )
 
 PAGES = (
-    "/admin",
+    "/admin/limits",
     "/admin/edit",
     "/admin/history",
     "/admin/history/1",

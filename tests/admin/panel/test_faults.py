@@ -18,7 +18,7 @@ async def test_a_lost_policy_has_a_banner_and_is_written_back(
     browser: Browser, control: Control, store: Redis
 ) -> None:
     await lose_policy(store)
-    for path in ("/admin", "/admin/edit", "/admin/replicas"):
+    for path in ("/admin/limits", "/admin/edit", "/admin/replicas"):
         page = await browser.get(path)
         assert "The store was emptied" in page.text
         assert "Write revision 7 back" in page.text
@@ -32,7 +32,7 @@ async def test_a_lost_policy_has_a_banner_and_is_written_back(
 
 async def test_a_lost_policy_can_be_edited(browser: Browser, control: Control, store: Redis) -> None:
     await lose_policy(store)
-    page = await browser.get("/admin")
+    page = await browser.get("/admin/limits")
     text = limits_json(user_capacity=9)
     await browser.submit("/admin/apply", page, expected=expected(page), text=text)
     assert await newest(control) == (8, text)
@@ -42,7 +42,7 @@ async def test_a_read_only_key_shows_the_banner_without_the_button(control: Cont
     await lose_policy(store)
     async with browsing(control) as browser:
         await browser.sign_in(READ)
-        page = await browser.get("/admin")
+        page = await browser.get("/admin/limits")
         assert "The store was emptied" in page.text
         assert "/admin/restore" not in page.text
         assert (await browser.submit("/admin/restore", page, expected="7")).status_code == 403
@@ -51,7 +51,7 @@ async def test_a_read_only_key_shows_the_banner_without_the_button(control: Cont
 async def test_a_store_that_refuses_writes_has_a_warning(browser: Browser, store: Redis) -> None:
     await store.config_set("maxmemory", "100kb")
     try:
-        pages = [await browser.get(path) for path in ("/admin", "/admin/replicas")]
+        pages = [await browser.get(path) for path in ("/admin/limits", "/admin/replicas")]
     finally:
         await store.config_set("maxmemory", "0")
     for page in pages:
@@ -65,5 +65,5 @@ async def test_keys_of_another_type_are_named(browser: Browser, store: Redis) ->
     page = await browser.get("/admin/replicas")
     assert (page.status_code, f"{{{KEY}}}:replicas must be a hash" in page.text) == (200, True)
     await store.set(f"{{{KEY}}}:revisions", "no hash")
-    page = await browser.get("/admin")
+    page = await browser.get("/admin/limits")
     assert (page.status_code, f"{{{KEY}}}:revisions must be a hash" in page.text) == (503, True)

@@ -22,7 +22,7 @@ async def test_a_form_without_the_token_of_the_session_is_403(
     page = await browser.post(path, data=fields | sent)
     assert (page.status_code, "This form has expired" in page.text) == (403, True)
     assert await newest(control) == before
-    assert (await browser.get("/admin")).status_code == 200
+    assert (await browser.get("/admin/limits")).status_code == 200
 
 
 async def test_a_form_without_a_session_is_403(control: Control) -> None:
@@ -80,7 +80,7 @@ async def test_a_read_only_key_shows_every_page_and_changes_nothing(control: Con
             )
         for path in CONFIRMATIONS:
             assert (await browser.get(path)).status_code == 403
-        page = await browser.get("/admin")
+        page = await browser.get("/admin/limits")
         for path in POSTS[2:]:
             reply = await browser.submit(path, page, text=limits_json(), expected="1", user="alice")
             assert (reply.status_code, "This key is read-only" in reply.text) == (403, True)
@@ -92,7 +92,7 @@ async def test_pages_for_a_read_only_key_do_not_mention_changes(control: Control
     await store.set(KEY, "{")
     async with browsing(control) as browser:
         await browser.sign_in(key=READ)
-        pages = [await browser.get(path) for path in ("/admin", "/admin/edit", "/admin/replicas")]
+        pages = [await browser.get(path) for path in ("/admin/limits", "/admin/edit", "/admin/replicas")]
     assert all("The policy text in the store is not valid" in page.text for page in pages)
     assert not [
         page for page in pages if "Apply a policy here" in page.text or "You are editing" in page.text

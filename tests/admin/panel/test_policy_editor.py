@@ -26,7 +26,7 @@ from tests.replicas import replica
 
 
 async def test_limits_are_changed_with_a_form(browser: Browser, control: Control) -> None:
-    page = await browser.get("/admin")
+    page = await browser.get("/admin/limits")
     changes = await browser.submit(
         "/admin/limits", page, expected=expected(page), global_capacity="700", global_rate="50"
     )
@@ -37,7 +37,7 @@ async def test_limits_are_changed_with_a_form(browser: Browser, control: Control
         "/admin/apply", changes, expected=expected(changes), text=text, note="a campaign"
     )
     assert "Revision 2 is accepted. No replica is running." in after.text
-    assert "is accepted" not in (await browser.get("/admin")).text
+    assert "is accepted" not in (await browser.get("/admin/limits")).text
     newest = (await control.current()).revision
     assert (newest.number, newest.author, newest.note) == (2, "carol", "a campaign")
 
@@ -74,13 +74,13 @@ async def test_a_form_that_is_sent_unchanged_changes_no_limit(
 ) -> None:
     await control.apply(text, author="alice", note="", expected=None)
     parser = ParsedPage()
-    parser.feed((await browser.get("/admin")).text)
+    parser.feed((await browser.get("/admin/limits")).text)
     page = await browser.post("/admin/limits", data=parser.values)
     assert "The limits stay the same" in page.text or "No changes: this is the text" in page.text
 
 
 async def test_an_invalid_number_is_reported_at_its_field(browser: Browser, control: Control) -> None:
-    page = await browser.get("/admin")
+    page = await browser.get("/admin/limits")
     wrong = await browser.submit(
         "/admin/limits", page, expected=expected(page), global_capacity="3", global_rate="many"
     )
@@ -181,7 +181,7 @@ async def test_a_direct_write_over_an_unrecorded_text_is_a_conflict(
 ) -> None:
     """Both texts have the same number until one is recorded."""
     await store.set(KEY, limits_json())
-    page = await browser.get(path if path.startswith("/admin/history") else "/admin")
+    page = await browser.get(path if path.startswith("/admin/history") else "/admin/limits")
     started = expected(page)
     await store.set(KEY, limits_json(user_capacity=9))
     conflict = await browser.submit(path, page, expected=started, text=FULL, user_capacity="7")
@@ -224,11 +224,11 @@ async def test_a_change_that_not_every_replica_runs_leads_to_the_replicas(
 
 async def test_an_invalid_text_in_the_store_is_shown_as_a_banner(browser: Browser, store: Redis) -> None:
     await store.set(KEY, limits_json(**{"<b>": 1}))
-    for path in ("/admin", "/admin/edit", "/admin/replicas"):
+    for path in ("/admin/limits", "/admin/edit", "/admin/replicas"):
         page = await browser.get(path)
         assert "The policy text in the store is not valid" in page.text
         assert "<code>&lt;b&gt;</code>" in page.text
-    assert 'value="500"' in (await browser.get("/admin")).text
+    assert 'value="500"' in (await browser.get("/admin/limits")).text
 
 
 async def test_a_problem_that_every_replica_reports_is_shown_once(

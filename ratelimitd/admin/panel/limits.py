@@ -1,4 +1,4 @@
-"""The pages Limits and Replicas: the limits in force, and which replica runs which revision."""
+"""The page Limits: the policy in force, and the numbers of its tiers as a form."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -13,7 +13,7 @@ from ratelimitd.policy.text import parse
 from ratelimitd.rollout.revision import Revision
 
 
-async def overview(panel: Panel, request: PanelRequest) -> Response:
+async def limits(panel: Panel, request: PanelRequest) -> Response:
     """Shows the limits in force."""
     return await limits_page(panel, request, None, ())
 
@@ -26,7 +26,7 @@ async def limits_page(
     shown = base or status.revision
     policy = parse(shown.text)
     return request.render(
-        "overview.html",
+        "limits.html",
         status=HTTPStatus.UNPROCESSABLE_ENTITY if problems else HTTPStatus.OK,
         now=status,
         shown=shown,
@@ -35,10 +35,3 @@ async def limits_page(
         problems=[problem for problem in problems if field_of(problem) is None],
         invalid=bool(problems),
     )
-
-
-async def replicas(panel: Panel, request: PanelRequest) -> Response:
-    """Shows which replica runs which revision, and how many requests shadow would have denied."""
-    now = await panel.control.status()
-    shadow = sorted(now.shadow.items(), key=lambda item: (-item[1], item[0]))
-    return request.render("replicas.html", now=now, shadow=shadow)
