@@ -38,9 +38,9 @@ generate: .venv/ready ## compile proto/ into ratelimitd/transport/_pb
 	@$(BIN)/python proto/generate.py
 
 lock: $(UV) ## update the locked requirements of the package and of backend/
-	@$(UV) pip compile $(COMPILE) pyproject.toml --extra admin --extra fast -o requirements/runtime.txt
+	@$(UV) pip compile $(COMPILE) pyproject.toml --extra admin --extra fast --extra otel -o requirements/runtime.txt
 	@$(UV) pip compile $(COMPILE) --group build -o requirements/build.txt
-	@$(UV) pip compile $(COMPILE) pyproject.toml --extra admin --extra demo --extra fast --group dev -o requirements/dev.txt
+	@$(UV) pip compile $(COMPILE) pyproject.toml --extra admin --extra demo --extra fast --extra otel --group dev -o requirements/dev.txt
 	@$(UV) pip compile $(COMPILE) backend/requirements.in -o backend/requirements.txt
 
 .venv/ready: requirements/dev.txt pyproject.toml $(UV)
