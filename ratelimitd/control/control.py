@@ -20,6 +20,8 @@ from ratelimitd.control.current import ATTEMPTS, current_policy, snapshot_to_rep
 from ratelimitd.control.replica_wait import wait_for_replicas
 from ratelimitd.control.request_spec import RequestSpec, Subject, identity_of
 from ratelimitd.control.status import read_status
+from ratelimitd.control.usage import read_usage
+from ratelimitd.control.usage_answers import Usage
 from ratelimitd.core.explain import explain, keys_of
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.errors import ConflictError, NothingLostError, UnknownRevisionError
@@ -33,6 +35,7 @@ from ratelimitd.rollout.revision import Revision
 from ratelimitd.rollout.revisions import HISTORY_LENGTH, Revisions
 from ratelimitd.settings import Settings
 from ratelimitd.store.buckets import Buckets
+from ratelimitd.usage.ranges import UsageRange
 
 
 class Control:
@@ -163,6 +166,10 @@ class Control:
         await self._buckets.delete(keys)
         await self._revisions.announce_reset()
         return keys
+
+    async def usage(self, over: UsageRange) -> Usage:
+        """Returns the decisions of all replicas in a range that ends now."""
+        return await read_usage(self._client, self._settings.config_key, self._revisions, over)
 
     async def _policy(self) -> PolicySet:
         text = (await self.current()).revision.text

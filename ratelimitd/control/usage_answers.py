@@ -8,24 +8,38 @@ from ratelimitd.instants import Instant
 from ratelimitd.usage.ranges import UsageRange
 
 
-class UsageStep(Answer):
-    """The decisions of all replicas in one step of a range.
+class DecisionTotals(Answer):
+    """Decisions by outcome, and those denied also by tier.
 
-    `at` is the beginning of the step. `denied_by` has a count for each tier. `local` counts the decisions
-    that needed no call to the store. `global_tokens` are those in the global bucket at the end of the step,
-    `global_capacity` is its size; both are null when the tier is off or nothing was reported. `store_p50_s`
-    and `store_p99_s` are the durations of calls to the store, null without calls. `replicas` reported in this
-    step. `revision` is the newest policy that one of them ran, null when none reported.
+    `local` is how many of all these needed no call to the store.
     """
 
-    at_us: Instant = Field(serialization_alias="at")
     allowed: int = 0
     denied: int = 0
     blocked: int = 0
     exempt: int = 0
     undecided: int = 0
-    denied_by: dict[TierName, int] = Field(default_factory=dict)
+    denied_by: dict[TierName, int] = Field(default_factory=lambda: dict.fromkeys(TierName, 0))
     local: int = 0
+
+    @property
+    def requests(self) -> int:
+        """All decisions."""
+        return self.allowed + self.denied + self.blocked + self.exempt + self.undecided
+
+
+class UsageStep(DecisionTotals):
+    """The decisions of all replicas in one step of a range.
+
+    `at` is the beginning of the step. `complete`: no more counts are expected. The last one or two steps are
+    not complete; their counts are still growing. `global_tokens` are those in the global bucket at the end
+    of the step, `global_capacity` is its size; both are null when the tier is off or no replica reported.
+    `store_p50_s` and `store_p99_s` are the durations of calls to the store, null without calls. `replicas`
+    reported in this step. `revision` is the policy that the last of them ran, null when none reported.
+    """
+
+    at_us: Instant = Field(serialization_alias="at")
+    complete: bool = True
     global_tokens: Tokens | None = None
     global_capacity: int | None = None
     store_p50_s: float | None = None
@@ -35,7 +49,10 @@ class UsageStep(Answer):
 
 
 class ApiUsage(Answer):
-    """The requests of one API in a range. `per_step` counts them in each of the steps of `api_step_s`."""
+    """The requests of one API in a range that were allowed or denied.
+
+    `per_step` counts both in each of the steps of `api_step_s`.
+    """
 
     api: str
     allowed: int
@@ -55,9 +72,12 @@ class RevisionMark(Answer):
 class Usage(Answer):
     """The decisions of all replicas in a range.
 
-    `steps` are in order of time and without a gap; the last one may be incomplete. `step_s` is their length.
-    `apis` are sorted by requests, most first; their steps have the length `api_step_s` and may begin before
-    the range. `totals` counts the decisions in the range by outcome. `warnings` says what may be missing.
+    `steps` are in order of time and without a gap. `step_s` is their length; the last one has begun and is
+    not over. `apis` are sorted by requests, most first; the first step of each begins at `api_from`, which
+    may be before the range, and all have the length `api_step_s`. `revisions` are in order of time. `totals`
+    counts the decisions in the steps, `cumulative` those since the store was set up, both on all replicas,
+    including ended ones. `store_p50_s` and `store_p99_s` are for the whole range. `warnings` says what may be
+    missing.
     """
 
     range: UsageRange
@@ -65,9 +85,13 @@ class Usage(Answer):
     step_s: int
     steps: list[UsageStep]
     api_step_s: int
+    api_from_us: Instant = Field(serialization_alias="api_from")
     apis: list[ApiUsage]
     revisions: list[RevisionMark]
-    totals: dict[str, int]
+    totals: DecisionTotals
+    cumulative: DecisionTotals
+    store_p50_s: float | None = None
+    store_p99_s: float | None = None
     warnings: list[str] = Field(default_factory=list)
 
 

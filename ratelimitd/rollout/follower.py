@@ -18,7 +18,7 @@ from ratelimitd.core.ports import Policies
 from ratelimitd.errors import ConflictError, PolicyError, StoreError, WrongTypeError
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.text import digest_of, parse
-from ratelimitd.rollout.background import background
+from ratelimitd.process.background import background
 from ratelimitd.rollout.changes import RESUBSCRIBE_INTERVAL_S, Changes
 from ratelimitd.rollout.loss import Loss, keeps_policy
 from ratelimitd.rollout.presence import Presence

@@ -36,6 +36,9 @@ KEPT = 100
 HISTORY_LENGTH = 20
 """Revisions of a history unless another number is requested: about one screen."""
 
+_READ_AT_ONCE = 4
+"""Revisions that `since` reads in a call. Each has up to a MiB of text, and mostly the newest is enough."""
+
 RESET = b"reset"
 """The message that announces a reset of buckets."""
 
@@ -130,6 +133,19 @@ class Revisions:
         with store_errors(), expecting(self._key, "hash"):
             raws = await self._client.hmget(self._key, [str(number) for number in numbers])
         return [revision for raw in raws if (revision := decoded(raw)) is not None]
+
+    async def since(self, at_us: int) -> list[Revision]:
+        """Returns the revisions accepted at or after an instant that are kept, oldest first."""
+        head, found = await self._head(), list[Revision]()
+        for newest in range(head, max(0, head - KEPT), -_READ_AT_ONCE):
+            numbers = range(newest, max(0, newest - _READ_AT_ONCE), -1)
+            with store_errors(), expecting(self._key, "hash"):
+                raws = await self._client.hmget(self._key, [str(number) for number in numbers])
+            revisions = [revision for raw in raws if (revision := decoded(raw)) is not None]
+            found += [revision for revision in revisions if revision.at_us >= at_us]
+            if any(revision.at_us < at_us for revision in revisions):
+                break
+        return found[::-1]
 
     async def commit(self, text: str, *, author: str, note: str, expected: int, over: str) -> Revision:
         """Writes a text to the config key as a new revision, if nothing changed since it was read.
