@@ -1,5 +1,6 @@
 """Numbers, durations and times as people read them, on the command line and in the panel."""
 
+import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Protocol
@@ -7,6 +8,14 @@ from typing import Protocol
 from ratelimitd.core.model import MICRO
 
 _UNITS_S = (("d", 86_400), ("h", 3600), ("min", 60))
+
+
+def printable(text: str) -> str:
+    """Returns the text with unprintable characters, such as escape, written as JSON escapes.
+
+    These include surrogates, which stand for bytes outside UTF-8, and marks that turn the direction of text.
+    """
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
 def number(value: float, decimals: int = 6) -> str:

@@ -11,7 +11,7 @@ from ratelimitd.cli.options import Address, Json, RedisUrl
 from ratelimitd.cli.store import with_control
 from ratelimitd.control.answers import BucketList, BucketState, ResetBuckets
 from ratelimitd.control.request_spec import Subject
-from ratelimitd.display import bucket_notes, tokens
+from ratelimitd.display import bucket_notes, printable, tokens
 from ratelimitd.instants import iso_instant
 
 app = typer.Typer(
@@ -71,7 +71,7 @@ def reset(
     subject = Subject(user, address)
     subject.identity()  # reports a bad user or address before it asks for confirmation
     if not yes and sys.stdin.isatty():
-        typer.confirm(f"Make all buckets of {output.printable(_name(subject))} full?", abort=True, err=True)
+        typer.confirm(f"Make all buckets of {printable(_name(subject))} full?", abort=True, err=True)
     keys = with_control(redis_url, lambda control: control.reset(subject))
     if as_json:
         output.print_json(ResetBuckets(deleted=keys))

@@ -15,8 +15,8 @@ from ratelimitd.cli.envoy import envoy
 from ratelimitd.cli.exits import Exit, exit_status_help
 from ratelimitd.cli.explain import explain
 from ratelimitd.cli.health import health
-from ratelimitd.cli.output import printable
 from ratelimitd.cli.serve import serve
+from ratelimitd.display import printable
 from ratelimitd.errors import (
     ConflictError,
     NothingLostError,

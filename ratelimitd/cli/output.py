@@ -4,7 +4,6 @@ Nothing is cut off: a terminal wraps long values, and in a pipe each row is one 
 values from the store are escaped, so they cannot control the terminal.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import typer
 from pydantic import TypeAdapter
 
 from ratelimitd.core.model import Limit
+from ratelimitd.display import printable
 from ratelimitd.errors import Problem
 
 # rich is imported only where it is used: the service prints no tables and starts faster without it.
@@ -91,11 +91,6 @@ def _console() -> "Console":
 
     columns = None if sys.stdout.isatty() else PIPE_COLUMNS
     return Console(width=columns, markup=False, highlight=False, emoji=False)
-
-
-def printable(text: str) -> str:
-    """Returns the text with unprintable characters, such as escape, written as JSON escapes."""
-    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
 def rate(limit: Limit) -> str:

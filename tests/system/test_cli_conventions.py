@@ -15,8 +15,7 @@ from typer.main import get_command
 
 from ratelimitd.cli import main
 from ratelimitd.cli.exits import MEANINGS, Exit
-from ratelimitd.cli.output import printable
-from ratelimitd.display import age, tokens
+from ratelimitd.display import age, printable, tokens
 from ratelimitd.errors import RatelimitdError, StoreError
 from ratelimitd.process.loopback import free_port
 from ratelimitd.store.client import new_connection
