@@ -25,6 +25,7 @@ from ratelimitd.store.fresh_pool import pool_of
 from ratelimitd.store.link import SILENCE_S, Link
 from ratelimitd.telemetry.decision_counts import DecisionCounts
 from ratelimitd.telemetry.observers import ObserverErrorLog
+from ratelimitd.telemetry.store_calls import StoreCalls
 from ratelimitd.telemetry.unreadable_addresses import UnreadableAddresses
 
 GC_THRESHOLD = 50_000
@@ -45,12 +46,14 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
         link = Link(connector(settings.redis_url), greeting=greeting(), silence_s=max(SILENCE_S, timeout_s))
         pool_of(client).follow(lambda: link.opened)
         redis_limiter = RedisLimiter(await stack.enter_async_context(link))
+        calls = StoreCalls()
         batcher = await stack.enter_async_context(
             Batcher(
                 redis_limiter,
                 timeout_s=timeout_s,
                 max_batch=settings.max_batch,
                 max_in_flight=settings.max_in_flight,
+                calls=calls,
             )
         )
         limiter = DenyCache(batcher)

@@ -1,6 +1,7 @@
 """All errors of ratelimitd. A denied request is not an error but a result."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 class RatelimitdError(Exception):
@@ -8,7 +9,33 @@ class RatelimitdError(Exception):
 
 
 class StoreError(RatelimitdError):
-    """The store gave no valid reply within the deadline."""
+    """The store gave no valid reply within the deadline. Metrics count failed decisions by `reason`."""
+
+    reason: ClassVar[str] = "other"
+
+
+class StoreTimeoutError(StoreError):
+    """The store did not reply within the deadline of a decision."""
+
+    reason = "timeout"
+
+
+class StoreConnectionError(StoreError):
+    """There was no connection to the store, or it ended before the reply."""
+
+    reason = "connection"
+
+
+class StoreOverloadError(StoreError):
+    """Too many decisions wait for the store already."""
+
+    reason = "overload"
+
+
+class StoreReplyError(StoreError):
+    """The store replied, but not in the form of the script's replies."""
+
+    reason = "reply"
 
 
 class WrongTypeError(StoreError):
@@ -17,6 +44,8 @@ class WrongTypeError(StoreError):
 
 class StoreRefusedError(StoreError):
     """The store answered with an error, such as MISCONF, OOM or READONLY. It may still answer reads."""
+
+    reason = "refused"
 
 
 @dataclass(frozen=True, slots=True)

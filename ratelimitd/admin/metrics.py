@@ -1,6 +1,5 @@
 """Prometheus metrics, read from the store at each scrape. A store outage is a metric, not an error."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -11,13 +10,12 @@ from ratelimitd.admin.authentication import Authenticator
 from ratelimitd.control.answers import Status
 from ratelimitd.control.control import Control
 from ratelimitd.errors import RatelimitdError, StoreError
+from ratelimitd.telemetry.label_names import bounded, without_user_ids
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 MAX_NAMES = 100
 """Shadow counters with a series of their own: the largest. The others are summed in one series."""
-
-OTHER = "other"
 
 
 class Metrics(Collector):
@@ -91,26 +89,9 @@ def _status_metrics(status: Status) -> Iterator[Metric]:
     yield _counter(
         "shadow_denied",
         "Requests under the newest policy that a limit in shadow would have denied, by its path.",
-        {(name,): count for name, count in bounded(without_user_ids(status.shadow)).items()},
+        {(name,): count for name, count in bounded(without_user_ids(status.shadow), MAX_NAMES).items()},
         ["name"],
     )
-
-
-def without_user_ids(counts: Mapping[str, int]) -> dict[str, int]:
-    """Merges the counts of all overrides of a kind: metrics are public, so they must not contain user ids."""
-    merged: Counter[str] = Counter()
-    for name, count in counts.items():
-        merged[".".join(name.split(".")[:2])] += count
-    return dict(merged)
-
-
-def bounded(counts: Mapping[str, int]) -> dict[str, int]:
-    """Keeps the MAX_NAMES largest counts, and adds the others up under OTHER."""
-    ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
-    kept = dict(ordered[:MAX_NAMES])
-    if rest := ordered[MAX_NAMES:]:
-        kept[OTHER] = kept.get(OTHER, 0) + sum(count for _, count in rest)
-    return kept
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:

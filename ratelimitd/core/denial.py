@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from ratelimitd.core.bucket import wait_us
 from ratelimitd.core.match import MatchedRules, TierLimit, shadow_of_all
-from ratelimitd.core.model import Outcome
+from ratelimitd.core.model import MICRO, Outcome
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.core.tiers import TierName
+
+_GLOBAL = TierName.GLOBAL  # reading a member of an enum takes 0.16 us on Python 3.11
 
 
 def denying_tier(
@@ -22,11 +24,14 @@ def denying_tier(
         cost: microtokens.
         tokens: microtokens left in each, None where not known.
     """
-    longest_us, denying = -1, TierName.GLOBAL
-    for (name, limit), left in zip(limits, tokens, strict=True):
-        if cost > limit.capacity_micro:
+    longest_us, denying = -1, _GLOBAL
+    for (name, (capacity, refill_rate)), left in zip(limits, tokens, strict=True):
+        if cost > capacity * MICRO:
             return name, None
-        if left is not None and (us := wait_us(cost - left, limit.refill_rate)) > longest_us:
+        if left is None:
+            continue
+        us = wait_us(cost - left, refill_rate) if left < cost else 0
+        if us > longest_us:
             longest_us, denying = us, name
     return denying, longest_us
 

@@ -6,17 +6,19 @@ token.
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.core.ports import BatchLimiter, Limiter
-from ratelimitd.errors import StoreError
+from ratelimitd.errors import StoreError, StoreOverloadError, StoreTimeoutError
 from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.settings import MAX_BATCH, MAX_IN_FLIGHT
+from ratelimitd.telemetry.store_calls import StoreCalls
 
 MAX_WAITING = 4096
 """Callers that may wait; beyond that none could be answered in time anyway."""
@@ -41,6 +43,8 @@ class Batcher:
         max_batch: requests in one call, at most.
         max_in_flight: calls at once, at most.
         max_waiting: callers whose call has not started, at most.
+        calls: where the calls and their errors are counted.
+        now_ns: a monotonic clock in nanoseconds, for the durations of calls.
     """
 
     def __init__(
@@ -51,12 +55,16 @@ class Batcher:
         max_batch: int = MAX_BATCH,
         max_in_flight: int = MAX_IN_FLIGHT,
         max_waiting: int = MAX_WAITING,
+        calls: StoreCalls | None = None,
+        now_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._limiter = limiter
         self._timeout_s = timeout_s
         self._max_batch = max_batch
         self._max_in_flight = max_in_flight
         self._max_waiting = max_waiting
+        self._calls = StoreCalls() if calls is None else calls
+        self._now_ns = now_ns
         self._loop = asyncio.get_running_loop()
         self._outages = OutageLog(self._loop)
         self._waiting: deque[_Caller] = deque()
@@ -80,11 +88,19 @@ class Batcher:
             self._timer.cancel()
         self._outages.close()
 
+    @property
+    def in_flight(self) -> int:
+        """The number of callers without an outcome. It may be read in any thread.
+
+        A count that callers keep up to date would cost each decision time, so this counts on demand.
+        """
+        return sum([not outcome.done() for _, outcome, _ in self._unanswered.copy()])
+
     def take(self, request: TakeRequest) -> Awaitable[Outcome]:
         """The outcome. Raises StoreError after the timeout, and at once when too many callers wait."""
         if len(self._waiting) >= self._max_waiting:
-            error = StoreError(f"{self._max_waiting} decisions already wait for the store")
-            self._outages.failed(error)
+            error = StoreOverloadError(f"{self._max_waiting} decisions already wait for the store")
+            self._note(error)
             raise error
         outcome = self._loop.create_future()
         due_s = self._loop.time() + self._timeout_s
@@ -109,7 +125,7 @@ class Batcher:
                 if due_s > now_s:
                     self._timer = self._loop.call_at(due_s, self._expire, GRACE_TURNS)
                     break
-                self._fail(outcome, StoreError(f"no answer within {self._timeout_s * 1000:g} ms"))
+                self._fail(outcome, StoreTimeoutError(f"no answer within {self._timeout_s * 1000:g} ms"))
             self._unanswered.popleft()
 
     def _call(self) -> None:
@@ -117,11 +133,13 @@ class Batcher:
         callers = self._next_batch()
         if callers:
             self._in_flight += 1
+            self._calls.batch_sizes[len(callers)] += 1
             requests = [request for request, _, _ in callers]
+            started_ns = self._now_ns()
             try:
-                self._limiter.submit(requests, partial(self._answered, callers))
+                self._limiter.submit(requests, partial(self._answered, callers, started_ns))
             except Exception as error:  # noqa: BLE001 - every caller gets it
-                self._answered(callers, error)
+                self._answered(callers, started_ns, error)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -141,12 +159,15 @@ class Batcher:
                 callers.append(caller)
         return callers
 
-    def _answered(self, callers: Sequence[_Caller], answer: Sequence[Outcome] | Exception) -> None:
+    def _answered(
+        self, callers: Sequence[_Caller], started_ns: int, answer: Sequence[Outcome] | Exception
+    ) -> None:
         self._in_flight -= 1
         if isinstance(answer, Exception):
             for _, outcome, _ in callers:
                 self._fail(outcome, answer)
         else:
+            self._calls.seconds.observe(self._now_ns() - started_ns)
             for (request, outcome, _), known in zip(callers, answer, strict=True):
                 if not outcome.done():
                     outcome.set_result(known)
@@ -159,7 +180,12 @@ class Batcher:
     def _fail(self, outcome: "asyncio.Future[Outcome]", error: Exception) -> None:
         if not outcome.done():
             outcome.set_exception(error)
-            self._outages.failed(error)
+            self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        """Counts a decision that failed."""
+        self._calls.errors[error.reason if isinstance(error, StoreError) else StoreError.reason] += 1
+        self._outages.failed(error)
 
 
 _port: type[Limiter] = Batcher

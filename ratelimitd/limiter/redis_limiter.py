@@ -9,7 +9,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.core.model import TakeRequest
 from ratelimitd.core.ports import BatchCallback, BatchLimiter
-from ratelimitd.errors import StoreError, StoreRefusedError
+from ratelimitd.errors import StoreConnectionError, StoreRefusedError, StoreReplyError
 from ratelimitd.limiter.take_script import decode, encode, take_replaced
 from ratelimitd.resources import resource
 from ratelimitd.store.link import Link
@@ -55,13 +55,13 @@ class RedisLimiter:
             callback(StoreRefusedError(f"the store failed: {reply}"))
             return
         if isinstance(reply, Exception):
-            callback(StoreError(f"the store failed: {reply}"))
+            callback(StoreConnectionError(f"the store failed: {reply}"))
             return
         for key, kind in take_replaced(reply):
             self._log.warning("bucket_replaced", key=key, type=kind)
         try:
             outcomes = decode(reply, requests)
-        except StoreError as error:
+        except StoreReplyError as error:
             callback(error)
         else:
             callback(outcomes)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ratelimitd.core.model import Charge, Outcome, TakeRequest, new
-from ratelimitd.errors import StoreError
+from ratelimitd.errors import StoreReplyError
 
 Argument = int | float
 
@@ -45,10 +45,12 @@ def take_replaced(reply: object) -> list[Replaced]:
 
 
 def decode(reply: object, requests: Sequence[TakeRequest]) -> list[Outcome]:
-    """One outcome per request, in order. Raises StoreError when the reply is not what the script returns."""
+    """One outcome per request, in order. Raises StoreReplyError for what the script never returns."""
     expected = sum([1 + len(request.keys) for request in requests])
     if not isinstance(reply, list) or len(reply) != expected or set(map(type, reply)) - {int}:
-        raise StoreError(f"unexpected reply of the store: expected {expected} integers, got {reply!r:.100}")
+        raise StoreReplyError(
+            f"unexpected reply of the store: expected {expected} integers, got {reply!r:.100}"
+        )
     outcomes = []
     at = 0
     for charge, keys, _ in requests:

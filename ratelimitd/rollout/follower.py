@@ -86,6 +86,11 @@ class PolicyFollower:
         return self._current
 
     @property
+    def number(self) -> int:
+        """Returns the revision of the policy in force; 0 for the default policy and before any policy."""
+        return self._presence.replica.number
+
+    @property
     def shadow_counts(self) -> ShadowCounts:
         """The counts of what shadow would have denied. Each poll publishes them."""
         return self._presence.shadow

@@ -1,13 +1,18 @@
-"""Counts decisions: plain integers while they are made, and named series when somebody reads them.
+"""Counts decisions and measures their duration, with plain integers that any thread may read.
 
-Matched rules equal only themselves, so a count per matched rules costs one dictionary lookup. Reading folds
-these counts into totals by name, of which there is a bounded number, and forgets the rules.
+Each series has a cell, a list of one integer that only grows. Decisions find their cell by the matched rules,
+which equal only themselves, so a count is one lookup and one addition. The tables from rules to cells hold no
+counts. They are emptied when they are full, which also frees the rules of old policies.
+
+Only the event loop writes. A reader copies a table in one step of the interpreter, so no lock is needed, no
+count is lost, and no count that was read ever decreases.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from ratelimitd.core.decision import Decision
 from ratelimitd.core.denial import denying_tier
@@ -15,19 +20,24 @@ from ratelimitd.core.match import MatchedRules
 from ratelimitd.core.model import Outcome, Verdict
 from ratelimitd.core.ports import Observer
 from ratelimitd.core.tiers import TierName
+from ratelimitd.telemetry.histogram import BOUNDS_NS, Histogram
+from ratelimitd.telemetry.label_names import OTHER, LabelNames
 
 MAX_APIS = 200
 """Names of APIs with series of their own, for the life of the process. All others count as OTHER_API."""
 
-OTHER_API = "other"
+OTHER_API = OTHER
 
 MAX_RULES = 4096
-"""Matched rules that are counted before they are folded into the totals, so that old policies are freed."""
+"""Entries of each table from rules to cells."""
 
-MAX_DENIALS = 8192
-"""Denials whose tier is kept; the least recently used are dropped first."""
+# Reading a member of an enum takes 0.16 us on Python 3.11.
+_ALLOWED, _DENIED, _UNDECIDED = Verdict.ALLOWED, Verdict.DENIED, Verdict.UNDECIDED
 
-_ALLOWED, _DENIED = Verdict.ALLOWED, Verdict.DENIED  # reading the enum takes 0.16 us on Python 3.11
+_Cell = list[int]
+"""The count of one series."""
+
+_Key = TypeVar("_Key")
 
 
 class Series(NamedTuple):
@@ -36,8 +46,8 @@ class Series(NamedTuple):
     Args:
         outcome: the verdict.
         tier: the tier that denied; empty for every other outcome.
-        api: the name of the API: at most MAX_APIS of them, the rest is OTHER_API. Empty where no policy
-            could be read.
+        api: the name of the API, printable and of limited length. At most MAX_APIS have a name of their own,
+            the rest is OTHER_API. Empty where no policy could be read.
         source: `store` when the store was asked, `local` when the replica decided alone.
     """
 
@@ -48,61 +58,82 @@ class Series(NamedTuple):
 
 
 class DecisionCounts:
-    """Counts every decision except dry runs."""
+    """Counts every decision except dry runs.
 
-    def __init__(self) -> None:
-        self._allowed: defaultdict[MatchedRules, int] = defaultdict(int)
-        self._denied: defaultdict[tuple[MatchedRules, TierName, bool], int] = defaultdict(int)
-        self._others: defaultdict[tuple[MatchedRules | None, Verdict], int] = defaultdict(int)
-        self._totals: Counter[Series] = Counter()
-        self._apis: set[str] = set()
-        self._tier = lru_cache(MAX_DENIALS)(_tier)
+    Args:
+        now_ns: the clock of Decision.started_ns.
+
+    Attributes:
+        seconds: the durations of the decisions, without decoding the request and encoding the response.
+    """
+
+    def __init__(self, now_ns: Callable[[], int] = time.perf_counter_ns) -> None:
+        self.seconds = Histogram()
+        self._now_ns = now_ns
+        self._cells: dict[Series, _Cell] = {}
+        self._apis = LabelNames(MAX_APIS)
+        self._allowed: dict[MatchedRules, _Cell] = {}
+        self._denied: dict[tuple[MatchedRules, TierName], _Cell] = {}
+        self._others: dict[tuple[MatchedRules | None, Verdict], _Cell] = {}
+        # Local denials repeat one outcome for a while. Finding it here takes less time than finding its tier.
+        self._denied_locally = lru_cache(MAX_RULES)(self._local_denial)
 
     def decided(self, decision: Decision) -> None:
         """Counts a decision."""
-        verdict, _, _, _, rules, outcome, _, _, dry_run, _ = decision
+        verdict, _, _, _, rules, outcome, _, _, dry_run, started_ns = decision
         if dry_run:
             return
         if outcome is None or rules is None:
-            self._others[rules, verdict] += 1
+            cell = self._without_outcome(rules, verdict)
         elif verdict is _ALLOWED:
-            self._allowed[rules] += 1
-            if len(self._allowed) > MAX_RULES:
-                self._fold()
+            try:
+                cell = self._allowed[rules]
+            except KeyError:
+                series = Series(verdict, "", self._apis.label(rules.api), "store")
+                cell = self._cell(self._allowed, rules, series)
+        elif outcome.local:
+            cell = self._denied_locally(rules, outcome)
         else:
-            self._denied[rules, self._tier(rules, outcome), outcome.local] += 1
+            cell = self._denial(rules, outcome)
+        cell[0] += 1
+        # This is Histogram.observe, whose call would take another 0.05 us.
+        seconds, ns = self.seconds, self._now_ns() - started_ns
+        seconds.counts[bisect_left(BOUNDS_NS, ns)] += 1
+        seconds.sum_ns += ns
 
     def totals(self) -> Mapping[Series, int]:
-        """Returns the counts since the start of the process. The mapping changes with later calls."""
-        self._fold()
-        return self._totals
+        """Returns the counts since the start of the process. Any thread may call it."""
+        return {series: cell[0] for series, cell in self._cells.copy().items()}
 
-    def _fold(self) -> None:
-        allowed, self._allowed = self._allowed, defaultdict(int)
-        denied, self._denied = self._denied, defaultdict(int)
-        others, self._others = self._others, defaultdict(int)
-        for rules, count in allowed.items():
-            self._totals[Series(_ALLOWED, "", self._api(rules), "store")] += count
-        for (rules, tier, local), count in denied.items():
-            source: Literal["store", "local"] = "local" if local else "store"
-            self._totals[Series(_DENIED, tier, self._api(rules), source)] += count
-        for (maybe_rules, verdict), count in others.items():
-            source = "store" if verdict is Verdict.UNDECIDED else "local"
-            self._totals[Series(verdict, "", self._api(maybe_rules), source)] += count
+    def _denial(self, rules: MatchedRules, outcome: Outcome) -> _Cell:
+        tier, _ = denying_tier(rules.limits, rules.charge.cost, outcome.tokens)
+        try:
+            return self._denied[rules, tier]
+        except KeyError:
+            series = Series(_DENIED, tier, self._apis.label(rules.api), "store")
+            return self._cell(self._denied, (rules, tier), series)
 
-    def _api(self, rules: MatchedRules | None) -> str:
-        if rules is None:
-            return ""
-        if rules.api not in self._apis:
-            if len(self._apis) >= MAX_APIS:
-                return OTHER_API
-            self._apis.add(rules.api)
-        return rules.api
+    def _local_denial(self, rules: MatchedRules, outcome: Outcome) -> _Cell:
+        tier, _ = denying_tier(rules.limits, rules.charge.cost, outcome.tokens)
+        return self._series_cell(Series(_DENIED, tier, self._apis.label(rules.api), "local"))
 
+    def _without_outcome(self, rules: MatchedRules | None, verdict: Verdict) -> _Cell:
+        try:
+            return self._others[rules, verdict]
+        except KeyError:
+            api = "" if rules is None else self._apis.label(rules.api)
+            series = Series(verdict, "", api, "store" if verdict is _UNDECIDED else "local")
+            return self._cell(self._others, (rules, verdict), series)
 
-def _tier(rules: MatchedRules, outcome: Outcome) -> TierName:
-    tier, _ = denying_tier(rules.limits, rules.charge.cost, outcome.tokens)
-    return tier
+    def _cell(self, table: dict[_Key, _Cell], key: _Key, series: Series) -> _Cell:
+        """Returns the cell of a series, and keeps it in a table of bounded size."""
+        if len(table) >= MAX_RULES:
+            table.clear()
+        cell = table[key] = self._series_cell(series)
+        return cell
+
+    def _series_cell(self, series: Series) -> _Cell:
+        return self._cells.setdefault(series, [0])
 
 
 _port: type[Observer] = DecisionCounts

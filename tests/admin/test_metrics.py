@@ -4,11 +4,12 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
-from ratelimitd.admin.metrics import MAX_NAMES, bounded
+from ratelimitd.admin.metrics import MAX_NAMES
 from ratelimitd.control.control import Control
 from ratelimitd.core.model import MICRO
 from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.replicas import Replicas
+from ratelimitd.telemetry.label_names import bounded
 from tests.admin.conftest import run_replica
 from tests.example_limits import KEY, limits_json
 from tests.replicas import replica
@@ -106,9 +107,9 @@ async def test_a_store_with_damaged_revisions_is_up(store: Redis, nobody: httpx.
 def test_shadow_denials_have_at_most_100_series() -> None:
     """The smaller counts are summed as `other`, even if the policy uses this name itself."""
     counts = {f"overrides.users.{n:03}": n for n in range(1, 151)} | {"other": 1000}
-    found = bounded(counts)
+    found = bounded(counts, MAX_NAMES)
     assert len(found) == MAX_NAMES
     assert sum(found.values()) == sum(counts.values())
     assert found["overrides.users.150"] == 150
     assert "overrides.users.051" not in found
-    assert bounded({"a": 1}) == {"a": 1}
+    assert bounded({"a": 1}, MAX_NAMES) == {"a": 1}

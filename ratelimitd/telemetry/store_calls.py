@@ -1,0 +1,23 @@
+"""Counts the calls that decisions make to the store. The batcher counts; metrics and usage read."""
+
+from collections import Counter
+
+from ratelimitd.telemetry.histogram import Histogram
+
+REASONS = ("timeout", "connection", "refused", "overload", "reply", "other")
+"""Values of `StoreError.reason`: why the store made no decision."""
+
+
+class StoreCalls:
+    """Counts since the start of the process.
+
+    Attributes:
+        seconds: the durations of the calls that returned outcomes.
+        batch_sizes: calls that were sent, by their number of decisions.
+        errors: decisions that got no outcome, by the `reason` of the StoreError.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = Histogram()
+        self.batch_sizes: Counter[int] = Counter()
+        self.errors: Counter[str] = Counter()
