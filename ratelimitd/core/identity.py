@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv6Address
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from ratelimitd.core.client_address import PORT_WITHOUT_BRACKETS, charged_as, plain_address, read_address
 from ratelimitd.core.model import Identity, Request
@@ -34,6 +34,10 @@ MAX_PLAIN_KEY = 128
 ANONYMOUS = Identity("anonymous", "=anonymous")
 """The identity of every request that no source can identify: they share one bucket."""
 
+_ADDRESS, _HASHED = "ip=", "sha256="
+
+_HASHED_KEY = re.compile(_HASHED + "[0-9a-f]{64}")
+
 HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 """RFC 9110 section 5.6.2, `token`, in lower case."""
 
@@ -48,7 +52,7 @@ def plain_key(value: str) -> str:
     key = value if value.isalnum() and value.isascii() else quote(value, safe="", errors="surrogateescape")
     if len(key) <= MAX_PLAIN_KEY:
         return key
-    return "sha256=" + hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()
+    return _HASHED + hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()
 
 
 def address_key(text: str) -> str | None:
@@ -65,7 +69,24 @@ def client_key(text: str, *, ends_in_port: bool = False) -> str | None:
 
 def _key_of(address: IPv4Address | IPv6Address) -> str:
     charged = charged_as(address)
-    return "ip=" + (quote(charged, safe="") if ":" in charged else charged)
+    return _ADDRESS + (quote(charged, safe="") if ":" in charged else charged)
+
+
+def identity_of_key(key: str) -> Identity | None:
+    """The identity that has this key, or None when no identity can have it."""
+    if key == ANONYMOUS.key:
+        return ANONYMOUS
+    if key.startswith(_ADDRESS):
+        address, _, _ = unquote(key.removeprefix(_ADDRESS)).partition("/")
+        return Identity("address", key) if address_key(address) == key else None
+    if _HASHED_KEY.fullmatch(key) or (0 < len(key) <= MAX_PLAIN_KEY and plain_key(value_of_key(key)) == key):
+        return Identity("header", key)
+    return None
+
+
+def value_of_key(key: str) -> str:
+    """The value that a plain key names; bytes that were not UTF-8 are surrogate escapes."""
+    return unquote(key, errors="surrogateescape")
 
 
 def header_source(name: str) -> Source:

@@ -11,9 +11,12 @@ from ratelimitd.core.identity import (
     MAX_ADDRESS,
     Source,
     address_key,
+    client_key,
     identify,
+    identity_of_key,
     parse_sources,
     plain_key,
+    value_of_key,
 )
 from ratelimitd.core.model import Identity, Request
 
@@ -165,6 +168,49 @@ def test_different_names_have_different_keys(one: str, other: str) -> None:
     """A key contains no separator, so it cannot end or extend the key of a bucket."""
     assert (plain_key(one) == plain_key(other)) == (one == other)
     assert re.fullmatch(r"[A-Za-z0-9_.~%-]*|sha256=[0-9a-f]{64}", plain_key(one))
+
+
+@given(st.text(min_size=1) | st.text(min_size=129))
+def test_the_key_of_a_user_identifies_the_user(user: str) -> None:
+    key = plain_key(user)
+    assert identity_of_key(key) == Identity("header", key)
+    assert key.startswith("sha256=") or value_of_key(key) == user
+
+
+@given(st.ip_addresses() | st.sampled_from(["::1", "::2", "64:ff9b::", "64:ff9b:1::a:b:c", "2002::"]))
+def test_the_key_of_an_address_identifies_the_address(address: object) -> None:
+    key = client_key(str(address))
+    assert key is not None
+    assert identity_of_key(key) == Identity("address", key)
+
+
+def test_the_key_of_anonymous_requests_identifies_them() -> None:
+    assert identity_of_key("=anonymous") == ANONYMOUS
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            "",
+            "a b",
+            "a%2fb",
+            "%",
+            "%41",
+            "a" * 129,
+            "a*",
+            "user:x",
+            "Zoë",
+            "=anon",
+            "hashed=ab",
+            "sha256=ab",
+        ),
+        *("ip=", "ip=x", "ip=010.0.0.1", "ip=2001:db8::", "ip=2001%3Adb8%3A%3A", "ip=2001%3Adb8%3A%3A1%2F64"),
+        *("ip=%3A%3Affff%3A203.0.113.9", "ip=203.0.113.9%2F64", "sha256=" + "A" * 64),
+    ],
+)
+def test_no_identity_has_such_a_key(key: str) -> None:
+    assert identity_of_key(key) is None
 
 
 def test_sources_are_tried_in_the_given_order() -> None:
