@@ -12,27 +12,16 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from ratelimitd.core.client_address import plain_address
 from ratelimitd.core.identity import HEADER_NAME, address_key
 from ratelimitd.core.patterns import pattern_segments
+from ratelimitd.rate_text import RATE, per_second
 from ratelimitd.whole_number import WHOLE_NUMBER
 
 MAX_CHARACTERS = 256
 MAX_TOKENS = 1_000_000_000
 MIN_RATE = 0.000001
 
-UNIT_S = {"s": 1, "min": 60, "h": 3600, "day": 86400}
-"""Seconds in each unit of a rate."""
-
-_RATE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?(?:[eE][+-]?[0-9]{1,2})?)/(s|min|h|day)")
 _METHOD = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
-
-
-def per_second(rate: str) -> float:
-    """Returns the tokens per second of a rate such as `100/min`. Raises ValueError with a sentence."""
-    found = _RATE.fullmatch(rate)
-    if found is None:
-        raise ValueError("must be a number, a slash and s, min, h or day, such as 100/min")
-    return float(found[1]) / UNIT_S[found[2]]
 
 
 def key_of_address(text: str) -> str | None:
@@ -125,7 +114,7 @@ Rate = Annotated[float, Field(ge=MIN_RATE, le=MAX_TOKENS, allow_inf_nan=False)]
 """Tokens per second. The lower bound is one token in twelve days."""
 
 RateText = Annotated[
-    str, AfterValidator(_rate), Field(max_length=32, json_schema_extra={"pattern": f"^{_RATE.pattern}$"})
+    str, AfterValidator(_rate), Field(max_length=32, json_schema_extra={"pattern": f"^{RATE.pattern}$"})
 ]
 Pattern = Annotated[
     Text,

@@ -11,8 +11,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, create_
 from pydantic_core import PydanticCustomError
 
 from ratelimitd.core.tiers import TIERS, TierName
-from ratelimitd.policy.field_types import Capacity, Maybe, Rate, RateText, StoreAnswer, per_second
+from ratelimitd.policy.field_types import Capacity, Maybe, Rate, RateText, StoreAnswer
 from ratelimitd.policy.part import ONE_REQUIRED, Part
+from ratelimitd.rate_text import per_second
 
 _ABSENT: Any = object()
 

@@ -13,12 +13,13 @@ from urllib.parse import unquote
 
 from ratelimitd.core.tiers import TIERS
 from ratelimitd.policy.document import PolicyDocument
-from ratelimitd.policy.field_types import MAX_TOKENS, UNIT_S, key_of_address
+from ratelimitd.policy.field_types import MAX_TOKENS, key_of_address
 from ratelimitd.policy.flat_form import Policy, full_form
 from ratelimitd.policy.limits import LimitEntry, LimitingPart, TiersEntry
 from ratelimitd.policy.overrides import OverrideEntry
 from ratelimitd.policy.routes import RouteEntry
 from ratelimitd.policy.yaml_reader import plain_scalar
+from ratelimitd.rate_text import UNIT_S
 
 _INDENT = "  "
 _BARE = re.compile(r"[A-Za-z/][A-Za-z0-9_/.*+@-]*|[0-9]+/[a-z]+")

@@ -6,10 +6,11 @@ import pytest
 
 from ratelimitd.core.identity import address_key
 from ratelimitd.core.tiers import TIERS, TierName
-from ratelimitd.policy.field_types import key_of_address, per_second
+from ratelimitd.policy.field_types import key_of_address
 from ratelimitd.policy.limits import LimitEntry, LimitingPart
 from ratelimitd.policy.overrides import MAX_OVERRIDES, OverrideEntry
 from ratelimitd.policy.routes import MAX_ROUTES, RouteEntry
+from ratelimitd.rate_text import per_second
 from tests.policy.documents import document, full, problems
 
 LIMIT = {"capacity": 10, "refill_rate": 1}

@@ -8,13 +8,13 @@ from typing import Any
 
 from ratelimitd.core.tiers import TIERS, TierName
 from ratelimitd.errors import PolicyError, Problem
-from ratelimitd.policy.field_types import per_second
 from ratelimitd.policy.flat_form import Policy, full_form
 from ratelimitd.policy.limits import TierEntry
 from ratelimitd.policy.normal_form import normal_text
 from ratelimitd.policy.plain_data import plain_data
 from ratelimitd.policy.text import parse
 from ratelimitd.policy.yaml_reader import plain_scalar
+from ratelimitd.rate_text import per_second
 
 NUMBERS = ("capacity", "rate")
 
