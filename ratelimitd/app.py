@@ -84,7 +84,7 @@ async def serve(settings: Settings) -> None:
 
     A signal during the start ends it.
     """
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     log = structlog.get_logger("ratelimitd")
     terminate, interrupt = asyncio.Event(), asyncio.Event()
     task = asyncio.current_task()

@@ -17,7 +17,7 @@ from ratelimitd.transport.services import unary_methods
 @asynccontextmanager
 async def _open_service() -> AsyncIterator[HostedService]:
     settings = load(os.environ, flags={"transport": "fast"})  # `ratelimitd envoy` ignores the setting
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     use_daemon_threads(asyncio.get_running_loop())
     lifeline = os.environ.get(LIFELINE)
     async with open_decider(settings) as decider:

@@ -50,7 +50,7 @@ class _Server(uvicorn.Server):
 
 async def serve_admin(settings: Settings) -> None:
     """Serves until SIGTERM, SIGHUP or Ctrl-C. Raises SettingsError and ListenError."""
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     address = parse_address(settings.admin_listen)
     if not isinstance(address, TcpAddress):
         raise SettingsError(f"{env_name('admin_listen')} is {settings.admin_listen!r}: must be HOST:PORT")

@@ -18,6 +18,7 @@ SETTINGS = (
     "key_prefix",
     "config_key",
     "log_level",
+    "log_format",
 )
 """The settings that are options here. A key is not, because `ps` would show it."""
 

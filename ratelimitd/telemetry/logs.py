@@ -1,11 +1,23 @@
-"""Log lines on standard error: JSON, or coloured text on a terminal."""
+"""Log lines on standard error: JSON, or text for people. No value can break a line or control a terminal.
+
+Messages of libraries become lines of the same form, so that a program can parse the whole log.
+"""
 
 import logging
+import os
 import sys
+import traceback
 from contextlib import suppress
+from typing import Literal, TextIO
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import ExcInfo, Processor
+
+from ratelimitd.bounded_log import BoundedLog
+from ratelimitd.display import printable
+
+LogFormat = Literal["auto", "json", "console"]
 
 
 class _UnfailingLogger:
@@ -19,27 +31,67 @@ class _UnfailingLogger:
     debug = info = warning = error = msg
 
 
+class _LibraryHandler(logging.Handler):
+    """Writes what libraries log, at most six lines of each level a minute."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._log = BoundedLog("ratelimitd.libraries")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - the library gave arguments that do not fit its message
+            message = str(record.msg)
+        fields: dict[str, object] = {"library": record.name, "message": message}
+        if record.exc_info and record.exc_info[0] is not None:
+            fields["exc_info"] = record.exc_info
+        if record.levelno >= logging.ERROR:
+            self._log.error("library_error", **fields)
+        else:
+            self._log.warning("library_warning", **fields)
+
+
+_LIBRARY_HANDLER = _LibraryHandler()
+
 # Values of local variables may hold request headers and store URLs, so tracebacks leave them out.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
 
 
-def configure_logs(level: str) -> None:
-    """Makes all structlog loggers write lines of at least `level`: debug, info, warning or error."""
+def configure_logs(level: str, form: LogFormat = "auto") -> None:
+    """Makes all loggers write lines of at least `level`: debug, info, warning or error.
+
+    The form `auto` is console on a terminal, else JSON. Only console lines on a terminal have colours, unless
+    the environment has NO_COLOR.
+    """
     on_terminal = sys.stderr.isatty()
-    plain = structlog.dev.plain_traceback
-    renderer = (
-        structlog.dev.ConsoleRenderer(exception_formatter=plain)
-        if on_terminal
-        else structlog.processors.JSONRenderer()
+    console = form == "console" or (form == "auto" and on_terminal)
+    renderers: list[Processor] = (
+        [_console(colors=on_terminal and not os.environ.get("NO_COLOR"))]
+        if console
+        else [_TRACEBACKS, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if on_terminal else [_TRACEBACKS]),
-            renderer,
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=lambda *_: _UnfailingLogger(),
         cache_logger_on_first_use=False,
     )
+    logging.getLogger().addHandler(_LIBRARY_HANDLER)
+
+
+def _console(*, colors: bool) -> structlog.dev.ConsoleRenderer:
+    return structlog.dev.ConsoleRenderer(
+        colors=colors,
+        repr_native_str=True,  # repr escapes every character that is not printable
+        exception_formatter=_write_traceback,
+    )
+
+
+def _write_traceback(out: TextIO, exc_info: ExcInfo) -> None:
+    lines = "".join(traceback.format_exception(*exc_info)).rstrip("\n").split("\n")
+    out.write("".join(f"\n{printable(line)}" for line in lines))

@@ -1,6 +1,8 @@
 """Compares the documents with the code."""
 
+import ast
 import re
+from collections.abc import Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
 
@@ -74,15 +76,42 @@ def test_operations_lists_each_log_event_with_its_level() -> None:
         for row in re.findall(r"^\| (`\w+`[^|]*) \| (info|warning|error) \|", section, re.MULTILINE)
         for event in re.findall(r"`(\w+)`", row[0])
     }
-    sources = [path.read_text() for path in (ROOT / "ratelimitd").rglob("*.py")]
-    written = {
-        (event, "error" if level == "exception" else level)
-        for source in sources
-        for level, event in re.findall(r"(?:log|\))\.a?(info|warning|error|exception)\(\s*\"(\w+)\"", source)
-    } | {
-        (event, "warning") for source in sources for event in re.findall(r"_logging_once\(\"(\w+)\"", source)
-    }
-    assert documented == written
+    assert documented == {event for path in (ROOT / "ratelimitd").rglob("*.py") for event in log_events(path)}
+
+
+LEVELS = {"debug", "info", "warning", "error", "exception"}
+
+LOGGER = re.compile(r"(^|\W)_?(\w+_)?log$|get_logger\(")
+"""An expression that is a logger or a BoundedLog, by the names that the code gives to them."""
+
+WITHOUT_A_LITERAL = {"bounded_log.py", "follower.py"}
+"""Modules that pass on the names of events. Those of the follower are the arguments of `_logging_once`."""
+
+
+def log_events(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields the name and the level of each event that a module logs."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            called, receiver = node.func.attr, ast.unparse(node.func.value)
+            level = called.removeprefix("a")
+            event = node.args[0] if node.args else None
+            if called == "_logging_once" and isinstance(event, ast.Constant):
+                yield str(event.value), "warning"
+            elif level in LEVELS and LOGGER.search(receiver):
+                if isinstance(event, ast.Constant):
+                    yield str(event.value), "error" if level == "exception" else level
+                else:
+                    assert path.name in WITHOUT_A_LITERAL, f"{path}:{node.lineno}: the event is not a literal"
+
+
+def test_every_logger_has_a_name_by_which_its_events_are_found() -> None:
+    for path in (ROOT / "ratelimitd").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Assign) and re.match(
+                r"structlog\.get_logger\(|BoundedLog\(", ast.unparse(node.value)
+            ):
+                for target in node.targets:
+                    assert LOGGER.search(ast.unparse(target)), f"{path}:{node.lineno}"
 
 
 def test_operations_says_what_each_ipv6_address_is_charged_as() -> None:
