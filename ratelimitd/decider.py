@@ -27,6 +27,10 @@ from ratelimitd.telemetry.decision_counts import DecisionCounts
 from ratelimitd.telemetry.observers import ObserverErrorLog
 from ratelimitd.telemetry.store_calls import StoreCalls
 from ratelimitd.telemetry.unreadable_addresses import UnreadableAddresses
+from ratelimitd.usage.addition import Additions
+from ratelimitd.usage.global_bucket import GlobalBucket
+from ratelimitd.usage.report import UsageReport
+from ratelimitd.usage.sample import Sampler
 
 GC_THRESHOLD = 50_000
 """Objects created between two runs of the garbage collector: as many as some thousand decisions hold."""
@@ -59,15 +63,20 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
         limiter = DenyCache(batcher)
         unreadable = UnreadableAddresses(settings.address_header)
         counts = DecisionCounts()
+        replica = _replica(settings)
         policies = PolicyFollower(
             client,
             settings.config_key,
-            _replica(settings),
+            replica,
             on_change=limiter.clear,
             on_reset=limiter.clear,
             unreadable_addresses=lambda: unreadable.count,
         )
         await stack.enter_async_context(policies.following())
+        bucket = GlobalBucket(client, policies, settings.key_prefix, lambda: policies.number)
+        additions = Additions(settings.config_key, replica.id)
+        usage = UsageReport(client, additions, Sampler(counts, calls), bucket)
+        await stack.enter_async_context(usage.reporting())
         await stack.enter_async_context(descriptors.watched())
         await link.settled()
         _reduce_garbage_collection()

@@ -18,7 +18,7 @@ class Script:
         self._source = resource(path).read_text()
         self._sha = hashlib.sha1(self._source.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+    async def __call__(self, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> Any:
         """Returns the reply of the script. Raises RedisError."""
         call = (len(keys), *keys, *arguments)
         try:

@@ -37,6 +37,9 @@ TOTAL_KEPT_S = 30 * DAY_S
 ADDED_KEPT_S = 3600
 """How long a replica may take to learn whether its last addition arrived."""
 
+OTHER_ID = "other"
+"""The id of all other APIs together. The ids of APIs have six characters."""
+
 MAX_NAME_BYTES = 96
 """Bytes of an API's name in the store. A longer one is cut, and ends with its id."""
 
@@ -124,9 +127,9 @@ def names_key(config_key: str, at_s: int) -> str:
 
 
 def api_id(name: str) -> str:
-    """Returns the short name of an API in fields: 36 bits of a digest, or OTHER_API."""
+    """Returns the short name of an API in fields: 36 bits of a digest, or OTHER_ID."""
     if name == OTHER_API:
-        return OTHER_API
+        return OTHER_ID
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
     return urlsafe_b64encode(digest)[:6].decode()
 

@@ -1,0 +1,127 @@
+"""Adds what a replica counts to the usage series in the store.
+
+Each count is added once, also when a reply is lost: an addition has a number, and is repeated until the store
+has answered. While the store is away or refuses writes, samples are kept, and added later to the buckets that
+they belong to. No decision waits for any of this.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from redis.asyncio import Redis
+
+from ratelimitd.bounded_log import BoundedLog
+from ratelimitd.core.model import MICRO
+from ratelimitd.errors import StoreError
+from ratelimitd.process.background import background
+from ratelimitd.store.client import store_errors
+from ratelimitd.store.script import Script
+from ratelimitd.usage.addition import Addition, Additions
+from ratelimitd.usage.global_bucket import GlobalBucket
+from ratelimitd.usage.sample import Sample, Sampler
+
+INTERVAL_S = 5.0
+"""Time between two reports. A process that is killed loses the counts of at most this time."""
+
+TIMEOUT_S = 1.0
+"""How long the store may take to answer all calls of a report."""
+
+SHORT_TIMEOUT_S = 0.2
+"""The same for the last report of a replica, when the one before it failed."""
+
+MAX_SAMPLES = 120
+"""Samples kept while the store is away: those of ten minutes. Then the oldest two are joined."""
+
+
+class UsageReport:
+    """The usage of one replica.
+
+    Args:
+        client: the store.
+        additions: makes the calls of the script.
+        sampler: reads the counters of this process.
+        bucket: the global bucket.
+        interval_s: time between two reports, in seconds.
+        now_s: the clock of the sampler.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        additions: Additions,
+        sampler: Sampler,
+        bucket: GlobalBucket,
+        *,
+        interval_s: float = INTERVAL_S,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._script = Script(client, "lua/usage_add.lua")
+        self._additions = additions
+        self._sampler = sampler
+        self._bucket = bucket
+        self._interval_s = interval_s
+        self._now_s = now_s
+        self._samples: deque[Sample] = deque()
+        self._unanswered: deque[Addition] = deque()
+        self._log = BoundedLog("ratelimitd.usage")
+        self._failing = ""
+
+    @property
+    def unanswered(self) -> int:
+        """Returns how many additions the store may have made or not."""
+        return len(self._unanswered)
+
+    async def report(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Takes a sample, and adds all that are not in the store yet. A failure is logged, not raised."""
+        self._samples.append(self._sampler.sample())
+        if len(self._samples) > MAX_SAMPLES:
+            oldest = self._samples.popleft()
+            self._samples[0].add(oldest)
+        failure = ""
+        try:
+            async with asyncio.timeout(timeout_s):
+                failure = await self._send()
+        except (StoreError, TimeoutError) as error:
+            failure = str(error) or "no answer in time"
+        if failure and not self._failing:
+            self._log.warning("usage_report_failed", reason=failure)
+        self._failing = failure
+
+    async def _send(self) -> str:
+        """Returns the reason why a part could not be written, empty if all was. Raises StoreError."""
+        failure = await self._add_unanswered()
+        clock_us = await self._bucket.read()
+        ahead_s = clock_us / MICRO - self._now_s()
+        samples = [(int(sample.at_s + ahead_s), sample) for sample in self._samples]
+        self._unanswered.extend(self._additions.of(samples, self._bucket.state(), clock_us // MICRO))
+        self._samples.clear()
+        return await self._add_unanswered() or failure
+
+    async def _add_unanswered(self) -> str:
+        failure = ""
+        while self._unanswered:
+            with store_errors():
+                reply = await self._script(*self._unanswered[0])
+            self._unanswered.popleft()
+            failure = reply.decode(errors="replace") or failure
+        return failure
+
+    @asynccontextmanager
+    async def reporting(self) -> AsyncIterator[None]:
+        """Reports until the end of the block, which must come after the last decision, and once more then."""
+        try:
+            async with background(self._report_always()):
+                yield
+        finally:
+            await self.report(SHORT_TIMEOUT_S if self._failing else TIMEOUT_S)
+
+    async def _report_always(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            try:
+                await self.report()
+            except Exception:  # noqa: BLE001 - after a defect, later counts must still be reported
+                self._log.exception("usage_report_defect")
