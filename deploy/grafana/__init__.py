@@ -1,0 +1,1 @@
+"""Generates the Grafana dashboard, dashboards/ratelimitd.json: `python -m deploy.grafana.dashboard`."""
