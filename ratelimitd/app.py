@@ -19,6 +19,7 @@ from ratelimitd.settings import EMBEDDED, Settings, environment
 from ratelimitd.store.client import refuse_unsupported
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.telemetry.logs import configure_logs
+from ratelimitd.telemetry.traces.variables import prepare_environment
 from ratelimitd.transport.listener import Listener
 from ratelimitd.transport.selection import TransportName, select_transport
 
@@ -85,6 +86,7 @@ async def serve(settings: Settings) -> None:
     A signal during the start ends it.
     """
     configure_logs(settings.log_level, settings.log_format)
+    prepare_environment(os.environ)
     log = structlog.get_logger("ratelimitd")
     terminate, interrupt = asyncio.Event(), asyncio.Event()
     task = asyncio.current_task()

@@ -26,6 +26,7 @@ from ratelimitd.store.link import SILENCE_S, Link
 from ratelimitd.telemetry.decision_counts import DecisionCounts
 from ratelimitd.telemetry.observers import ObserverErrorLog
 from ratelimitd.telemetry.store_calls import StoreCalls
+from ratelimitd.telemetry.traces.wrappers import Decide, open_traces
 from ratelimitd.telemetry.unreadable_addresses import UnreadableAddresses
 from ratelimitd.usage.addition import Additions
 from ratelimitd.usage.global_bucket import GlobalBucket
@@ -37,13 +38,16 @@ GC_THRESHOLD = 50_000
 
 
 @asynccontextmanager
-async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
+async def open_decider(settings: Settings) -> AsyncIterator[Decide]:
     """Opens the decision over the store of the settings, until the end of the block.
 
     The block begins once the store has answered on the decisions' own connection, so no decision waits for a
-    connection. It also begins while the store is unreachable; the service connects once that is back.
+    connection. It also begins while the store is unreachable; the service connects once that is back. Raises
+    SettingsError or MissingExtraError if traces are on and cannot be exported.
     """
     async with AsyncExitStack() as stack:
+        replica = _replica(settings)
+        traces = await stack.enter_async_context(open_traces(os.environ, replica.id))
         client = await stack.enter_async_context(open_client(settings.redis_url))
         timeout_s = settings.store_timeout_ms / 1000
         # A call of the store may take longer than its decisions wait, because it may have to connect first.
@@ -53,17 +57,16 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
         calls = StoreCalls()
         batcher = await stack.enter_async_context(
             Batcher(
-                redis_limiter,
+                traces.of_calls(redis_limiter, settings.redis_url, lambda: link.peer),
                 timeout_s=timeout_s,
                 max_batch=settings.max_batch,
                 max_in_flight=settings.max_in_flight,
                 calls=calls,
             )
         )
-        limiter = DenyCache(batcher)
+        limiter = DenyCache(traces.of_takes(batcher))
         unreadable = UnreadableAddresses(settings.address_header)
         counts = DecisionCounts()
-        replica = _replica(settings)
         policies = PolicyFollower(
             client,
             settings.config_key,
@@ -80,7 +83,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
         await stack.enter_async_context(descriptors.watched())
         await link.settled()
         _reduce_garbage_collection()
-        yield Decider(
+        decider = Decider(
             policies=policies,
             limiter=limiter,
             sources=settings.sources(on_unreadable=unreadable),
@@ -90,6 +93,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decider]:
             on_observer_error=ObserverErrorLog(),
             now_ns=time.perf_counter_ns,
         )
+        yield traces.of_decisions(decider, policies.revision_of)
 
 
 def _replica(settings: Settings) -> Replica:

@@ -1,6 +1,7 @@
-"""The table of all settings: name, default, meaning. No other module of the service reads the environment.
+"""The table of all settings: name, default, meaning. No other module reads variables of ratelimitd.
 
-A setting is an environment variable `RATELIMITD_NAME` and a flag `--name` of `serve`; the flag wins.
+A setting is an environment variable `RATELIMITD_NAME` and a flag `--name` of `serve`; the flag wins. The
+variables of OpenTelemetry are in telemetry/traces/variables.py.
 """
 
 import difflib

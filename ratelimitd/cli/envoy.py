@@ -12,6 +12,7 @@ from ratelimitd.app import HOSTED
 from ratelimitd.errors import FrontConfigError, MissingExtraError, SettingsError
 from ratelimitd.settings import EMBEDDED, env_name
 from ratelimitd.store.client import refuse_unsupported
+from ratelimitd.telemetry.traces.variables import prepare_environment
 
 
 def envoy(
@@ -51,6 +52,7 @@ def envoy(
     if show:
         typer.echo(yaml.safe_dump(changed, sort_keys=False), nl=False)
         return
+    prepare_environment(os.environ)
     asyncio.run(refuse_unsupported(chosen.redis_url))
     bootstrap.become(
         changed, environ={**os.environ, **settings.environment(chosen)}, arguments=arguments or []

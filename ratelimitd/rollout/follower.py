@@ -85,6 +85,14 @@ class PolicyFollower:
             raise StoreError("no policy could be read from the store yet")
         return self._current
 
+    def revision_of(self, digest: str) -> int | None:
+        """Returns the number of the revision in force, 0 for the default policy.
+
+        It is None if the policy in force has another digest.
+        """
+        replica = self._presence.replica
+        return replica.number if replica.digest == digest else None
+
     @property
     def number(self) -> int:
         """Returns the revision of the policy in force; 0 for the default policy and before any policy."""

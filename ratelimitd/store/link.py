@@ -133,6 +133,11 @@ class Link:
         """The number of connections opened so far. It tells others that theirs may lead to an old store."""
         return self._opened
 
+    @property
+    def peer(self) -> object:
+        """The store's address as the socket names it; None while there is no connection."""
+        return None if self._connection is None else self._connection.transport.get_extra_info("peername")
+
     async def __aenter__(self) -> Self:
         self._settled_by_s = asyncio.get_running_loop().time() + self._silence_s
         self._connect_again(State.CONNECTING, interval_s=0)
