@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from ratelimitd import __version__
-from ratelimitd.admin import policy_api, requests_api
+from ratelimitd.admin import policy_api, requests_api, usage_api
 from ratelimitd.admin.authentication import HEADER
 from ratelimitd.admin.error_responses import EXCEPTION_HANDLERS, error_declarations, on_http_error
 from ratelimitd.admin.middleware import InternalErrors
@@ -19,6 +19,9 @@ from ratelimitd.settings import Settings
 
 API_PATH = "/admin/api"
 """Where the application is mounted."""
+
+ROUTERS = (policy_api.router, requests_api.router, usage_api.router)
+"""The operations of the API."""
 
 
 def admin_api(control: Control, settings: Settings, check_service: CheckService) -> FastAPI:
@@ -40,15 +43,15 @@ def admin_api(control: Control, settings: Settings, check_service: CheckService)
         generate_unique_id_function=_operation_id,
     )
     api.state.control, api.state.settings, api.state.check_service = control, settings, check_service
-    api.include_router(policy_api.router)
-    api.include_router(requests_api.router)
+    for router in ROUTERS:
+        api.include_router(router)
     return api
 
 
 async def _on_wrong_method(request: Request, error: Exception) -> Response:
     """Lists all methods of the path in Allow. The framework lists those of its first route only."""
     response = await on_http_error(request, error)
-    routes = [*policy_api.router.routes, *requests_api.router.routes]
+    routes = [route for router in ROUTERS for route in router.routes]
     here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     methods = {method for route in here if isinstance(route, APIRoute) for method in route.methods or ()}
     response.headers["allow"] = ", ".join(sorted(methods))

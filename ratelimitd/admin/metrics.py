@@ -9,6 +9,8 @@ from prometheus_client.registry import Collector
 from ratelimitd.admin.authentication import Authenticator
 from ratelimitd.control.answers import Status
 from ratelimitd.control.control import Control
+from ratelimitd.control.usage_answers import DecisionTotals
+from ratelimitd.core.model import Verdict
 from ratelimitd.errors import RatelimitdError, StoreError
 from ratelimitd.telemetry.label_names import bounded, without_user_ids
 
@@ -26,20 +28,22 @@ class Metrics(Collector):
         self._authenticator = authenticator
         self._store_up = False
         self._status: Status | None = None
+        self._usage: DecisionTotals | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     async def scrape(self) -> bytes:
         """Returns the metrics in the text format of Prometheus."""
-        status, store_up = None, True
+        status, usage, store_up = None, None, True
         try:
+            usage = await self._control.cumulative_usage()
             status = await self._control.status()
         except StoreError:
             store_up = False
         except RatelimitdError:
             pass  # the store answers, but its policy cannot be read
         # Nothing is awaited from here on, so concurrent scrapes do not mix.
-        self._status, self._store_up = status, store_up
+        self._status, self._usage, self._store_up = status, usage, store_up
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -50,6 +54,23 @@ class Metrics(Collector):
         )
         if self._status is not None:
             yield from _status_metrics(self._status)
+        if self._usage is not None:
+            yield _usage_metric(self._usage)
+
+
+def _usage_metric(usage: DecisionTotals) -> Metric:
+    counts: dict[tuple[str, ...], int] = {
+        (outcome.value, ""): getattr(usage, outcome.value)
+        for outcome in Verdict
+        if outcome is not Verdict.DENIED
+    }
+    counts |= {(Verdict.DENIED.value, tier.value): count for tier, count in usage.denied_by.items()}
+    return _counter(
+        "usage_decisions",
+        "Decisions of all replicas, including ended ones, since the store was set up.",
+        counts,
+        ["outcome", "tier"],
+    )
 
 
 def _status_metrics(status: Status) -> Iterator[Metric]:

@@ -11,6 +11,7 @@ from ratelimitd.core.model import MAX_EXACT
 from ratelimitd.policy.text import DEFAULT_TEXT
 from ratelimitd.rollout.revision import MAX_AUTHOR, MAX_NOTE, checked_author
 from ratelimitd.rollout.revisions import HISTORY_LENGTH, KEPT
+from ratelimitd.usage.ranges import UsageRange
 from ratelimitd.whole_number import WHOLE_NUMBER
 
 DEFAULT_AUTHOR = "admin"
@@ -145,6 +146,14 @@ class HistoryQuery(RequestModel):
     model_config = ConfigDict(strict=False)  # a query is text, so its number must be converted
 
     limit: int = Field(HISTORY_LENGTH, ge=1, le=KEPT, description="Number of revisions, newest first.")
+
+
+class UsageQuery(RequestModel):
+    """The range of time that usage is read for."""
+
+    model_config = ConfigDict(strict=False)  # a query is text
+
+    range: UsageRange = Field(UsageRange.QUARTER_HOUR, description="Range of time, which ends now.")
 
 
 class SubjectQuery(RequestModel):

@@ -20,8 +20,8 @@ from ratelimitd.control.current import ATTEMPTS, current_policy, snapshot_to_rep
 from ratelimitd.control.replica_wait import wait_for_replicas
 from ratelimitd.control.request_spec import RequestSpec, Subject, identity_of
 from ratelimitd.control.status import read_status
-from ratelimitd.control.usage import read_usage
-from ratelimitd.control.usage_answers import Usage
+from ratelimitd.control.usage import read_cumulative, read_usage
+from ratelimitd.control.usage_answers import DecisionTotals, Usage
 from ratelimitd.core.explain import explain, keys_of
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.errors import ConflictError, NothingLostError, UnknownRevisionError
@@ -170,6 +170,10 @@ class Control:
     async def usage(self, over: UsageRange) -> Usage:
         """Returns the decisions of all replicas in a range that ends now."""
         return await read_usage(self._client, self._settings.config_key, self._revisions, over)
+
+    async def cumulative_usage(self) -> DecisionTotals | None:
+        """Returns the decisions of all replicas since the store was set up; None if some cannot be read."""
+        return await read_cumulative(self._client, self._settings.config_key)
 
     async def _policy(self) -> PolicySet:
         text = (await self.current()).revision.text

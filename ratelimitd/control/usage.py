@@ -57,6 +57,13 @@ async def read_usage(client: Redis, config_key: str, revisions: Revisions, over:
     )
 
 
+async def read_cumulative(client: Redis, config_key: str) -> DecisionTotals | None:
+    """Returns all decisions so far, None if some cannot be read. Raises StoreError."""
+    warnings: list[str] = []
+    totals = await read_totals(client, config_key, warnings)
+    return None if warnings else DecisionTotals(**_totals(totals))
+
+
 def _step(step: StepCounts, at_s: int, *, complete: bool) -> UsageStep:
     state = step.state
     return UsageStep(

@@ -398,7 +398,7 @@ async def test_no_answer_contains_a_key(writer: httpx.AsyncClient) -> None:
 
 async def test_a_store_outage_is_503(storeless: httpx.AsyncClient) -> None:
     """Operations that do not need the store still work."""
-    for path in ("policy", "revisions", "status", "buckets?user=a"):
+    for path in ("policy", "revisions", "status", "buckets?user=a", "usage"):
         answer = await storeless.get(f"{V1}/{path}")
         assert answer.status_code == 503
         assert answer.json()["error"].startswith("the store")

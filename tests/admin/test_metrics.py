@@ -7,12 +7,15 @@ from redis.asyncio import Redis
 from ratelimitd.admin.metrics import MAX_NAMES
 from ratelimitd.control.control import Control
 from ratelimitd.core.model import MICRO
+from ratelimitd.core.tiers import TierName
 from ratelimitd.rollout.expected import Expected
 from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.telemetry.label_names import bounded
+from ratelimitd.usage.layout import total_key
 from tests.admin.conftest import run_replica
 from tests.example_limits import KEY, limits_json
 from tests.replicas import replica
+from tests.usage.reporting_replica import ReportingReplica
 
 Series = dict[tuple[str, str], float]
 
@@ -37,6 +40,11 @@ async def test_an_empty_store_has_no_policy_and_no_replicas(nobody: httpx.AsyncC
         ("ratelimitd_replicas", ""): 0,
         ("ratelimitd_replicas_silent", ""): 0,
         ("ratelimitd_replicas_behind", ""): 0,
+        **{
+            ("ratelimitd_usage_decisions_total", labels): 0
+            for labels in ("allowed", "deniedglobal", "denieduser", "denieduser_api", "blocked", "exempt")
+        },
+        ("ratelimitd_usage_decisions_total", "undecided"): 0,
     }
 
 
@@ -60,6 +68,19 @@ async def test_policy_replicas_and_shadow_denials_are_counted(
     assert series["ratelimitd_shadow_denied_total", "routes[0]"] == 2
     assert series["ratelimitd_shadow_denied_total", "overrides.users"] == 9
     assert not any("alice" in name for _, name in series)
+
+
+async def test_decisions_of_all_replicas_are_counted(store: Redis, nobody: httpx.AsyncClient) -> None:
+    for times in (2, 3):
+        replica = ReportingReplica(store)
+        replica.decide(times)
+        replica.decide(times, denied_by=TierName.USER)
+        await replica.report()
+    series = await scraped(nobody)
+    assert series["ratelimitd_usage_decisions_total", "allowed"] == 5
+    assert series["ratelimitd_usage_decisions_total", "denieduser"] == 5
+    await store.hset(total_key(KEY), "allowed", "damaged")
+    assert not any("usage" in name for name, _ in await scraped(nobody))
 
 
 async def test_a_silent_replica_counts_apart(store: Redis, nobody: httpx.AsyncClient) -> None:

@@ -38,7 +38,7 @@ STRICTER_THAN_SCHEMA = [
 
 # An invalid query may arrive as a valid one: httpx does not send an unknown parameter whose value is an empty
 # list. test_api.py tests that an unknown parameter with a value is refused.
-WITH_QUERY = ["GET /v1/revisions", "GET /v1/buckets", "DELETE /v1/buckets"]
+WITH_QUERY = ["GET /v1/revisions", "GET /v1/usage", "GET /v1/buckets", "DELETE /v1/buckets"]
 
 
 LEFT_OUT = {"positive_data_acceptance": STRICTER_THAN_SCHEMA, "negative_data_rejection": WITH_QUERY}

@@ -10,7 +10,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from ratelimitd import __version__
-from ratelimitd.admin import policy_api, requests_api
+from ratelimitd.admin.api import ROUTERS
 from ratelimitd.core.client_address import charged_as
 from ratelimitd.demo.show import EXAMPLE_LIMITS
 from ratelimitd.settings import Settings, env_name
@@ -133,7 +133,7 @@ def test_the_table_of_the_admin_api_lists_all_operations() -> None:
     rows = re.findall(
         r"^\| `([A-Z]+) (/admin/api/v1/\S+)` \|", (ROOT / "docs" / "admin.md").read_text(), re.MULTILINE
     )
-    routes = [*policy_api.router.routes, *requests_api.router.routes]
+    routes = [route for router in ROUTERS for route in router.routes]
     assert sorted(rows) == sorted(
         (method, f"/admin/api{route.path}")
         for route in routes
