@@ -61,6 +61,7 @@ async def main() -> None:
             base_url=f"http://{stack.panel}", viewport={"width": WIDTH, "height": HEIGHT}
         )
         await _sign_in(page, key)
+        await page.goto("/admin/limits")
         await _take(page, "panel-limits.png")
         await page.goto("/admin/explain?user=bob&path=/api/search")
         await _take(page, "panel-explain.png")
@@ -81,7 +82,7 @@ async def _sign_in(page: Page, key: str) -> None:
     await page.get_by_label("Your name").fill("alice")
     await page.get_by_label("Key").fill(key)
     await page.get_by_role("button", name="Sign in").click()
-    await page.get_by_role("heading", name="Limits").wait_for()
+    await page.get_by_role("heading", name="Usage").wait_for()
 
 
 async def _take(page: Page, name: str) -> None:

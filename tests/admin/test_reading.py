@@ -81,6 +81,8 @@ async def test_a_post_that_changes_nothing_writes_nothing(
 @pytest.mark.parametrize(
     "path",
     [
+        "/admin",
+        "/admin/usage",
         "/admin/limits",
         "/admin/edit",
         "/admin/edit?from=1",
@@ -96,7 +98,7 @@ async def test_a_page_writes_nothing(reading: Control, path: str) -> None:
         await browser.sign_in(READ)
         page = await browser.get(path)
     assert page.status_code == 200
-    if path in {"/admin/limits", "/admin/edit", "/admin/replicas"}:
+    if path in {"/admin", "/admin/limits", "/admin/edit", "/admin/replicas"}:
         assert "is not recorded as a revision yet" in page.text
     if path == "/admin/history":
         assert digest_of(TEXT) in page.text

@@ -92,7 +92,7 @@ class Visit:
         await page.get_by_label("Your name").fill(NAME)
         await page.get_by_label("Key").fill(WRITE_KEY)
         await page.get_by_role("button", name="Sign in").click()
-        await page.get_by_role("heading", name="Limits").wait_for()
+        await page.get_by_role("heading", name="Usage").wait_for()
         return page
 
 

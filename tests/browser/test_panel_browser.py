@@ -31,6 +31,8 @@ overrides:
 """
 LONG = "a-very-long-user-id-that-does-not-fit-on-one-line-of-a-phone"
 PAGES = (
+    "/admin",
+    "/admin?range=7d",
     "/admin/limits",
     "/admin/edit",
     "/admin/history",
@@ -52,6 +54,7 @@ async def applied(page: Page) -> None:
 
 async def test_the_next_request_obeys_a_changed_limit(system: System, visit: Visit) -> None:
     page = await visit.signed_in()
+    await page.get_by_role("link", name="Limits").click()
     assert statuses(await system.get("user1", 1)) == {200: 1}
     await page.get_by_role("group", name="User and API").get_by_label("Capacity").fill("1")
     await page.get_by_role("button", name="Review changes").click()
@@ -186,6 +189,9 @@ async def test_the_keyboard_is_enough_to_change_a_limit(visit: Visit) -> None:
     )
     await expect(page.get_by_label("Key")).to_be_focused()
     await page.keyboard.type(WRITE_KEY)
+    await press("Enter")
+    await expect(page.get_by_role("heading", name="Usage")).to_be_visible()
+    await tab_to(page, page.get_by_role("link", name="Limits"))
     await press("Enter")
     await expect(page.get_by_role("heading", name="Limits")).to_be_visible()
     await press("Tab")

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from starlette.exceptions import HTTPException
@@ -14,7 +15,7 @@ from ratelimitd.admin.deadlines import Deadlines, store_deadline
 from ratelimitd.admin.error_responses import status_of
 from ratelimitd.admin.middleware import MAX_BODY_BYTES
 from ratelimitd.admin.panel import session
-from ratelimitd.admin.panel.rendering import render_page, sentence
+from ratelimitd.admin.panel.rendering import render_fragment, render_page, sentence
 from ratelimitd.admin.panel.session import Visitor
 from ratelimitd.control.control import Control
 from ratelimitd.errors import (
@@ -52,9 +53,13 @@ class PanelRequest:
     visitor: Visitor
     fields: Mapping[str, str]
 
-    def render(self, template: str, *, status: int = HTTPStatus.OK, **context: object) -> Response:
+    def render(self, template: str, *, status: int = HTTPStatus.OK, **context: Any) -> Response:
         """Returns a page for this visitor."""
         return render_page(self.http, self.visitor, template, status=status, **context)
+
+    def fragment(self, template: str, **context: Any) -> Response:
+        """Returns a part of a page for this visitor."""
+        return render_fragment(self.http, self.visitor, template, **context)
 
     def redirect(self, path: str, message: str, kind: str = "good") -> Response:
         """Answers a form that was carried out: redirects to a page, which shows the message."""

@@ -13,11 +13,16 @@ from ratelimitd import __version__
 from ratelimitd.admin.panel import session
 from ratelimitd.admin.panel.session import Visitor
 from ratelimitd.core.model import Limit
-from ratelimitd.display import bucket_notes, duration, number, tokens, utc_time
+from ratelimitd.display import bucket_notes, duration, number, printable, tokens, utc_time
 
 FOLDER = Path(__file__).parent
 
+MAX_SHOWN = 80
+MAX_TITLE = 2000
+"""Characters of a text from outside that a page shows, and that its tooltip has."""
+
 NAVIGATION = (
+    ("/admin", "Usage"),
     ("/admin/limits", "Limits"),
     ("/admin/edit", "Policy text"),
     ("/admin/history", "History"),
@@ -35,6 +40,15 @@ def render_page(
         visitor=visitor, flash=session.take_flash(request), here=request.url.path, **context
     )
     return HTMLResponse(html, status)
+
+
+def render_fragment(request: Request, visitor: Visitor, template: str, **context: object) -> HTMLResponse:
+    """Returns a part of a page that a script asks for. It leaves the session as it is, message included.
+
+    So it sets no cookie: one that arrives after the visitor signed out would sign the visitor in again.
+    """
+    html = _TEMPLATES.get_template(template).render(visitor=visitor, here=request.url.path, **context)
+    return HTMLResponse(html)
 
 
 class DiffLine(NamedTuple):
@@ -73,6 +87,17 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
 
 
+def short(text: str) -> str:
+    """Returns the beginning of a text from outside, with escapes for what cannot be seen."""
+    return printable(text[:MAX_SHOWN]) + ("…" if len(text) > MAX_SHOWN else "")
+
+
+def isolated(text: str) -> str:
+    """Returns a text from outside for a tooltip: nothing in it reorders the text around it."""
+    ending = "…" if len(text) > MAX_TITLE else ""
+    return f"\N{FIRST STRONG ISOLATE}{printable(text[:MAX_TITLE])}{ending}\N{POP DIRECTIONAL ISOLATE}"
+
+
 def _digest_of_files(folder: Path) -> str:
     files = sorted(folder.iterdir())
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
@@ -93,6 +118,8 @@ _TEMPLATES.filters |= {
     "limit_text": limit_text,
     "plural": plural,
     "sentence": sentence,
+    "short": short,
+    "isolated": isolated,
 }
 _TEMPLATES.globals |= {
     "navigation": NAVIGATION,
@@ -100,7 +127,7 @@ _TEMPLATES.globals |= {
     # The digest changes the URL with the content, so that no browser shows an outdated file.
     "static": {
         name: f"/admin/static/{name}?{_digest_of_files(FOLDER / 'static')}"
-        for name in ("panel.css", "panel.js", "icon.svg")
+        for name in ("panel.css", "panel.js", "live.js", "icon.svg")
     },
     "max_name": session.MAX_NAME,
 }

@@ -23,13 +23,15 @@ from ratelimitd.admin.panel.policy_editor import (
 )
 from ratelimitd.admin.panel.replicas import replicas
 from ratelimitd.admin.panel.sign_in import form, sign_in, sign_out
+from ratelimitd.admin.panel.usage import usage, usage_parts
 from ratelimitd.control.control import Control
 from ratelimitd.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
 
 PAGES: tuple[tuple[str, Handler], ...] = (
-    ("/admin", limits),
+    ("/admin", usage),
+    ("/admin/usage", usage_parts),
     ("/admin/limits", limits),
     ("/admin/edit", editor),
     ("/admin/history", history),

@@ -42,6 +42,7 @@ POSTS = (
 )
 
 PAGES = (
+    "/admin",
     "/admin/limits",
     "/admin/edit",
     "/admin/history",

@@ -97,7 +97,7 @@ async def test_an_unknown_path_is_404(browser: Browser, path: str) -> None:
 @pytest.mark.parametrize("typed", ["/", "/admin/"])
 async def test_the_root_and_a_trailing_slash_redirect_to_the_panel(browser: Browser, typed: str) -> None:
     page = await browser.get(typed, follow_redirects=True)
-    assert (page.status_code, page.url.path, "<h1>Limits" in page.text) == (200, "/admin", True)
+    assert (page.status_code, page.url.path, "<h1>Usage" in page.text) == (200, "/admin", True)
 
 
 @pytest.mark.parametrize("name", ["panel.css", "panel.js", "icon.svg"])

@@ -77,6 +77,7 @@ async def test_a_read_only_key_shows_every_page_and_changes_nothing(control: Con
                 ["Sign out"],
                 ["Sign out", "Explain"],
                 ["Sign out", "Look up"],
+                ["Sign out", "Pause updates"],
             )
         for path in CONFIRMATIONS:
             assert (await browser.get(path)).status_code == 403

@@ -1,0 +1,44 @@
+"""Numbers, rates and durations as the charts show them: with about three significant digits."""
+
+SMALLEST = 0.001
+"""Smaller numbers are shown as less than this."""
+
+_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def figures(value: float) -> str:
+    """Returns a number with two or three significant digits, or all before the point: 0.25, 12.5, 1,234."""
+    if value == int(value):
+        return f"{value:,.0f}"
+    if value < SMALLEST:
+        return f"< {SMALLEST:g}"
+    for least, digits in ((100, ",.0f"), (10, ".1f"), (0.1, ".2f")):
+        if value >= least:
+            return f"{value:{digits}}"
+    return f"{value:.2g}"
+
+
+def compact(value: float) -> str:
+    """Returns a number in about five characters: 250, 2.5k, 40M."""
+    size, unit = next((one for one in _UNITS if value >= one[0]), (1, ""))
+    return f"{value / size:g}{unit}"
+
+
+def per_second(value: float) -> str:
+    """Returns a rate as text: 12.5/s."""
+    return f"{figures(value)}/s"
+
+
+def seconds(value: float) -> str:
+    """Returns a duration with a fitting unit: 0 s, 850 µs, 1.2 ms, 2 s."""
+    for size, unit in ((1e-3, "µs"), (1.0, "ms")):
+        if 0 < value < size * 0.9995:
+            return f"{value / size * 1000:.3g} {unit}"
+    return f"{value:.3g} s"
+
+
+def share(part: int, whole: int) -> str:
+    """Returns a part in percent: 0 %, 0.3 %, 12 %. A line does not break before the sign."""
+    percent = part / whole * 100 if whole else 0.0
+    text = f"{max(percent, 0.1):.1f}" if 0 < percent < 10 else f"{percent:.0f}"  # noqa: PLR2004 - two digits
+    return f"{text}\N{NO-BREAK SPACE}%"
