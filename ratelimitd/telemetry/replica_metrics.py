@@ -24,6 +24,7 @@ from ratelimitd.core.ports import Policies
 from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import StoreError
 from ratelimitd.telemetry.decision_counts import DecisionCounts
+from ratelimitd.telemetry.decisions_text import DecisionsText
 from ratelimitd.telemetry.histogram import BOUNDS_NS, Histogram
 from ratelimitd.telemetry.store_calls import REASONS, StoreCalls
 
@@ -62,10 +63,11 @@ class Observed:
 
 
 class ReplicaMetrics(Collector):
-    """Collects the metrics of this process."""
+    """Collects the metrics of this process; only `exposition` has the counter of decisions."""
 
     def __init__(self, observed: Observed) -> None:
         self._observed = observed
+        self._decisions = DecisionsText()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -74,12 +76,14 @@ class ReplicaMetrics(Collector):
 
     def exposition(self) -> bytes:
         """Returns the metrics in the text format of Prometheus. Any thread may call it."""
-        return generate_latest(self._registry)
+        return self._decisions.text(self._observed.decisions.totals()) + generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Yields the metrics."""
+        """Yields the metrics but the counter of decisions."""
         observed = self._observed
-        yield from _decision_metrics(observed)
+        yield _histogram(
+            "decision_seconds", "Time from the decoded request to the decision.", observed.decisions.seconds
+        )
         yield from _store_metrics(observed.calls)
         yield _gauge("in_flight", "Decisions that wait for the store.", observed.in_flight())
         yield _counter(
@@ -96,20 +100,6 @@ class ReplicaMetrics(Collector):
         )
         build.add_metric([__version__, observed.transport, platform.python_version()], 1)
         yield build
-
-
-def _decision_metrics(observed: Observed) -> Iterator[Metric]:
-    yield _counter(
-        "decisions",
-        "Decisions by their outcome, the tier that denied, the API, and whether the store was asked.",
-        ["outcome", "tier", "api", "source"],
-        observed.decisions.totals().items(),
-    )
-    yield _histogram(
-        "decision_seconds",
-        "Time from the decoded request to the decision.",
-        observed.decisions.seconds,
-    )
 
 
 def _store_metrics(calls: StoreCalls) -> Iterator[Metric]:
