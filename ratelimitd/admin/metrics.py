@@ -11,6 +11,7 @@ from ratelimitd.control.answers import Status
 from ratelimitd.control.control import Control
 from ratelimitd.control.usage_answers import DecisionTotals
 from ratelimitd.core.model import Verdict
+from ratelimitd.display import printable
 from ratelimitd.errors import RatelimitdError, StoreError
 from ratelimitd.telemetry.label_names import bounded, without_user_ids
 
@@ -77,7 +78,7 @@ def _status_metrics(status: Status) -> Iterator[Metric]:
     newest = status.revision.number
     numbers = {replica.id: replica.number for replica in status.replicas if not replica.silent}
     behind = sum(number < newest for number in numbers.values())
-    yield _gauge("policy_revision", "Number of the newest accepted policy.", newest)
+    yield _gauge("policy_newest_revision", "Number of the newest accepted policy.", newest)
     yield _gauge(
         "policy_refused",
         "1 when the text in the store is not a valid policy and so not in force.",
@@ -99,7 +100,7 @@ def _status_metrics(status: Status) -> Iterator[Metric]:
         "ratelimitd_replica_revision", "Number of the policy that a replica runs.", labels=["replica"]
     )
     for replica, number in numbers.items():
-        revisions.add_metric([replica], number)
+        revisions.add_metric([printable(replica)], number)
     yield revisions
     yield _counter(
         "unreadable_addresses",
@@ -108,10 +109,10 @@ def _status_metrics(status: Status) -> Iterator[Metric]:
         ["replica"],
     )
     yield _counter(
-        "shadow_denied",
+        "policy_shadow_denied",
         "Requests under the newest policy that a limit in shadow would have denied, by its path.",
         {(name,): count for name, count in bounded(without_user_ids(status.shadow), MAX_NAMES).items()},
-        ["name"],
+        ["rule"],
     )
 
 
@@ -124,5 +125,5 @@ def _counter(
 ) -> Metric:
     family = CounterMetricFamily(f"ratelimitd_{name}", documentation, labels=list(labels))
     for values, count in counts.items():
-        family.add_metric(list(values), count)
+        family.add_metric([printable(value) for value in values], count)
     return family

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple, TypeVar
 
 from ratelimitd.core.decision import Decision
-from ratelimitd.core.denial import denying_tier
+from ratelimitd.core.denial import denying_tier_name
 from ratelimitd.core.match import MatchedRules
 from ratelimitd.core.model import Outcome, Verdict
 from ratelimitd.core.ports import Observer
@@ -106,7 +106,7 @@ class DecisionCounts:
         return {series: cell[0] for series, cell in self._cells.copy().items()}
 
     def _denial(self, rules: MatchedRules, outcome: Outcome) -> _Cell:
-        tier, _ = denying_tier(rules.limits, rules.charge.cost, outcome.tokens)
+        tier = denying_tier_name(rules.limits, rules.charge.cost, outcome.tokens)
         try:
             return self._denied[rules, tier]
         except KeyError:
@@ -114,7 +114,7 @@ class DecisionCounts:
             return self._cell(self._denied, (rules, tier), series)
 
     def _local_denial(self, rules: MatchedRules, outcome: Outcome) -> _Cell:
-        tier, _ = denying_tier(rules.limits, rules.charge.cost, outcome.tokens)
+        tier = denying_tier_name(rules.limits, rules.charge.cost, outcome.tokens)
         return self._series_cell(Series(_DENIED, tier, self._apis.label(rules.api), "local"))
 
     def _without_outcome(self, rules: MatchedRules | None, verdict: Verdict) -> _Cell:

@@ -14,6 +14,7 @@ from ratelimitd.telemetry.label_names import bounded
 from ratelimitd.usage.layout import total_key
 from tests.admin.conftest import run_replica
 from tests.example_limits import KEY, limits_json
+from tests.metrics_document import described, documented
 from tests.replicas import replica
 from tests.usage.reporting_replica import ReportingReplica
 
@@ -34,7 +35,7 @@ async def test_an_empty_store_has_no_policy_and_no_replicas(nobody: httpx.AsyncC
     assert await scraped(nobody) == {
         ("ratelimitd_store_up", ""): 1,
         ("ratelimitd_admin_refused_keys_total", ""): 0,
-        ("ratelimitd_policy_revision", ""): 0,
+        ("ratelimitd_policy_newest_revision", ""): 0,
         ("ratelimitd_policy_refused", ""): 0,
         ("ratelimitd_policy_lost", ""): 0,
         ("ratelimitd_replicas", ""): 0,
@@ -58,15 +59,15 @@ async def test_policy_replicas_and_shadow_denials_are_counted(
     per_user = {"overrides.users.alice": 4, "overrides.users.a.b": 5}
     await Replicas(store, KEY).add_shadow(1, {"tiers.user": 3, "routes[0]": 2} | per_user)
     series = await scraped(nobody)
-    assert series["ratelimitd_policy_revision", ""] == 1
+    assert series["ratelimitd_policy_newest_revision", ""] == 1
     assert series["ratelimitd_policy_refused", ""] == 1
     assert series["ratelimitd_replicas", ""] == 2
     assert series["ratelimitd_replicas_behind", ""] == 1
     assert series["ratelimitd_replica_revision", "a"] == 1
     assert series["ratelimitd_replica_revision", "b"] == 0
-    assert series["ratelimitd_shadow_denied_total", "tiers.user"] == 3
-    assert series["ratelimitd_shadow_denied_total", "routes[0]"] == 2
-    assert series["ratelimitd_shadow_denied_total", "overrides.users"] == 9
+    assert series["ratelimitd_policy_shadow_denied_total", "tiers.user"] == 3
+    assert series["ratelimitd_policy_shadow_denied_total", "routes[0]"] == 2
+    assert series["ratelimitd_policy_shadow_denied_total", "overrides.users"] == 9
     assert not any("alice" in name for _, name in series)
 
 
@@ -122,7 +123,7 @@ async def test_a_store_with_damaged_revisions_is_up(store: Redis, nobody: httpx.
     await store.hset("{rate_limit:config}:revisions", mapping={"head": "7", "7": "damaged", "stored": ""})
     series = await scraped(nobody)
     assert series["ratelimitd_store_up", ""] == 1
-    assert series["ratelimitd_policy_revision", ""] == 7
+    assert series["ratelimitd_policy_newest_revision", ""] == 7
 
 
 def test_shadow_denials_have_at_most_100_series() -> None:
@@ -134,3 +135,20 @@ def test_shadow_denials_have_at_most_100_series() -> None:
     assert found["overrides.users.150"] == 150
     assert "overrides.users.051" not in found
     assert bounded({"a": 1}, MAX_NAMES) == {"a": 1}
+
+
+async def test_the_document_lists_the_metrics_of_the_admin_service(
+    store: Redis, control: Control, nobody: httpx.AsyncClient
+) -> None:
+    """Compares name, type and labels, both ways."""
+    await control.apply(limits_json(), author="alice", note="", expected=Expected(0))
+    await run_replica(store, "a", 1)
+    await Replicas(store, KEY).add_shadow(1, {"tiers.user": 3})
+    assert described((await nobody.get("/metrics")).text) == documented("Admin service")
+
+
+def test_no_metric_is_both_a_replica_and_an_admin_metric() -> None:
+    replicas, admin = (
+        {metric.name for metric in documented(section)} for section in ("Replicas", "Admin service")
+    )
+    assert replicas & admin == set()

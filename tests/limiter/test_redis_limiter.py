@@ -101,27 +101,30 @@ def _handshake_then(reply: bytes) -> Callable[[bytes], bytes]:
 
 
 @pytest.mark.parametrize(
-    "reply",
+    ("reply", "reason"),
     [
-        b"*1\r\n:1\r\n",
-        b":1\r\n",
-        b"$2\r\nhi\r\n",
-        b"*2\r\n:1\r\n$1\r\nx\r\n",
-        b"-LOADING Redis is loading the dataset in memory\r\n",
-        b"-OOM command not allowed when used memory > 'maxmemory'.\r\n",
-        b"-READONLY You can't write against a read only replica.\r\n",
-        b"-NOAUTH Authentication required.\r\n",
-        b"-BUSY Redis is busy running a script.\r\n",
-        b"?what\r\n",
+        (b"*1\r\n:1\r\n", "reply"),
+        (b":1\r\n", "reply"),
+        (b"$2\r\nhi\r\n", "reply"),
+        (b"*2\r\n:1\r\n$1\r\nx\r\n", "reply"),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", "connection"),
+        (b"-OOM command not allowed when used memory > 'maxmemory'.\r\n", "refused"),
+        (b"-READONLY You can't write against a read only replica.\r\n", "refused"),
+        (b"-NOAUTH Authentication required.\r\n", "connection"),
+        (b"-BUSY Redis is busy running a script.\r\n", "refused"),
+        (b"?what\r\n", "connection"),
     ],
 )
-async def test_an_error_or_an_invalid_reply_is_a_store_error(tmp_path: Path, reply: bytes) -> None:
+async def test_an_error_or_an_invalid_reply_is_a_store_error(
+    tmp_path: Path, reply: bytes, reason: str
+) -> None:
     async with (
         _serving(tmp_path / "s", _handshake_then(reply)),
         Link(connector(f"unix://{tmp_path}/s")) as link,
     ):
-        with pytest.raises(StoreError):
+        with pytest.raises(StoreError) as error:
             await take_batch(RedisLimiter(link), [request()])
+    assert error.value.reason == reason
 
 
 async def test_a_key_of_another_type_is_replaced_and_logged(link: Link, store: Redis) -> None:
