@@ -3,12 +3,13 @@
 The parts are closed in the reverse order of their opening, so the store outlives its users.
 """
 
+import asyncio
 import gc
 import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from ratelimitd import __version__
@@ -17,6 +18,7 @@ from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.deny_cache import DenyCache
 from ratelimitd.limiter.redis_limiter import RedisLimiter, greeting
 from ratelimitd.process import descriptors
+from ratelimitd.rate_text import per_second
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replica
 from ratelimitd.settings import Settings
@@ -24,6 +26,7 @@ from ratelimitd.store.client import connector, open_client
 from ratelimitd.store.fresh_pool import pool_of
 from ratelimitd.store.link import SILENCE_S, Link
 from ratelimitd.telemetry.decision_counts import DecisionCounts
+from ratelimitd.telemetry.denial_log import DenialLog
 from ratelimitd.telemetry.observers import ObserverErrorLog
 from ratelimitd.telemetry.store_calls import StoreCalls
 from ratelimitd.telemetry.traces.wrappers import Decide, open_traces
@@ -80,6 +83,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decide]:
         additions = Additions(settings.config_key, replica.id)
         usage = UsageReport(client, additions, Sampler(counts, calls), bucket)
         await stack.enter_async_context(usage.reporting())
+        denials = [stack.enter_context(log) for log in _denial_logs(settings)]
         await stack.enter_async_context(descriptors.watched())
         await link.settled()
         _reduce_garbage_collection()
@@ -89,11 +93,16 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decide]:
             sources=settings.sources(on_unreadable=unreadable),
             key_prefix=settings.key_prefix,
             on_store_error=settings.on_store_error,
-            observers=(policies.shadow_counts, counts),
+            observers=(policies.shadow_counts, counts, *denials),
             on_observer_error=ObserverErrorLog(),
             now_ns=time.perf_counter_ns,
         )
         yield traces.of_decisions(decider, policies.revision_of)
+
+
+def _denial_logs(settings: Settings) -> Iterator[DenialLog]:
+    if settings.log_denials:
+        yield DenialLog(per_second(settings.log_denials), asyncio.get_running_loop())
 
 
 def _replica(settings: Settings) -> Replica:

@@ -16,6 +16,7 @@ from ratelimitd.core.identity import HEADER_NAME, Source, Unreadable, ignore_unr
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.errors import SettingsError
 from ratelimitd.pydantic_text import reason_of
+from ratelimitd.rate_text import per_second
 from ratelimitd.service_links import is_service_link
 from ratelimitd.store_url import check_store_url
 from ratelimitd.whole_number import whole_number_in_text
@@ -33,6 +34,9 @@ CONFIG_KEY = "rate_limit:config"
 
 SECRET = {"redis_url", "admin_key", "admin_read_key"}
 """Settings whose value is never shown. A URL may contain a password."""
+
+MIN_LINES_PER_SECOND, MAX_LINES_PER_SECOND = per_second("1/day"), 1000
+"""Bounds of `log_denials`. Writing a line takes about 50 us."""
 
 MIN_SIMILARITY = 0.62
 """A setting less similar to an unknown name is not suggested; `transport` is 0.615 for `port`."""
@@ -135,7 +139,7 @@ class Settings(BaseModel):
     )
     log_denials: str = Field(
         "",
-        description="Maximum rate of log lines about denied requests, such as 10/s. Empty: none.",
+        description="Maximum rate of log lines about denied requests, such as 10/s or 100/min. Empty: none.",
     )
     metrics_listen: str = Field(
         "127.0.0.1:9091",
@@ -186,6 +190,19 @@ class Settings(BaseModel):
     def _listen_mode_lets_the_owner_connect(cls, value: str) -> str:
         if not re.fullmatch("(0?[67][0-7]{2})?", value):
             raise ValueError("must be three octal digits such as 660, the first 6 or 7, or empty")
+        return value
+
+    @field_validator("log_denials")
+    @classmethod
+    def _log_denials_is_a_rate_that_is_written(cls, value: str, info: ValidationInfo) -> str:
+        if not value:
+            return value
+        if not MIN_LINES_PER_SECOND <= per_second(value) <= MAX_LINES_PER_SECOND:
+            raise ValueError(f"must be from 1/day to {MAX_LINES_PER_SECOND}/s")
+        if info.data.get("log_level", "info") not in {"debug", "info"}:
+            raise ValueError(
+                f"needs {env_name('log_level')} info or debug, because these lines have level info"
+            )
         return value
 
     @field_validator("redis_url")

@@ -79,7 +79,12 @@ def denied_fields(tier: TierName, retry_after_us: int | None) -> Headers:
     )
     if retry_after_us is None:
         return fields
-    return (("retry-after", str(min(whole_seconds(retry_after_us), MAX_RETRY_AFTER_S))), *fields)
+    return (("retry-after", str(retry_after_s(retry_after_us))), *fields)
+
+
+def retry_after_s(retry_after_us: int) -> int:
+    """Retry-After for a wait in microseconds."""
+    return min(whole_seconds(retry_after_us), MAX_RETRY_AFTER_S)
 
 
 def grpc_fields(request: Request, code: GrpcCode) -> Headers:

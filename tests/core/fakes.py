@@ -63,6 +63,8 @@ def decider_over(
     policy: PolicySet = FLAT_POLICY,
     observers: Sequence[Observer] = (),
     on_observer_error: Callable[[Observer, Exception], None] = lambda _observer, _error: None,
+    *,
+    now_ns: Callable[[], int] = lambda: 0,
 ) -> Decider:
     """Returns a decider that uses this limiter."""
     return Decider(
@@ -73,6 +75,7 @@ def decider_over(
         on_store_error=on_store_error,
         observers=observers,
         on_observer_error=on_observer_error,
+        now_ns=now_ns,
     )
 
 

@@ -226,3 +226,34 @@ def test_a_mode_that_shuts_out_the_owner_or_is_not_octal_is_refused(mode: str) -
 
 def test_a_tcp_address_has_no_mode() -> None:
     assert load({}, {"listen_mode": "660"}).listen_address() == TcpAddress("127.0.0.1", 50051)
+
+
+@pytest.mark.parametrize("rate", ["10/s", "100/min", "1/h", "1/day", "0.5/s", "1000/s", "1e2/s"])
+def test_the_log_of_denials_has_a_rate(rate: str) -> None:
+    assert load({}, {"log_denials": rate}).log_denials == rate
+
+
+@pytest.mark.parametrize(
+    ("rate", "problem"),
+    [
+        ("10", "must be a number, a slash and s, min, h or day, such as 100/min"),
+        ("10/m", "must be a number, a slash and s, min, h or day, such as 100/min"),
+        ("-1/s", "must be a number, a slash and s, min, h or day, such as 100/min"),
+        ("0/s", "must be from 1/day to 1000/s"),
+        ("0.5/day", "must be from 1/day to 1000/s"),
+        ("1001/s", "must be from 1/day to 1000/s"),
+    ],
+)
+def test_an_impossible_rate_of_the_log_of_denials_is_refused(rate: str, problem: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({}, {"log_denials": rate})
+    assert str(caught.value) == f"RATELIMITD_LOG_DENIALS is {rate!r}: {problem}"
+
+
+@pytest.mark.parametrize("level", ["warning", "ERROR"])
+def test_the_log_of_denials_needs_a_level_at_which_it_is_written(level: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"^RATELIMITD_LOG_DENIALS .*needs RATELIMITD_LOG_LEVEL info or debug"
+    ):
+        load({}, {"log_denials": "10/s", "log_level": level})
+    assert load({}, {"log_denials": "", "log_level": level}).log_denials == ""
