@@ -3,14 +3,14 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
+from socket import socket
 
 import structlog
 
 from ratelimitd import __version__
-from ratelimitd.address import Address
 from ratelimitd.decider import open_decider
 from ratelimitd.errors import ChildError
 from ratelimitd.process import descriptors
@@ -19,8 +19,10 @@ from ratelimitd.settings import EMBEDDED, Settings, environment
 from ratelimitd.store.client import refuse_unsupported
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.telemetry.logs import configure_logs
+from ratelimitd.telemetry.metrics_server import serve_metrics
 from ratelimitd.telemetry.traces.variables import prepare_environment
 from ratelimitd.transport.listener import Listener
+from ratelimitd.transport.metrics_sockets import open_metrics_sockets
 from ratelimitd.transport.selection import TransportName, select_transport
 
 HOSTED = "ratelimitd.asgi:application"
@@ -36,46 +38,55 @@ async def run_service(settings: Settings, transport: TransportName) -> AsyncIter
     """
     settings = settings.model_copy(update={"transport": transport})
     async with AsyncExitStack() as stack:
+        metrics_sockets = await asyncio.to_thread(
+            open_metrics_sockets, settings, beside=settings.listen_address()
+        )
+        for one in metrics_sockets:
+            stack.enter_context(one)
         if settings.redis_url == EMBEDDED:
             url = await stack.enter_async_context(embedded_store())
             structlog.get_logger("ratelimitd").info("embedded_store", url=url)
             settings = settings.model_copy(update={"redis_url": url})
         await refuse_unsupported(settings.redis_url)
         serving = _hosted if transport == "fast" else _in_this_process
-        yield await stack.enter_async_context(serving(settings, settings.listen_address()))
+        yield await stack.enter_async_context(serving(settings, metrics_sockets))
 
 
 @asynccontextmanager
-async def _in_this_process(settings: Settings, address: Address) -> AsyncIterator[Listener]:
+async def _in_this_process(settings: Settings, metrics_sockets: Sequence[socket]) -> AsyncIterator[Listener]:
     # grpc would write lines of its own about malformed calls and failed connections, which are not JSON.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from ratelimitd.transport.grpcio import serve_grpcio  # noqa: PLC0415 - grpc takes 17 MB
     from ratelimitd.transport.services import unary_methods  # noqa: PLC0415 - protobuf takes memory too
 
+    descriptors.silence_accept_errors()
     async with (
-        open_decider(settings) as decider,
+        open_decider(settings) as (decide, exposition),
+        serve_metrics(settings.metrics_address(), metrics_sockets, exposition) as metrics,
         serve_grpcio(
-            unary_methods(decider),
-            address,
+            unary_methods(decide),
+            settings.listen_address(),
             max_message_bytes=settings.max_message_bytes,
             drain_s=settings.drain_s,
             max_connection_age_s=settings.max_connection_age_s,
+            on_leave=metrics.leave,
         ) as listener,
     ):
         yield listener
 
 
 @asynccontextmanager
-async def _hosted(settings: Settings, address: Address) -> AsyncIterator[Listener]:
+async def _hosted(settings: Settings, metrics_sockets: Sequence[socket]) -> AsyncIterator[Listener]:
     from ratelimitd.transport.fast.supervisor import serve_hosted  # noqa: PLC0415 - its library is an extra
 
     environ = os.environ | environment(settings)
     async with serve_hosted(
         HOSTED,
-        address,
+        settings.listen_address(),
         environ=environ,
         drain_s=settings.drain_s,
         max_connection_age_s=settings.max_connection_age_s,
+        metrics_sockets=metrics_sockets,
     ) as listener:
         yield listener
 

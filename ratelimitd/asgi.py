@@ -9,8 +9,10 @@ from ratelimitd.decider import open_decider
 from ratelimitd.process.event_loop import use_daemon_threads
 from ratelimitd.settings import load
 from ratelimitd.telemetry.logs import configure_logs
+from ratelimitd.telemetry.metrics_server import serve_metrics
 from ratelimitd.transport.fast.application import HostedApplication, HostedService
 from ratelimitd.transport.fast.supervisor import LIFELINE
+from ratelimitd.transport.metrics_sockets import inherited
 from ratelimitd.transport.services import unary_methods
 
 
@@ -20,13 +22,17 @@ async def _open_service() -> AsyncIterator[HostedService]:
     configure_logs(settings.log_level, settings.log_format)
     use_daemon_threads(asyncio.get_running_loop())
     lifeline = os.environ.get(LIFELINE)
-    async with open_decider(settings) as decider:
+    async with (
+        open_decider(settings) as (decide, exposition),
+        serve_metrics(settings.metrics_address(), inherited(os.environ), exposition) as metrics,
+    ):
         yield HostedService(
-            unary_methods(decider),
+            unary_methods(decide),
             bound_s=settings.store_timeout_ms / 1000,
             max_message_bytes=settings.max_message_bytes,
             drain_s=settings.drain_s,
             lifeline=None if lifeline is None else int(lifeline),
+            on_leave=metrics.leave,
         )
 
 

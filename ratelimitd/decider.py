@@ -9,8 +9,9 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
 
 from ratelimitd import __version__
 from ratelimitd.core.decide import Decider
@@ -28,6 +29,7 @@ from ratelimitd.store.link import SILENCE_S, Link
 from ratelimitd.telemetry.decision_counts import DecisionCounts
 from ratelimitd.telemetry.denial_log import DenialLog
 from ratelimitd.telemetry.observers import ObserverErrorLog
+from ratelimitd.telemetry.replica_metrics import Observed, ReplicaMetrics
 from ratelimitd.telemetry.store_calls import StoreCalls
 from ratelimitd.telemetry.traces.wrappers import Decide, open_traces
 from ratelimitd.telemetry.unreadable_addresses import UnreadableAddresses
@@ -40,8 +42,21 @@ GC_THRESHOLD = 50_000
 """Objects created between two runs of the garbage collector: as many as some thousand decisions hold."""
 
 
+class Deciding(NamedTuple):
+    """An open decision.
+
+    Args:
+        decide: returns the decision on a request.
+        exposition: returns the metrics of this process in the text format of Prometheus. Any thread may
+            call it.
+    """
+
+    decide: Decide
+    exposition: Callable[[], bytes]
+
+
 @asynccontextmanager
-async def open_decider(settings: Settings) -> AsyncIterator[Decide]:
+async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
     """Opens the decision over the store of the settings, until the end of the block.
 
     The block begins once the store has answered on the decisions' own connection, so no decision waits for a
@@ -97,7 +112,19 @@ async def open_decider(settings: Settings) -> AsyncIterator[Decide]:
             on_observer_error=ObserverErrorLog(),
             now_ns=time.perf_counter_ns,
         )
-        yield traces.of_decisions(decider, policies.revision_of)
+        metrics = ReplicaMetrics(
+            Observed(
+                transport=settings.transport,
+                decisions=counts,
+                calls=calls,
+                in_flight=lambda: batcher.in_flight,
+                policies=policies,
+                revision=lambda: policies.number,
+                shadow_denied=lambda: policies.shadow_counts.totals,
+                global_bucket=bucket.tokens,
+            )
+        )
+        yield Deciding(traces.of_decisions(decider, policies.revision_of), metrics.exposition)
 
 
 def _denial_logs(settings: Settings) -> Iterator[DenialLog]:

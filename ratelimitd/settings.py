@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from ratelimitd.address import DEFAULT_LISTEN, Address, UnixAddress, parse_address
+from ratelimitd.address import DEFAULT_LISTEN, Address, TcpAddress, UnixAddress, parse_address
 from ratelimitd.core.identity import HEADER_NAME, Source, Unreadable, ignore_unreadable, parse_sources
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.errors import SettingsError
@@ -40,6 +40,12 @@ MIN_LINES_PER_SECOND, MAX_LINES_PER_SECOND = per_second("1/day"), 1000
 
 MIN_SIMILARITY = 0.62
 """A setting less similar to an unknown name is not suggested; `transport` is 0.615 for `port`."""
+
+EMPTY_MEANS_OFF = {"metrics_listen"}
+"""Settings whose variable counts as set when it is empty, because that turns something off."""
+
+OFF = "off"
+"""The value of `metrics_listen` that means the same as an empty one."""
 
 EMBEDDED = "embedded"
 """The store URL that stands for the bundled Valkey, started as a child process."""
@@ -144,7 +150,7 @@ class Settings(BaseModel):
     metrics_listen: str = Field(
         "127.0.0.1:9091",
         description="Address of the HTTP server of `/metrics` and `/healthz`: HOST:PORT or [IPV6]:PORT. "
-        "Empty: off.",
+        "Empty, or `off`: none.",
     )
     top_users: Literal["on", "hashed", "off"] = Field(
         "on",
@@ -172,6 +178,20 @@ class Settings(BaseModel):
     @classmethod
     def _listen_is_an_address(cls, value: str) -> str:
         parse_address(value)
+        return value
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _metrics_listen_is_a_tcp_address_or_off(cls, value: str) -> str:
+        if value.lower() in {"", OFF}:
+            return ""
+        expected = f"must be HOST:PORT or [IPV6]:PORT, or `{OFF}`"
+        try:
+            address = parse_address(value)
+        except ValueError as error:
+            raise ValueError(expected) from error
+        if isinstance(address, UnixAddress):
+            raise ValueError(f"{expected}; Prometheus cannot scrape a Unix socket")  # noqa: TRY004 - for pydantic
         return value
 
     @field_validator("*", mode="before")
@@ -239,6 +259,11 @@ class Settings(BaseModel):
             return UnixAddress(address.path, int(self.listen_mode, 8))
         return address
 
+    def metrics_address(self) -> TcpAddress | None:
+        """Returns the address of the HTTP server of the metrics, or None if there is none."""
+        address = parse_address(self.metrics_listen) if self.metrics_listen else None
+        return address if isinstance(address, TcpAddress) else None
+
     def sources(self, on_unreadable: Unreadable = ignore_unreadable) -> tuple[Source, ...]:
         """Returns the identity sources in order of preference.
 
@@ -261,9 +286,9 @@ def environment(settings: Settings) -> dict[str, str]:
 def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:
     """Makes settings from the environment and from flags, which win unless they are None.
 
-    White space around a value is removed. A variable without a value counts as not set; a flag without one
-    does not, since it may be meant to win over a variable. Raises SettingsError with all problems, one per
-    line.
+    White space around a value is removed. A variable without a value counts as not set, but for
+    EMPTY_MEANS_OFF; a flag without one does not, since it may be meant to win over a variable. Raises
+    SettingsError with all problems, one per line.
     """
     given: dict[str, Any] = {}
     problems = []
@@ -272,7 +297,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Setting
             name = variable.removeprefix(PREFIX).lower()
             if name not in Settings.model_fields:
                 problems.append(f"unknown setting {variable}; {_suggestion(variable)}")
-            elif value.strip():
+            elif value.strip() or name in EMPTY_MEANS_OFF:
                 given[name] = value.strip()
     given |= {name: value.strip() for name, value in flags.items() if value is not None}
     try:

@@ -24,6 +24,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 os.environ["no_grpc_proxy"] = "127.0.0.1,localhost"  # noqa: SIM112 - grpc reads no other spelling
 
 
+# Several services run at the same time, so each listens on a free port.
+os.environ["RATELIMITD_METRICS_LISTEN"] = "127.0.0.1:0"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Rejects tests with equal node IDs, because pytest-xdist would run only one of them."""
     counts = Counter(item.nodeid for item in items)

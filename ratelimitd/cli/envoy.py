@@ -13,6 +13,7 @@ from ratelimitd.errors import FrontConfigError, MissingExtraError, SettingsError
 from ratelimitd.settings import EMBEDDED, env_name
 from ratelimitd.store.client import refuse_unsupported
 from ratelimitd.telemetry.traces.variables import prepare_environment
+from ratelimitd.transport.metrics_sockets import open_metrics_sockets
 
 
 def envoy(
@@ -53,7 +54,7 @@ def envoy(
         typer.echo(yaml.safe_dump(changed, sort_keys=False), nl=False)
         return
     prepare_environment(os.environ)
+    metrics_sockets = open_metrics_sockets(chosen, beside=None)
     asyncio.run(refuse_unsupported(chosen.redis_url))
-    bootstrap.become(
-        changed, environ={**os.environ, **settings.environment(chosen)}, arguments=arguments or []
-    )
+    environ = {**os.environ, **settings.environment(chosen)}
+    bootstrap.become(changed, environ=environ, arguments=arguments or [], metrics_sockets=metrics_sockets)

@@ -41,10 +41,11 @@ def backend(address: TcpAddress) -> Part:
     return Part("backend", command, partial(_http_ok, address, "/health"))
 
 
-def replica(number: int, address: TcpAddress, flags: Sequence[str]) -> Part:
-    """Returns a ratelimitd that listens on `address`."""
+def replica(number: int, address: TcpAddress, metrics: TcpAddress, flags: Sequence[str]) -> Part:
+    """Returns a ratelimitd that listens on `address`, with its metrics at `metrics`."""
     # Envoy stops first, so a replica need not wait until Envoy notices that it leaves.
-    command = [*_PYTHON, "ratelimitd", "serve", "--leave-s", "0", "--listen", str(address), *flags]
+    command = [*_PYTHON, "ratelimitd", "serve", "--leave-s", "0", "--listen", str(address)]
+    command += ["--metrics-listen", str(metrics), *flags]
     return Part(f"ratelimitd-{number}", command, partial(_grpc_serving, address))
 
 

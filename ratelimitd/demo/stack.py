@@ -25,10 +25,12 @@ ADDRESS_HEADER = "x-ratelimitd-client-address"
 class Stack:
     """A running system: its addresses, its processes, and the folder of their logs, one `NAME.log` each.
 
-    `admin` is Envoy's admin interface. `panel` is the admin service, None if it was not started.
+    `metrics` has the address of each replica's metrics. `admin` is Envoy's admin interface. `panel` is the
+    admin service, None if it was not started.
     """
 
     replicas: tuple[TcpAddress, ...]
+    metrics: tuple[TcpAddress, ...]
     front: TcpAddress
     admin: TcpAddress
     panel: TcpAddress | None
@@ -59,9 +61,11 @@ async def running_stack(
     front = TcpAddress(LOOPBACK, front_port or free_port())
     free_binding(front)
     backend, admin, *services = (TcpAddress(LOOPBACK, free_port()) for _ in range(2 + replicas))
+    metrics = [TcpAddress(LOOPBACK, free_port()) for _ in services]
     panel = TcpAddress(LOOPBACK, free_port()) if admin_key else None
     behind = [parts.backend(backend)]
-    behind += [parts.replica(number, address, flags) for number, address in enumerate(services, start=1)]
+    for number, (address, scraped) in enumerate(zip(services, metrics, strict=True), start=1):
+        behind.append(parts.replica(number, address, scraped, flags))
     if panel is not None:
         behind.append(parts.admin_service(panel, services[0], admin_key))
     environ = _environment(store_url)
@@ -73,7 +77,7 @@ async def running_stack(
         clusters = {"ratelimitd": services, "backend": [backend]}
         config.write_text(envoy_config(listener=front, admin=admin, clusters=clusters))
         children += await _start(stack, [parts.envoy(config, admin)], logs, environ)
-        yield Stack(tuple(services), front, admin, panel, tuple(children), logs)
+        yield Stack(tuple(services), tuple(metrics), front, admin, panel, tuple(children), logs)
 
 
 def _environment(store_url: str) -> dict[str, str]:

@@ -20,8 +20,7 @@ import structlog
 from ratelimitd.address import TcpAddress
 from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.telemetry.http_connections import HttpConnections, Response, sentence
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from ratelimitd.telemetry.replica_metrics import CONTENT_TYPE
 
 PAUSE = 9
 """The pause between two renderings, as a multiple of the time that the first one took."""

@@ -76,6 +76,16 @@ def open_sockets(address: TcpAddress) -> list[socket.socket]:
     return servers
 
 
+def overlap(one: TcpAddress, other: TcpAddress) -> bool:
+    """Whether both cannot be listened on at once. A host that cannot be resolved overlaps with nothing."""
+    if one.port != other.port:
+        return False
+    try:
+        return one.every or other.every or not set(_hosts(one.host)).isdisjoint(_hosts(other.host))
+    except (OSError, UnicodeError):
+        return False
+
+
 @contextmanager
 def ipv6_port_taken(address: Address) -> Iterator[None]:
     """Occupies the IPv6 port of `0.0.0.0:PORT`; does nothing for any other address.

@@ -91,12 +91,13 @@ async def serve_grpcio(
     max_message_bytes: int,
     drain_s: float,
     max_connection_age_s: int = 0,
+    on_leave: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Listener]:
     """Serves these methods until the end of the block. The listener's address holds the port actually bound.
 
     At the end, health turns to NOT_SERVING, new calls are refused, and calls in flight have `drain_s` seconds
-    to finish. After `max_connection_age_s` seconds, a caller is asked to connect again; 0 for never. Raises
-    ListenError.
+    to finish. After `max_connection_age_s` seconds, a caller is asked to connect again; 0 for never.
+    `on_leave` is called when health turns to NOT_SERVING. Raises ListenError.
     """
     binding = await asyncio.to_thread(free_binding, address)
     server = grpc.aio.server(
@@ -112,7 +113,7 @@ async def serve_grpcio(
     )
     log = BoundedLog("ratelimitd.grpcio")
     names = service_names(methods)
-    status = health.Health(("", *names))
+    status = health.Health(("", *names), on_leave)
     described = reflection.Reflection((*names, health.SERVICE, reflection.SERVICE))
     for path, method in methods.items():
         _register(

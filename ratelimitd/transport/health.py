@@ -1,7 +1,7 @@
 """grpc.health.v1.Health: whether this replica should get new calls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from google.protobuf.message import DecodeError
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -14,10 +14,11 @@ SERVICE = "grpc.health.v1.Health"
 
 
 class Health:
-    """SERVING for each of `services`, until `leave`."""
+    """SERVING for each of `services`, until `leave`, which also calls `on_leave`."""
 
-    def __init__(self, services: Iterable[str]) -> None:
+    def __init__(self, services: Iterable[str], on_leave: Callable[[], None] = lambda: None) -> None:
         self._services = frozenset(services)
+        self._on_leave = on_leave
         self._leaving = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -29,10 +30,11 @@ class Health:
     def leave(self) -> None:
         """Turns the status to NOT_SERVING, and sends it to callers of `watch`."""
         self._leaving.set()
+        self._on_leave()
 
     def end(self) -> None:
         """Ends the calls of `watch`."""
-        self._leaving.set()
+        self.leave()
         self._ended.set()
 
     async def check(self, payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -47,7 +47,7 @@ async def test_the_address_header_is_read_and_unreadable_values_are_reported(
     )  # without a refill no bucket expires during the test
     flags = ("--address-header", "X-Client", "--listen", "127.0.0.1:0", "--leave-s", "0")
     async with started("serve", "--transport", transport, "--redis-url", store_url, *flags) as process:
-        target = json.loads(await line_with(process, "listening"))["address"]
+        target = json.loads(await line_with(process, '"listening"'))["address"]
         for value in READABLE:
             await checked(target, value)
         keys = set(READABLE.values())

@@ -80,7 +80,7 @@ async def test_a_service_with_its_own_store_starts_answers_and_stops(tmp_path: P
     env |= {"RATELIMITD_STORE_TIMEOUT_MS": "", "RATELIMITD_LOG_LEVEL": "INFO"}
     flags = ("--redis-url", "embedded", "--listen", "127.0.0.1:0", "--leave-s", "0")
     async with started("serve", "--transport", transport, *flags, env=env) as process:
-        line = json.loads(await line_with(process, "listening"))
+        line = json.loads(await line_with(process, '"listening"'))
         assert await command.run("health", line["address"]) == Result(0, "SERVING\n", "")
         process.send_signal(signal.SIGTERM)
         status, output = await end_of(process)
@@ -106,7 +106,7 @@ async def test_by_default_the_transport_is_fast_where_it_can_run(
 ) -> None:
     arguments = ("serve", "--redis-url", store_url, "--listen", "127.0.0.1:0", "--leave-s", "0")
     async with started(*arguments, program=program) as process:
-        line = json.loads(await line_with(process, "listening"))
+        line = json.loads(await line_with(process, '"listening"'))
         assert (line["transport"], line["reason"]) == (transport, reason)
         output = (await command.run("policy", "status", "--json", "--redis-url", store_url)).out
         assert [replica["transport"] for replica in json.loads(output)["replicas"]] == [transport]
@@ -120,7 +120,7 @@ async def test_ctrl_c_reaches_the_service_before_its_store(tmp_path: Path, trans
     async with started(
         "serve", "--transport", transport, "--redis-url", "embedded", "--listen", "127.0.0.1:0", env=env
     ) as process:
-        await line_with(process, "listening")
+        await line_with(process, '"listening"')
         os.killpg(process.pid, signal.SIGINT)
         status, output = await end_of(process)
     assert status == 0
@@ -160,7 +160,7 @@ async def test_serve_listens_on_a_unix_socket(tmp_path: Path, transport: str) ->
     target = f"unix:{tmp_path}/r.sock"
     flags = ("--redis-url", f"unix://{tmp_path}/none.sock", "--listen", target, "--leave-s", "0")
     async with started("serve", "--transport", transport, *flags) as process:
-        await line_with(process, "listening")
+        await line_with(process, '"listening"')
         assert await command.run("health", target) == Result(0, "SERVING\n", "")
         assert (await run("health", env={"RATELIMITD_LISTEN": f" {target}"})) == (0, "SERVING\n")
         process.send_signal(signal.SIGHUP)
@@ -171,7 +171,7 @@ async def test_serve_listens_on_a_unix_socket(tmp_path: Path, transport: str) ->
 async def test_health_turns_to_not_serving_on_sigterm(transport: str) -> None:
     flags = ("--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0", "--leave-s", "300")
     async with started("serve", "--transport", transport, *flags) as process:
-        address = json.loads(await line_with(process, "listening"))["address"]
+        address = json.loads(await line_with(process, '"listening"'))["address"]
         async with grpc.aio.insecure_channel(address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
@@ -203,7 +203,7 @@ async def test_files_in_the_working_directory_are_not_loaded(tmp_path: Path, tra
         (tmp_path / file).write_text("not to be loaded")
     flags = ("--transport", transport, "--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0")
     async with started("serve", *flags, cwd=tmp_path) as process:
-        await line_with(process, "listening")
+        await line_with(process, '"listening"')
         process.send_signal(signal.SIGINT)
         assert (await end_of(process))[0] == 0
 
@@ -211,7 +211,7 @@ async def test_files_in_the_working_directory_are_not_loaded(tmp_path: Path, tra
 async def test_the_service_ends_with_its_host(tmp_path: Path) -> None:
     flags = ("--transport", "fast", "--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0")
     async with started("serve", *flags, env={"TMPDIR": str(tmp_path)}) as process:
-        await line_with(process, "listening")
+        await line_with(process, '"listening"')
         (envoy,) = [pid for pid, name in left_running(str(tmp_path)).items() if name.endswith("/envoy")]
         os.kill(envoy, signal.SIGKILL)
         status, rest = await end_of(process)
@@ -222,7 +222,7 @@ async def test_the_service_ends_with_its_host(tmp_path: Path) -> None:
 async def test_the_host_ends_with_the_service(tmp_path: Path) -> None:
     flags = ("--transport", "fast", "--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0")
     async with started("serve", *flags, env={"TMPDIR": str(tmp_path)}) as process:
-        await line_with(process, "listening")
+        await line_with(process, '"listening"')
         process.kill()
         await process.wait()
 

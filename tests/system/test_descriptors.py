@@ -23,7 +23,7 @@ os.execv(sys.executable, [sys.executable, "-m", "ratelimitd", *sys.argv[1:]])
 async def test_a_service_without_free_descriptors_logs_one_line_and_recovers(transport: str) -> None:
     flags = ("--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0", "--leave-s", "0")
     async with started("serve", "--transport", transport, *flags, program=("-c", LIMITED)) as process:
-        address = json.loads(await line_with(process, "listening"))["address"]
+        address = json.loads(await line_with(process, '"listening"'))["address"]
         host, _, port = address.rpartition(":")
         with ExitStack() as connections:
             for _ in range(LIMIT):

@@ -31,7 +31,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 async def test_the_service_stops_in_time(transport: str, env: dict[str, str]) -> None:
     flags = ("--listen", "127.0.0.1:0", "--leave-s", "0", "--drain-s", "1")
     async with started("serve", "--transport", transport, *flags, env=env) as process:
-        await line_with(process, "listening")
+        await line_with(process, '"listening"')
         process.send_signal(signal.SIGTERM)
         status, output = await end_of(process)
     assert status == 0

@@ -74,7 +74,7 @@ async def fast_service(store_url: str) -> AsyncIterator[TcpAddress]:
     """Runs a replica on the transport `fast`."""
     flags = ("--transport", "fast", "--redis-url", store_url, "--listen", "127.0.0.1:0", "--leave-s", "0")
     async with started("serve", *flags, "--address-header", ADDRESS_HEADER) as process:
-        host, _, port = json.loads(await line_with(process, "listening"))["address"].rpartition(":")
+        host, _, port = json.loads(await line_with(process, '"listening"'))["address"].rpartition(":")
         yield TcpAddress(host, int(port))
 
 

@@ -62,7 +62,7 @@ async def front(
     flags = ("serve", "--transport", transport, "--listen", "127.0.0.1:0", "--leave-s", "0", *more)
     listener, admin = TcpAddress(LOOPBACK, free_port()), TcpAddress(LOOPBACK, free_port())
     async with started(*flags, env=env) as service:
-        address = parse_address(json.loads(await line_with(service, "listening"))["address"])
+        address = parse_address(json.loads(await line_with(service, '"listening"'))["address"])
         assert isinstance(address, TcpAddress)
         config = folder / "envoy.yaml"
         config.write_text(yaml.safe_dump(front_config(listener, admin, address)))

@@ -51,7 +51,7 @@ async def test_the_admin_service_listens_on_each_address_that_the_setting_names(
 async def test_health_and_check_reach_a_service_that_listens_on_every_address() -> None:
     flags = ("--listen", "[::]:0", "--leave-s", "0")
     async with started("serve", "--transport", "grpcio", *STORE, *flags) as process:
-        address = json.loads(await line_with(process, "listening"))["address"]
+        address = json.loads(await line_with(process, '"listening"'))["address"]
         for target in (address, address.replace("[::]", "0.0.0.0"), address.replace("[::]", "[0::0]")):
             assert await command.run("health", target) == command.Result(0, "SERVING\n", "")
             done = await command.run("check", "--path", "/", "--target", target, "--json")

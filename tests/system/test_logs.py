@@ -170,7 +170,7 @@ async def test_each_server_obeys_the_form_on_a_terminal(
     ports = {name: f"127.0.0.1:{free_port()}" for name in ("LISTEN", "ADMIN_LISTEN", "METRICS_LISTEN")}
     env = {f"RATELIMITD_{name}": value for name, value in ports.items()}
     env |= {"RATELIMITD_REDIS_URL": store_url, "RATELIMITD_LOG_FORMAT": "json"}
-    lines = await lines_on_a_terminal(arguments, env, until=events)
+    lines = await lines_on_a_terminal(arguments, env, until={f'"{event}"' for event in events})
     assert events <= {json.loads(line)["event"] for line in lines}
 
 

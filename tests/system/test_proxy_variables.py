@@ -83,7 +83,7 @@ async def test_the_service_and_its_commands_need_no_proxy(
     monkeypatch.setenv("RATELIMITD_REDIS_URL", store_url)
     flags = ("--transport", transport, "--listen", "127.0.0.1:0", "--leave-s", "0")
     async with started("serve", *flags) as process:
-        address = json.loads(await line_with(process, "listening"))["address"]
+        address = json.loads(await line_with(process, '"listening"'))["address"]
         assert (await command.run("health", address)).out == "SERVING\n"
         checked = await command.run("check", "--target", address, "--path", "/api/ping", "--json")
         assert (checked.status, checked.json["outcome"]) == (0, "allowed")

@@ -1,5 +1,6 @@
 """Tests of reading settings, and of the error when one is invalid."""
 
+import re
 from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 
@@ -9,7 +10,7 @@ from ratelimitd.address import TcpAddress, UnixAddress
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.errors import SettingsError
 from ratelimitd.service_links import is_service_link
-from ratelimitd.settings import PREFIX, Settings, env_name, environment, load
+from ratelimitd.settings import EMPTY_MEANS_OFF, PREFIX, Settings, env_name, environment, load
 
 
 def test_defaults_hold_and_other_variables_are_ignored() -> None:
@@ -148,17 +149,37 @@ def test_no_setting_has_the_name_of_a_variable_of_kubernetes() -> None:
 
 
 @pytest.mark.parametrize("value", ["", " ", "\t\r\n"])
-@pytest.mark.parametrize("name", Settings.model_fields)
+@pytest.mark.parametrize("name", Settings.model_fields.keys() - EMPTY_MEANS_OFF)
 def test_an_empty_variable_counts_as_not_set(name: str, value: str) -> None:
     assert load({env_name(name): value}, {}) == load({}, {})
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, field in Settings.model_fields.items() if field.default != ""]
+    "name",
+    [
+        name
+        for name, field in Settings.model_fields.items()
+        if field.default != "" and name not in EMPTY_MEANS_OFF
+    ],
 )
 def test_an_empty_flag_is_refused_where_a_setting_needs_a_value(name: str) -> None:
     with pytest.raises(SettingsError, match=f"{env_name(name)}.*: "):
         load({}, {name: ""})
+
+
+@pytest.mark.parametrize("value", ["", " ", "off", "OFF"])
+def test_metrics_are_off_when_their_address_is_empty_or_off(value: str) -> None:
+    by_variable, by_flag = load({"RATELIMITD_METRICS_LISTEN": value}, {}), load({}, {"metrics_listen": value})
+    assert by_variable == by_flag
+    assert by_variable.metrics_address() is None
+    assert load(environment(by_variable), {}).metrics_address() is None
+
+
+@pytest.mark.parametrize("value", ["9091", "host", "unix:/run/m.sock", "127.0.0.1:65536", "::1:9091", "on"])
+def test_the_address_of_the_metrics_must_be_a_tcp_address(value: str) -> None:
+    sentence = f"RATELIMITD_METRICS_LISTEN is '{value}': must be HOST:PORT or [IPV6]:PORT, or `off`"
+    with pytest.raises(SettingsError, match=f"^{re.escape(sentence)}"):
+        load({"RATELIMITD_METRICS_LISTEN": value}, {})
 
 
 def test_an_empty_flag_wins_over_a_variable() -> None:

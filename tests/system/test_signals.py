@@ -25,8 +25,8 @@ STOPPING = ("leaving", "draining", "stopped", "admin_stopped")
 SERVE = ("serve", "--redis-url", "unix:///nowhere.sock", "--listen", "127.0.0.1:0", "--leave-s", "0")
 ADMIN = ("admin", "--redis-url", "unix:///nowhere.sock")
 PARTS = [
-    ((*SERVE, "--transport", "grpcio"), "listening", ["leaving", "draining", "stopped"]),
-    ((*SERVE, "--transport", "fast"), "listening", ["leaving", "draining", "stopped"]),
+    ((*SERVE, "--transport", "grpcio"), '"listening"', ["leaving", "draining", "stopped"]),
+    ((*SERVE, "--transport", "fast"), '"listening"', ["leaving", "draining", "stopped"]),
     (ADMIN, "admin_listening", ["admin_stopped"]),
 ]
 
@@ -69,7 +69,7 @@ async def test_sighup_stops_as_sigterm_does(command: tuple[str, ...], ready: str
 async def test_a_sigterm_to_the_host_does_not_end_it_before_its_supervisor(tmp_path: Path) -> None:
     """A service manager may send SIGTERM to every process of the service."""
     async with started(*SERVE, "--transport", "fast", env={"TMPDIR": str(tmp_path)}) as process:
-        address = json.loads(await line_with(process, "listening"))["address"]
+        address = json.loads(await line_with(process, '"listening"'))["address"]
         (host,) = left_running(str(tmp_path)).keys() - {process.pid}
         os.kill(host, signal.SIGTERM)
         assert await command.run("health", address) == command.Result(0, "SERVING\n", "")

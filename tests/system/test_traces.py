@@ -107,7 +107,7 @@ async def system(
         replica = TcpAddress(LOOPBACK, free_port())
         inside = request.param == "inside"
         if not inside:
-            part = parts.replica(1, replica, ["--transport", request.param])
+            part = parts.replica(1, replica, TcpAddress(LOOPBACK, 0), ["--transport", request.param])
             env = os.environ | {env_name("redis_url"): store_url, env_name("address_header"): ADDRESS_HEADER}
             process = await stack.enter_async_context(child(part.name, part.command, folder / "log", env))
             await process.until(part.ready)

@@ -49,7 +49,7 @@ async def report_of(checkout: Path, cwd: Path, python_path: str) -> list[str]:
     report = checkout / "report.json"
     env = {"PYTHONPATH": python_path, "HOME": str(cwd), "REPORT": str(report)}
     async with started(*SERVE, env=env, cwd=cwd) as process:
-        await line_with(process, "listening")
+        await line_with(process, '"listening"')
         process.send_signal(signal.SIGINT)
         assert (await end_of(process))[0] == 0
     lines: list[str] = json.loads(report.read_text())

@@ -29,6 +29,7 @@ class HostedService:
         max_message_bytes: longer messages are refused.
         drain_s: seconds that calls in flight have to finish.
         lifeline: the file descriptor of the pipe's reading end; None without a supervisor.
+        on_leave: is called when health turns to NOT_SERVING.
     """
 
     methods: Mapping[str, Unary]
@@ -36,6 +37,7 @@ class HostedService:
     max_message_bytes: int
     drain_s: float
     lifeline: int | None
+    on_leave: Callable[[], None] = lambda: None
 
 
 class HostedApplication:
@@ -66,7 +68,7 @@ class HostedApplication:
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
             names = service_names(service.methods)
-            status = health.Health(("", *names))
+            status = health.Health(("", *names), service.on_leave)
             self._grpc = _grpc_application(service, names, status)
             if service.lifeline is not None:
                 self._watch(service.lifeline, status, service.drain_s)

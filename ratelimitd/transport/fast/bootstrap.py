@@ -6,11 +6,13 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from socket import socket
 from typing import Any, NoReturn
 
 from ratelimitd.errors import ChildError, MissingExtraError
 from ratelimitd.process.envoy_binary import envoy_binary
 from ratelimitd.process.signals import ENDING, is_ignored
+from ratelimitd.transport.metrics_sockets import bequeathed
 
 try:
     from pyvoy import PyvoyServer
@@ -60,15 +62,25 @@ def command(config: Config) -> tuple[list[str], int]:
     return [envoy_binary(), "--config-path", f"/dev/fd/{file}", "--disable-hot-restart"], file
 
 
-def become(config: Config, *, environ: Mapping[str, str], arguments: Sequence[str]) -> NoReturn:
-    """Replaces this process by an Envoy with `config`. Raises ChildError when that is not possible."""
-    environ = {**environ, **environment()}
+def become(
+    config: Config,
+    *,
+    environ: Mapping[str, str],
+    arguments: Sequence[str],
+    metrics_sockets: Sequence[socket],
+) -> NoReturn:
+    """Replaces this process by an Envoy with `config`, which inherits the sockets.
+
+    Raises ChildError when that is not possible.
+    """
+    environ = {**environ, **environment(), **bequeathed(metrics_sockets)}
     line, file = command(config)
     # Envoy handles these signals even where they are ignored, but it keeps those that are blocked.
     signal.pthread_sigmask(
         signal.SIG_BLOCK, {number for number in ENDING - {signal.SIGTERM} if is_ignored(number)}
     )
-    os.set_inheritable(file, True)  # noqa: FBT003 - the function takes no keyword
+    for descriptor in (file, *(one.fileno() for one in metrics_sockets)):
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - the function takes no keyword
     os.execve(line[0], [*line, *arguments], environ)  # noqa: S606 - no shell is needed
 
 

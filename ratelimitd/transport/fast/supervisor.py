@@ -15,6 +15,7 @@ from ratelimitd.process.signals import ENDING, blocked
 from ratelimitd.transport.binding import free_binding
 from ratelimitd.transport.fast import bootstrap
 from ratelimitd.transport.listener import Listener
+from ratelimitd.transport.metrics_sockets import bequeathed
 
 LIFELINE = "_RATELIMITD_LIFELINE"
 """The environment variable that names the file descriptor of the lifeline to the application."""
@@ -38,6 +39,7 @@ async def serve_hosted(
     environ: Mapping[str, str],
     drain_s: float,
     max_connection_age_s: int = 0,
+    metrics_sockets: Sequence[socket.socket] = (),
 ) -> AsyncIterator[Listener]:
     """Serves `app` in an Envoy until the end of the block.
 
@@ -47,12 +49,13 @@ async def serve_hosted(
         environ: the environment of the process. The variables that the host needs are added.
         drain_s: how long the application lets calls in flight finish, in seconds.
         max_connection_age_s: seconds after which a caller is asked to connect again; 0 for never.
+        metrics_sockets: the application inherits them. They are closed here.
 
     Raises ListenError, ChildError or MissingExtraError.
     """
     binding = await asyncio.to_thread(free_binding, address)
     config = _config(bootstrap.filter_chain(app, max_connection_age_s=max_connection_age_s), binding.each)
-    async with _host(config, environ, stop_timeout_s=drain_s + STOP_MARGIN_S) as (
+    async with _host(config, environ, metrics_sockets, stop_timeout_s=drain_s + STOP_MARGIN_S) as (
         host,
         lifeline,
     ):
@@ -77,7 +80,11 @@ async def serve_hosted(
 
 @asynccontextmanager
 async def _host(
-    config: bootstrap.Config, environ: Mapping[str, str], *, stop_timeout_s: float
+    config: bootstrap.Config,
+    environ: Mapping[str, str],
+    metrics_sockets: Sequence[socket.socket],
+    *,
+    stop_timeout_s: float,
 ) -> AsyncIterator[tuple[Child, FileIO]]:
     """An Envoy with this configuration, and the writing end of its lifeline, whose end stops it."""
     environ = {**environ, **bootstrap.environment()}
@@ -88,12 +95,14 @@ async def _host(
         with ExitStack() as inherited:
             inherited.callback(os.close, config_file)
             inherited.callback(os.close, reading_end)
+            for one in metrics_sockets:
+                inherited.callback(one.close)
             process = child(
                 _NAME,
                 [*command, *_ARGUMENTS],
                 None,
-                {**environ, LIFELINE: str(reading_end)},
-                pass_fds=(reading_end, config_file),
+                {**environ, LIFELINE: str(reading_end), **bequeathed(metrics_sockets)},
+                pass_fds=(reading_end, config_file, *(one.fileno() for one in metrics_sockets)),
                 stop=lambda _: lifeline.close(),
                 stop_timeout_s=stop_timeout_s,
             )
