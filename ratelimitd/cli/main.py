@@ -2,6 +2,7 @@
 
 import errno
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from ratelimitd.cli.exits import Exit, exit_status_help
 from ratelimitd.cli.explain import explain
 from ratelimitd.cli.health import health
 from ratelimitd.cli.serve import serve
+from ratelimitd.cli.usage import usage
 from ratelimitd.display import printable
 from ratelimitd.errors import (
     ConflictError,
@@ -84,11 +86,14 @@ app.command(epilog=exit_status_help())(demo)
 app.add_typer(policy.app)
 app.command(epilog=exit_status_help(Exit.DENIED))(explain)
 app.add_typer(bucket.app)
+app.command(epilog=exit_status_help())(usage)
 app.command(epilog=exit_status_help(Exit.DENIED))(check)
 
 
 def main() -> None:
     """Runs the command line. Errors become one line each on standard error, and an exit status."""
+    if isinstance(sys.stdout, TextIOWrapper):  # names in policies may have characters that a terminal has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except RatelimitdError as error:

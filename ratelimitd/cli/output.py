@@ -23,9 +23,18 @@ PIPE_COLUMNS = 100_000
 """Width where standard output is not a terminal: no row is wrapped, so programs can read lines."""
 
 
-def print_json(answer: object) -> None:
-    """Prints an answer as the admin API does."""
-    typer.echo(TypeAdapter(type(answer)).dump_json(answer, indent=2, by_alias=True).decode())
+def print_json(answer: object, *, indent: int | None = 2) -> None:
+    """Prints an answer as the admin API does; without an indent on one line."""
+    typer.echo(TypeAdapter(type(answer)).dump_json(answer, indent=indent, by_alias=True).decode())
+
+
+def clear_screen() -> bool:
+    """Empties the terminal, so that the next output takes the place of the last. Returns whether it did."""
+    console = _console()
+    if not console.is_terminal or console.is_dumb_terminal:
+        return False
+    console.clear()
+    return True
 
 
 def print_line(text: str, *, style: str | None = None) -> None:
