@@ -18,11 +18,13 @@ def main() -> int:
     """Runs the bench and returns the exit status."""
     try:
         options = parse(sys.argv[1:])
-        if options.against is None:
+        if options.observers:
+            asyncio.run(compare.observers(options))
+        elif options.against is not None:
+            asyncio.run(compare.run(options, options.against))
+        else:
             ensure_installed()
             asyncio.run(run(options))
-        else:
-            asyncio.run(compare.run(options, options.against))
     except (BenchError, RatelimitdError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 1

@@ -6,7 +6,7 @@ from statistics import median
 
 from bench.figures import Results, column, excess, ratios
 from bench.table import Table, with_spread
-from bench.targets import ECHO_OF, FAST, GRPCIO, INSIDE, STORE_ECHO_OF, UNLIMITED
+from bench.targets import ECHO_OF, FAST, GRPCIO, INSIDE, STORE_ECHO_OF, UNLIMITED, UNOBSERVED
 from bench.workloads import SINGLE, SIXTY_FOUR, STREAMS, Case, Concurrency, Entry, Workload
 
 _STORE_ECHO = "for comparison: an echo that calls the store"
@@ -38,7 +38,12 @@ class Goal:
 
 def load_goals(results: Results) -> list[Goal]:
     """The goals that the loads are checked against."""
-    return [*_cpu_goals(results), *_latency_goals(results), *_inside_goals(results)]
+    return [
+        *_cpu_goals(results),
+        *observation_goals(results),
+        *_latency_goals(results),
+        *_inside_goals(results),
+    ]
 
 
 def _direct(
@@ -71,6 +76,16 @@ def _cpu_goals(results: Results) -> list[Goal]:
         Goal("store, CPU of an allowed decision at 4 x 32, us", 12, store(Workload.MANY), digits=1),
         Goal("store, CPU of a hot denial at 4 x 32, us", 0.1, store(Workload.HOT)),
     ]
+
+
+def observation_goals(results: Results) -> list[Goal]:
+    """What may be added by metrics and usage counts, 1.5 us, and by top users, 0.5 us."""
+    goals = []
+    for workload in Workload:
+        observed, floor = (_direct(results, "service_us", target, workload) for target in (FAST, UNOBSERVED))
+        what = f"fast, CPU that observers add at 4 x 32, {workload}, us"
+        goals.append(Goal(what, 2, excess(observed, floor)))
+    return goals
 
 
 def _latency_goals(results: Results) -> list[Goal]:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from bench import echo, grpc_methods
 from bench.echo_store import STORE_URL
 from bench.front_envoy import HOT_PATH, backend_config, front_config
 from bench.stores import STORE_TIMEOUT_S
-from bench.targets import ECHO_OF, INSIDE, STORE_ECHO_OF, UNLIMITED, Front, Target
+from bench.targets import ECHO_OF, FAST, INSIDE, STORE_ECHO_OF, UNLIMITED, UNOBSERVED, Front, Target
 from ratelimitd.address import TcpAddress
 from ratelimitd.demo.stack import ADDRESS_HEADER
 from ratelimitd.process.child import child
@@ -81,13 +81,22 @@ async def _forwards(front: TcpAddress) -> bool:
 
 @asynccontextmanager
 async def service(
-    transport: str, store_url: str, folder: Path, *, checkout: Path = ROOT, name: str | None = None
+    transport: str,
+    store_url: str,
+    folder: Path,
+    *,
+    checkout: Path = ROOT,
+    module: str = "ratelimitd",
+    name: str | None = None,
 ) -> AsyncIterator[Target]:
-    """`ratelimitd serve` with this transport, from this checkout or another one with its own .venv."""
+    """`ratelimitd serve` with this transport, from this checkout or another one with its own .venv.
+
+    `module` is the one that has the command line.
+    """
     name = name or transport
     python = sys.executable if checkout == ROOT else str(checkout / ".venv/bin/python")
     address = TcpAddress(LOOPBACK, free_port())
-    command = [python, "-P", "-m", "ratelimitd", "serve"]
+    command = [python, "-P", "-m", module, "serve"]
     command += ["--transport", transport, "--listen", str(address)]
     began = time.perf_counter()
     # Up to version 0.4.2, Python inside Envoy imports from the working directory, so the folder is empty.
@@ -95,6 +104,11 @@ async def service(
     async with child(name, command, folder / f"{name}.log", environ, cwd=cwd) as process:
         await process.until(partial(_is_serving, address), poll_interval_s=_POLL_INTERVAL_S)
         yield Target(name, address, service_pid=process.process.pid, start_s=time.perf_counter() - began)
+
+
+def unobserved(store_url: str, folder: Path) -> AbstractAsyncContextManager[Target]:
+    """`fast` without anything that observes its decisions."""
+    return service(FAST, store_url, folder, module="bench.unobserved", name=UNOBSERVED)
 
 
 def _empty(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from ratelimitd.core.match import Matcher
 from ratelimitd.core.model import MICRO, OnStoreError, Outcome, TakeRequest
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.limiter import take_script
+from ratelimitd.telemetry.decision_counts import DecisionCounts
 from ratelimitd.transport.ext_authz import Encoder, decode
 
 SOURCES = parse_sources("header:x-user-id,address", "x-ratelimitd-client-address")
@@ -32,17 +33,18 @@ class _Policies:
 class _FixedLimiter:
     """Returns the same outcome for each request, without waiting."""
 
-    def __init__(self, *, allowed: bool) -> None:
-        self._outcome = Outcome(allowed, (999 * MICRO + 5, 99 * MICRO + 5, 9 * MICRO + 5 if allowed else 0))
+    def __init__(self, *, allowed: bool, local: bool) -> None:
+        tokens = (999 * MICRO + 5, 99 * MICRO + 5, 9 * MICRO + 5 if allowed else 0)
+        self._outcome = Outcome(allowed, tokens, local=local)
 
     async def take(self, _request: TakeRequest) -> Outcome:
         return self._outcome
 
 
-def _decider(*, allowed: bool) -> Decider:
+def _decider(*, allowed: bool, local: bool = False) -> Decider:
     return Decider(
         policies=_Policies(),
-        limiter=_FixedLimiter(allowed=allowed),
+        limiter=_FixedLimiter(allowed=allowed, local=local),
         sources=SOURCES,
         key_prefix="rate",
         on_store_error=OnStoreError.DENY,
@@ -70,6 +72,8 @@ def _steps() -> list[tuple[str, Callable[[], object], int]]:
     matcher, encode = Matcher(POLICY_SET, "rate"), Encoder()
     allowing, denying = _decider(allowed=True), _decider(allowed=False)
     allowed, denied = (_finished(decide(request)) for decide in (allowing, denying))
+    counts = DecisionCounts()
+    denied_locally = _finished(_decider(allowed=False, local=True)(request))
     requests = [take_request(number) for number in range(_BATCH)]
     reply = [number for _ in requests for number in (1, 999 * MICRO, 99 * MICRO, 9 * MICRO)]
     return [
@@ -84,6 +88,9 @@ def _steps() -> list[tuple[str, Callable[[], object], int]]:
             lambda: take_script.decode(reply, requests),
             _BATCH,
         ),
+        ("observe, allowed", lambda: counts.decided(allowed), 1),
+        ("observe, denied by the store", lambda: counts.decided(denied), 1),
+        ("observe, denied locally", lambda: counts.decided(denied_locally), 1),
         ("render and encode the response, allowed", lambda: encode(allowed), 1),
         ("render and encode the response, denied", lambda: encode(denied), 1),
         ("decode, decide, encode; allowed", lambda: encode(_finished(allowing(decode(payload)))), 1),

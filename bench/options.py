@@ -28,6 +28,7 @@ class Options:
         store: kind of store.
         external: a service that the user of the bench runs, or None.
         against: another checkout to compare with, or None.
+        observers: whether only to compare `fast` with and without observers.
     """
 
     pace: Pace
@@ -37,6 +38,7 @@ class Options:
     store: str
     external: Target | None
     against: Path | None
+    observers: bool
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -57,6 +59,7 @@ def parse(arguments: Sequence[str]) -> Options:
         store=given.store,
         external=_external(given),
         against=_checkout(given.against),
+        observers=given.observers,
     )
 
 
@@ -71,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--targets", default=default, help=f"services to measure, comma-separated (default {default})")
     add("--store", choices=[REDIS, VALKEY], default=installed()[0], help="default: redis if installed")
     add("--against", type=Path, metavar="DIR", help="only compare `fast` with another checkout's `fast`")
+    add("--observers", action="store_true", help="only compare `fast` with and without observers")
     external = parser.add_mutually_exclusive_group()
     external.add_argument("--ext-authz", metavar="HOST:PORT", help="also measure this ext_authz service")
     external.add_argument("--rls", metavar="HOST:PORT", help="also measure this rate limit service")

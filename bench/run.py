@@ -18,8 +18,8 @@ from bench.options import TARGETS, Options
 from bench.sampling import measure_rounds
 from bench.stores import Store, installed, running_store
 from bench.table import Table, load_table, markdown, plain, with_spread
-from bench.targets import ECHO_OF, EXTERNAL, STORE_ECHO_OF, UNLIMITED, Target
-from bench.workloads import Case, Entry, cases
+from bench.targets import ECHO_OF, EXTERNAL, FAST, STORE_ECHO_OF, UNLIMITED, UNOBSERVED, Target
+from bench.workloads import STREAMS, Case, Entry, Workload, cases
 
 Put = Callable[[Table | str], None]
 """Prints a table or a text."""
@@ -107,6 +107,8 @@ async def _start(options: Options, store: Store, folder: Path, stack: AsyncExitS
             store_echo = await start(launch.echo_server(name, store.url, folder))
             started.append(replace(store_echo, store_pid=store.pid))
         started.append(replace(service, store_pid=store.pid))
+    if FAST in options.targets:
+        started.append(replace(await start(launch.unobserved(store.url, folder)), store_pid=store.pid))
     started.append(await start(launch.front_envoy(None, forward, folder)))
     if options.external:
         started.append(options.external)
@@ -126,6 +128,11 @@ def _plan(targets: Mapping[str, Target]) -> list[Case]:
 
     return [
         *cases(Entry.DIRECT, direct(services), direct(floors)),
+        *[
+            Case(Entry.DIRECT, workload, STREAMS, UNOBSERVED)
+            for workload in Workload
+            if UNOBSERVED in targets
+        ],
         *cases(Entry.ENVOY, front(services), front(floors)),
     ]
 

@@ -25,6 +25,9 @@ EXTERNAL = "external service"
 
 OTHER_CHECKOUT = "fast, other checkout"
 
+UNOBSERVED = "fast, not observed"
+"""Floor: the service without metrics, usage counts and top users."""
+
 
 class Front(NamedTuple):
     """An Envoy that calls the service before it forwards a request."""

@@ -16,7 +16,7 @@ import pytest
 from bench import compare, echo, grpc_methods, h2load
 from bench.errors import BenchError
 from bench.figures import ratios
-from bench.goals import Goal, load_goals
+from bench.goals import Goal, load_goals, observation_goals
 from bench.grpc_load import LoadSpec, request_bodies
 from bench.measure import Sample, grpc_outcomes, measure
 from bench.options import parse
@@ -99,6 +99,7 @@ def test_a_quick_run_prints_every_table_row() -> None:
     assert done.returncode == 0, done.stderr
     for case in [
         *cases(Entry.DIRECT, ["grpcio", "fast"], ["echo on grpc.aio", "echo on the fast host"]),
+        *[Case(Entry.DIRECT, workload, STREAMS, "fast, not observed") for workload in Workload],
         *cases(Entry.ENVOY, ["grpcio", "fast", "inside the front Envoy"], ["Envoy with no limit"]),
     ]:
         row = rf"^{case.workload.value} +{case.concurrency} +{case.target} +\d+% +\d+ "
@@ -318,8 +319,21 @@ def test_two_checkouts_are_compared_round_by_round() -> None:
         Case(Entry.DIRECT, Workload.HOT, STREAMS, "fast"): [_sample(9000, 30), _sample(4500, 63)],
         Case(Entry.DIRECT, Workload.HOT, STREAMS, OTHER_CHECKOUT): [_sample(9000, 30), _sample(4500, 60)],
     }
-    (row,) = compare.ratio_table(results).rows
+    (row,) = compare.ratio_table(results, OTHER_CHECKOUT, "").rows
     assert row == ["one hot user, denied", "4 x 32", "1.025 (1.000..1.050)", *["1.000"] * 4]
+
+
+def test_the_cost_of_observers_is_calculated_round_by_round() -> None:
+    results = {
+        Case(Entry.DIRECT, Workload.MANY, STREAMS, "fast"): [_sample(9000, 62), _sample(4500, 121)],
+        Case(Entry.DIRECT, Workload.MANY, STREAMS, "fast, not observed"): [
+            _sample(9000, 60),
+            _sample(4500, 120),
+        ],
+    }
+    allowed, *others = observation_goals(results)
+    assert allowed.row()[1:] == ["at most 2", "1.50 (1.00..2.00)", "yes"]
+    assert [goal.verdict() for goal in others] == ["-", "-"]
 
 
 def test_a_goal_is_met_at_or_beyond_its_bound() -> None:
