@@ -30,6 +30,9 @@ class DelayingProxy:
         self.port = 0
         self.connections = 0
         self.refuses = False
+        self.drops_every = 0
+        """0, or n: every n-th piece of a reply is dropped, and its connection with it."""
+        self._replies = 0
         self._transports: set[asyncio.Transport] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -45,7 +48,7 @@ class DelayingProxy:
                 there, here = await asyncio.open_connection(LOOPBACK, self.target)
                 transports.append(cast("asyncio.Transport", here.transport))
                 self._transports.update(transports)
-                await asyncio.gather(self._forward(reader, here), self._forward(there, writer))
+                await asyncio.gather(self._forward(reader, here), self._forward(there, writer, replies=True))
         except OSError:
             pass  # a side broke, so the other one is cut below
         finally:
@@ -54,9 +57,14 @@ class DelayingProxy:
                 self._transports.discard(transport)
             self._tasks.discard(task)
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool = False
+    ) -> None:
         loop = asyncio.get_running_loop()
         while data := await reader.read(65536):
+            self._replies += replies
+            if replies and self.drops_every and self._replies % self.drops_every == 0:
+                raise ConnectionAbortedError
             loop.call_later(self.delay_s, writer.write, data)
         loop.call_later(self.delay_s, writer.close)
 
