@@ -35,8 +35,11 @@ _POLL_INTERVAL_S = 0.01
 def _environ(store_url: str, checkout: Path = ROOT) -> dict[str, str]:
     """This process's environment without its RATELIMITD_ variables, and with settings for a busy machine."""
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    # Versions before 0.7 have no metrics, and refuse the setting.
+    has_metrics = "metrics_listen:" in (checkout / "ratelimitd/settings.py").read_text()
     return {
         **others,
+        **({"RATELIMITD_METRICS_LISTEN": f"{LOOPBACK}:0"} if has_metrics else {}),
         "PYTHONPATH": str(checkout),
         "RATELIMITD_REDIS_URL": store_url,
         "RATELIMITD_STORE_TIMEOUT_MS": f"{STORE_TIMEOUT_S * 1000:.0f}",
