@@ -37,6 +37,7 @@ from ratelimitd.usage.addition import Additions
 from ratelimitd.usage.global_bucket import GlobalBucket
 from ratelimitd.usage.report import UsageReport
 from ratelimitd.usage.sample import Sampler
+from ratelimitd.usage.top_publisher import counting_users
 
 GC_THRESHOLD = 50_000
 """Objects created between two runs of the garbage collector: as many as some thousand decisions hold."""
@@ -100,6 +101,9 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         await stack.enter_async_context(usage.reporting())
         denials = [stack.enter_context(log) for log in _denial_logs(settings)]
         await stack.enter_async_context(descriptors.watched())
+        user_counts = await stack.enter_async_context(
+            counting_users(client, settings.config_key, replica.id, settings.top_users)
+        )
         await link.settled()
         _reduce_garbage_collection()
         decider = Decider(
@@ -108,7 +112,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
             sources=settings.sources(on_unreadable=unreadable),
             key_prefix=settings.key_prefix,
             on_store_error=settings.on_store_error,
-            observers=(policies.shadow_counts, counts, *denials),
+            observers=(policies.shadow_counts, counts, *denials, *user_counts),
             on_observer_error=ObserverErrorLog(),
             now_ns=time.perf_counter_ns,
         )
@@ -146,6 +150,7 @@ def _replica(settings: Settings) -> Replica:
         refused=None,
         started_us=0,
         seen_us=0,
+        top_users=settings.top_users,
     )
 
 

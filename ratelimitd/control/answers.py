@@ -83,7 +83,7 @@ class ReplicaStatus(Replica):
     alias. `number` is the policy's revision; `behind`: a newer one was accepted. `refused` says why the text
     in the store is not in force. `silent`: it has written nothing for some seconds, so it may be frozen, cut
     off or gone. `unreadable_addresses` counts the requests since its start that were charged to the proxy,
-    because the address header was missing or held no IP address.
+    because the address header was missing or held no IP address. `top_users` is its setting.
     """
 
     digest: str

@@ -20,8 +20,9 @@ from ratelimitd.control.current import ATTEMPTS, current_policy, snapshot_to_rep
 from ratelimitd.control.replica_wait import wait_for_replicas
 from ratelimitd.control.request_spec import RequestSpec, Subject, identity_of
 from ratelimitd.control.status import read_status
+from ratelimitd.control.top_users import MOST, read_top_users
 from ratelimitd.control.usage import read_cumulative, read_usage
-from ratelimitd.control.usage_answers import DecisionTotals, Usage
+from ratelimitd.control.usage_answers import DecisionTotals, TopUsers, Usage
 from ratelimitd.core.explain import explain, keys_of
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.errors import ConflictError, NothingLostError, UnknownRevisionError
@@ -139,6 +140,11 @@ class Control:
         Raises WaitError, and StoreError if the store fails or does not answer: the revision is accepted then.
         """
         return await wait_for_replicas(self.status, number, timeout_s)
+
+    async def top_users(self, *, denied: bool, most: int = MOST) -> TopUsers:
+        """Returns the users with the most requests, or with the most denied ones, on all replicas."""
+        key = self._settings.config_key
+        return await read_top_users(self._client, key, self._replicas, denied=denied, most=most)
 
     async def explain(self, spec: RequestSpec) -> ExplainedRequest:
         """Returns the decision that such a request would get now. Raises RequestSpecError."""

@@ -98,12 +98,14 @@ class Usage(Answer):
 class TopUser(Answer):
     """A user or an address among those with the most requests.
 
-    `requests` is at most `error` too high; the true count is between `requests - error` and `requests`.
-    `kind` and `key` are the identity's; the key is a hash when RATELIMITD_TOP_USERS is `hashed`.
+    The true count is between `requests - error` and `requests`. `kind` and `key` are the identity's; `name`
+    is the key as people read it. The kind is `hashed`, and key and name are a hash, where the replica's
+    setting `top_users` says so.
     """
 
     kind: str
     key: str
+    name: str
     requests: int
     error: int
 
@@ -111,9 +113,10 @@ class TopUser(Answer):
 class TopUsers(Answer):
     """The users with the most requests on all replicas, most first.
 
-    `denied`: only denied requests count. `window_s`: they are counted over this time. `total` is the number
-    of requests counted. A user that is not listed has at most `error_bound` requests. `mode`: `on`, `hashed`
-    or `off`, as the replicas have it.
+    `denied`: only denied requests count. They are counted over the last `window_s` seconds, and `total` is
+    their number, which is exact. A user that is not listed has at most `error_bound` requests. `mode` is the
+    setting `top_users` of the replicas: `on`, `hashed`, `off`, `mixed` if they differ, and null if there is
+    no replica. `warnings` says what may be missing.
     """
 
     at_us: Instant = Field(serialization_alias="at")
@@ -121,5 +124,14 @@ class TopUsers(Answer):
     window_s: int
     total: int
     error_bound: int
-    mode: str
+    mode: str | None
     users: list[TopUser]
+    warnings: list[str] = Field(default_factory=list)
+
+    def share(self, user: TopUser) -> float:
+        """Returns the user's part of all requests, from 0 to 1."""
+        return min(1.0, user.requests / self.total) if self.total else 0.0
+
+    def rate_per_s(self, user: TopUser) -> float:
+        """Returns the user's requests per second, on average over the window."""
+        return user.requests / max(1, self.window_s)

@@ -89,6 +89,16 @@ def value_of_key(key: str) -> str:
     return unquote(key, errors="surrogateescape")
 
 
+def name_of_key(key: str) -> str:
+    """The user, address or network that has this key, as people read it; `anonymous` for ANONYMOUS.
+
+    Bytes that were not UTF-8 are U+FFFD. The name of a user with a hashed key is not known: it is the key.
+    """
+    if key == ANONYMOUS.key:
+        return ANONYMOUS.kind
+    return unquote(key.removeprefix(_ADDRESS))
+
+
 def header_source(name: str) -> Source:
     """Identifies by a request header. A value with a comma is ignored: it may be two headers joined."""
 

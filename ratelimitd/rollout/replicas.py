@@ -32,7 +32,8 @@ class Replica(BaseModel):
     says why the text in the store is not in force, None when it is. Instants are in us since the epoch;
     `seen_us` is the store's clock when the entry was written. In Redis the digest is the field `revision`,
     as in versions before 0.5, so that replicas of both see each other. `unreadable_addresses` counts the
-    requests since the start whose address header was missing or held no address.
+    requests since the start whose address header was missing or held no address. `top_users` is the setting;
+    versions before 0.7 count no users and write no such field.
     """
 
     model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)
@@ -46,6 +47,7 @@ class Replica(BaseModel):
     started_us: int
     seen_us: int
     unreadable_addresses: int = 0
+    top_users: str = "off"
 
     def age_us(self, now_us: int) -> int:
         """Returns the time between the entry and `now_us`, in either direction: a clock may step back."""

@@ -8,6 +8,7 @@ does not list has a true count of at most `floor`. This holds for every stream o
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 
@@ -83,11 +84,13 @@ class SummaryCounter:
         self._errors = {key: errors.get(key, floor) for key in self._excess}
         self._floor += cut
 
-    def summary(self) -> Summary:
-        """Returns what was counted so far."""
+    def summary(self, most: int) -> Summary:
+        """Returns what was counted so far, as a summary of the `most` keys with the most requests."""
         floor, errors = self._floor, self._errors
+        ranked = sorted(self._excess.items(), key=itemgetter(1), reverse=True)
+        next_excess = ranked[most][1] if len(ranked) > most else 0
         return Summary(
             self._total,
-            floor,
-            {key: Count(count + floor, errors.get(key, floor)) for key, count in self._excess.items()},
+            floor + next_excess,
+            {key: Count(floor + excess, errors.get(key, floor)) for key, excess in ranked[:most]},
         )

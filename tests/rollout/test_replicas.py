@@ -39,7 +39,10 @@ async def test_a_published_entry_is_read_back_and_is_documented_json(store: Redi
     await replicas.publish(TWO)
     await replicas.publish(ONE)
     assert await replicas.listed(NOW) == [ONE, TWO]
-    assert json.loads(await store.hget(HASH, "one") or b"") == ENTRY | {"unreadable_addresses": 0}
+    assert json.loads(await store.hget(HASH, "one") or b"") == ENTRY | {
+        "unreadable_addresses": 0,
+        "top_users": "off",
+    }
     newer = ONE.model_copy(update={"number": 8, "seen_us": NOW + MICRO})
     await replicas.publish(newer)
     assert await replicas.listed(NOW + MICRO) == [newer, TWO]
