@@ -1,15 +1,18 @@
 """The axes of charts: round numbers, labels of a time axis in UTC, and marks of instants."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ratelimitd.core.model import MICRO
 
-MARK_GAP = 18.0
+MARK_GAP = 22.0
 """The least distance of two labels of marks, in percent of the width."""
+
+MARK_EDGE = 8.0
+"""How far the labels of marks stay from the edges, in percent of the width."""
 
 FEW = 5
 """Labels of the time axis that fit on a phone."""
@@ -66,9 +69,10 @@ class Label(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """An instant that a chart marks, and what happened then. `label` may be empty: another one is near."""
+    """An instant that a chart marks, and what happened then. `label` may be empty: a newer one is near."""
 
     at: float
+    label_at: float
     label: str
     title: str
 
@@ -97,18 +101,19 @@ def time_labels(axis: Axis) -> list[Label]:
     return labels if len(labels) > FEW else [one._replace(minor=False) for one in labels]
 
 
-def marks_on(axis: Axis, instants: Iterable[tuple[int, str, str]]) -> list[Mark]:
-    """Returns the marks of instants on the axis, in order of time. Labels that would overlap are left out.
+def marks_on(axis: Axis, instants: Sequence[tuple[int, str, str]]) -> list[Mark]:
+    """Returns the marks of instants on the axis, newest first. Labels do not overlap; newer ones win.
 
     Args:
         axis: the time axis.
         instants: for each, microseconds since the epoch, a label and a title, in order of time.
     """
-    marks, labelled = list[Mark](), -math.inf
-    for at_us, label, title in instants:
-        at = axis.position(at_us)
+    marks, labelled = list[Mark](), math.inf
+    for at_us, label, title in reversed(instants):
         if axis.start_us <= at_us <= axis.start_us + axis.seconds * MICRO:
-            near = at - labelled < MARK_GAP
-            labelled = labelled if near else at
-            marks.append(Mark(at, "" if near else label, title))
+            at = axis.position(at_us)
+            label_at = min(max(at, MARK_EDGE), 100 - MARK_EDGE)
+            near = labelled - label_at < MARK_GAP
+            labelled = labelled if near else label_at
+            marks.append(Mark(at, label_at, "" if near else label, title))
     return marks

@@ -1,21 +1,22 @@
 """Numbers, rates and durations as the charts show them: with about three significant digits."""
 
+from ratelimitd.display import number
+
 SMALLEST = 0.001
 """Smaller numbers are shown as less than this."""
 
+_DECIMALS = ((10, 1), (0.1, 2), (0.01, 3), (0, 4))
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def figures(value: float) -> str:
     """Returns a number with two or three significant digits, or all before the point: 0.25, 12.5, 1,234."""
-    if value == int(value):
+    if value >= 100 or value == int(value):  # noqa: PLR2004 - three digits
         return f"{value:,.0f}"
     if value < SMALLEST:
         return f"< {SMALLEST:g}"
-    for least, digits in ((100, ",.0f"), (10, ".1f"), (0.1, ".2f")):
-        if value >= least:
-            return f"{value:{digits}}"
-    return f"{value:.2g}"
+    decimals = next(decimals for least, decimals in _DECIMALS if value >= least)
+    return number(value, decimals)
 
 
 def compact(value: float) -> str:

@@ -118,6 +118,7 @@ _TEMPLATES.filters |= {
     "limit_text": limit_text,
     "plural": plural,
     "sentence": sentence,
+    "printable": printable,
     "short": short,
     "isolated": isolated,
 }

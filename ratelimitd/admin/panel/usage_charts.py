@@ -125,7 +125,7 @@ def marks(usage: Usage, axis: Axis) -> list[Mark]:
     """Returns the changes of the policy as marks."""
     return marks_on(
         axis,
-        (
+        [
             (
                 one.at_us,
                 f"rev. {one.number}",
@@ -133,5 +133,5 @@ def marks(usage: Usage, axis: Axis) -> list[Mark]:
                 + (f": {isolated(one.note)}" if one.note else ""),
             )
             for one in usage.revisions
-        ),
+        ],
     )
