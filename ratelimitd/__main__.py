@@ -9,7 +9,8 @@ INTERRUPTED = 130
 def main() -> None:
     """Runs the command line. Ctrl-C during its imports ends it without a traceback."""
     try:
-        from ratelimitd.cli.main import main as run  # noqa: PLC0415 - so that Ctrl-C can be caught
+        import ratelimitd.store.redis_without_opentelemetry  # noqa: PLC0415, F401 - so that Ctrl-C can be caught
+        from ratelimitd.cli.main import main as run  # noqa: PLC0415 - the same
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     run()

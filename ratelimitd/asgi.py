@@ -1,5 +1,8 @@
 """The application that an Envoy loads. Its settings come from the environment of that Envoy."""
 
+import ratelimitd.store.redis_without_opentelemetry  # noqa: F401 - it has an effect
+
+# isort: split
 import asyncio
 import os
 from collections.abc import AsyncIterator

@@ -83,15 +83,9 @@ class Receiver:
     requests: int = 0
     ended: Event = field(default_factory=Event)
 
-    @property
-    def url(self) -> str:
-        """The endpoint of OTLP over HTTP."""
-        return f"http://{LOOPBACK}:{self.http_port}"
-
-    @property
-    def grpc_url(self) -> str:
-        """The endpoint of OTLP over gRPC."""
-        return f"http://{LOOPBACK}:{self.grpc_port}"
+    def endpoint(self, protocol: str) -> str:
+        """Returns the URL for a protocol: `http/protobuf` or `grpc`."""
+        return f"http://{LOOPBACK}:{self.grpc_port if protocol == 'grpc' else self.http_port}"
 
     def keep(self, request: ExportTraceServiceRequest) -> None:
         """Adds the spans of a request."""

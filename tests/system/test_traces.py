@@ -1,5 +1,6 @@
 """Traces through a real Envoy that sends its spans to the same receiver, with each way to run the service."""
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator
@@ -62,10 +63,10 @@ class System:
     http: httpx.AsyncClient
     receiver: Receiver
 
-    async def send(self, user: str, path: str = "/api/ping") -> tuple[str, int]:
+    async def send(self, user: str, path: str = "/api/ping", flags: str = "01") -> tuple[str, int]:
         """Sends a request as part of a new trace, and returns the id of the trace and the status."""
         trace = secrets.token_hex(16)
-        headers = {"x-user-id": user, "traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
+        headers = {"x-user-id": user, "traceparent": f"00-{trace}-{secrets.token_hex(8)}-{flags}"}
         reply = await self.http.get(path, headers=headers)
         return trace, reply.status_code
 
@@ -90,24 +91,32 @@ class System:
         return await self.arrived(*await self.send(user, path))
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["grpcio", "fast", "inside"])
+MODES = [("grpcio", "http/protobuf"), ("fast", "grpc"), ("inside", "http/protobuf")]
+"""How the service runs, and the protocol to its collector."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODES, ids=[mode for mode, _ in MODES])
 async def system(
     request: pytest.FixtureRequest, store_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[System]:
+    mode, protocol = request.param
     folder = tmp_path_factory.mktemp("traces")
     async with AsyncExitStack() as stack:
         receiver = stack.enter_context(otlp_receiver())
         environ = stack.enter_context(pytest.MonkeyPatch.context())
-        environ.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        environ.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        environ.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint(protocol))
         environ.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+        environ.setenv(env_name("store_timeout_ms"), "5000")  # a busy machine is slow
+        environ.setenv(env_name("metrics_listen"), "")
         store = await stack.enter_async_context(open_client(store_url))
         await store.flushall()
         await store.set(KEY, POLICY)  # the replica records it as revision 1
         backend = await stack.enter_async_context(running_backend())
         replica = TcpAddress(LOOPBACK, free_port())
-        inside = request.param == "inside"
+        inside = mode == "inside"
         if not inside:
-            part = parts.replica(1, replica, TcpAddress(LOOPBACK, 0), ["--transport", request.param])
+            part = parts.replica(1, replica, TcpAddress(LOOPBACK, 0), ["--transport", mode])
             env = os.environ | {env_name("redis_url"): store_url, env_name("address_header"): ADDRESS_HEADER}
             process = await stack.enter_async_context(child(part.name, part.command, folder / "log", env))
             await process.until(part.ready)
@@ -207,3 +216,23 @@ async def test_spans_name_the_replica_as_the_store_does(system: System, store_ur
     async with open_client(store_url) as store:
         replicas = await store.hkeys(f"{{{KEY}}}:replicas")
     assert [resource["ratelimitd.replica"].encode()] == replicas
+
+
+async def test_concurrent_decisions_share_a_call_that_links_to_all_of_them(system: System) -> None:
+    sent = await asyncio.gather(*(system.send(f"burst-{number}") for number in range(24)))
+    traces = [await system.arrived(*one) for one in sent]
+    decisions = {trace.decision.id for trace in traces}
+    calls = [span for span in system.receiver.of("ratelimitd") if decisions & {*span.links}]
+    assert sorted(link for call in calls for link in call.links) == sorted(decisions)
+    for call in calls:
+        assert call.parent == call.links[0].span
+        assert call.attributes.get("db.operation.batch.size", 1) == len(call.links)
+        linking = {trace.decision.id for trace in traces if call.id in trace.decision.links}
+        assert linking == {*call.links[1:]}
+
+
+async def test_a_trace_that_is_not_sampled_has_no_spans(system: System) -> None:
+    unsampled = [await system.send(f"unsampled-{number}", flags="00") for number in range(3)]
+    await system.trace("last")  # spans arrive in order
+    seen = {span.id.trace for span in system.receiver.spans}
+    assert not seen & {trace for trace, _ in unsampled}

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from tests.otlp_receiver import Receiver
-from tests.system.changed_front import Config, connection_manager
+from tests.system.changed_front import Config, connection_manager, http_filters
 
 FRONT = "front-envoy"
 """The service name of Envoy in the recipe."""
@@ -23,7 +23,7 @@ def tracing_recipe() -> tuple[Any, Any]:
 
 
 def traced_to(receiver: Receiver, config: Config) -> None:
-    """Adds the recipe for this receiver. Every request is sampled."""
+    """Adds the recipe for this receiver. Every request is sampled, and a check may take long."""
     tracing, cluster = tracing_recipe()
     assert tracing["tracing"]["random_sampling"] == {"value": 1}
     tracing["tracing"]["random_sampling"] = {"value": 100}
@@ -34,6 +34,7 @@ def traced_to(receiver: Receiver, config: Config) -> None:
         "port_value": receiver.grpc_port,
     }
     config["static_resources"]["clusters"].append(cluster)
+    http_filters(config)["envoy.filters.http.ext_authz"]["grpc_service"]["timeout"] = "10s"
     # By default, Envoy keeps its spans until there are five of them or five seconds are over.
     at_once = {"tracing.opentelemetry.min_flush_spans": 1}
     config["layered_runtime"] = {"layers": [{"name": "test", "static_layer": at_once}]}

@@ -41,12 +41,10 @@ class TraceExport(NamedTuple):
     Args:
         exporters: some of EXPORTERS.
         protocol: the one of PROTOCOLS that `otlp` uses.
-        endpoint: the URL of the collector as given, empty for the default of the protocol.
     """
 
     exporters: tuple[str, ...]
     protocol: str
-    endpoint: str
 
 
 def trace_export(environ: Mapping[str, str]) -> TraceExport | None:
@@ -73,7 +71,7 @@ def trace_export(environ: Mapping[str, str]) -> TraceExport | None:
         raise SettingsError("\n".join(problems))
     if not _is_installed("opentelemetry.sdk"):
         raise MissingExtraError(missing_extra("opentelemetry.sdk"))
-    return TraceExport(exporters, variables.protocol, endpoint)
+    return TraceExport(exporters, variables.protocol)
 
 
 def missing_extra(module: str | None) -> str:
@@ -160,7 +158,7 @@ def _file_problems(variables: _Variables) -> Iterator[str]:
 
 def _endpoint_problems(name: str, value: str, protocol: str) -> Iterator[str]:
     port = 4317 if protocol == "grpc" else 4318
-    shown = "has a user and" if "@" in value else f"is {value!r},"
+    shown = "" if "@" in value else f" {value!r}"  # it may contain a password
     # gRPC also accepts HOST:PORT.
     url = value if "://" in value or protocol != "grpc" else f"http://{value}"
     try:
@@ -169,7 +167,7 @@ def _endpoint_problems(name: str, value: str, protocol: str) -> Iterator[str]:
     except ValueError:
         valid = False
     if not valid or re.search(r"\s", value):
-        yield f"{name} {shown} not a valid URL; expected http://HOST:{port} or https://HOST:{port}"
+        yield f"{name}{shown} is not a valid URL; expected http://HOST:{port} or https://HOST:{port}"
 
 
 def _sampler_problems(variables: _Variables) -> Iterator[str]:
