@@ -59,6 +59,7 @@ class Decider:
     async def __call__(self, request: Request) -> Decision:
         """The decision about one request. A StoreError makes it undecided; any other error is a defect."""
         started_ns = self._now_ns()
+        dry_run = request.context.get(DRY_RUN_CONTEXT) == "true"
         identity = identify(self._sources, request)
         try:
             policy = self._policies.current()
@@ -72,6 +73,7 @@ class Decider:
                     "",
                     None,
                     on_store_error=reply,
+                    dry_run=dry_run,
                     started_ns=started_ns,
                 )
             )
@@ -82,9 +84,10 @@ class Decider:
         digest = policy.digest
         if not rules.keys:
             verdict = rules.verdict_without_buckets
-            return self._observed(Decision(verdict, request, identity, digest, rules, started_ns=started_ns))
+            return self._observed(
+                Decision(verdict, request, identity, digest, rules, dry_run=dry_run, started_ns=started_ns)
+            )
         take_request = rules.take_request(identity)
-        dry_run = request.context.get(DRY_RUN_CONTEXT) == "true"
         if dry_run:
             take_request = take_request._replace(dry_run=True)
         try:

@@ -2,14 +2,17 @@ import gc
 import threading
 from collections.abc import Iterator
 
+import pytest
+
 from ratelimitd.core.decision import Decision
 from ratelimitd.core.match import MatchedRules
 from ratelimitd.core.model import MICRO, Charge, Identity, Limit, Outcome, Request, Verdict
+from ratelimitd.core.policy import Override, PolicySet
 from ratelimitd.core.ports import Limiter
 from ratelimitd.core.tiers import TierName
 from ratelimitd.telemetry.decision_counts import MAX_APIS, MAX_RULES, OTHER_API, DecisionCounts, Series
 from ratelimitd.telemetry.label_names import MAX_LENGTH
-from tests.core.fakes import BrokenLimiter, FixedLimiter, OracleLimiter, decider_over
+from tests.core.fakes import FLAT_POLICY, BrokenLimiter, FixedLimiter, OracleLimiter, decider_over
 
 
 def request(api: str = "", **context: str) -> Request:
@@ -41,8 +44,17 @@ async def test_undecided_requests_and_local_denials_have_their_source() -> None:
     }
 
 
-async def test_a_dry_run_is_not_counted() -> None:
-    assert await counted(OracleLimiter(), request("/a", **{"ratelimitd.dry_run": "true"})) == {}
+EXEMPT = PolicySet("", {}, by_identity={"u1": Override("overrides.users.u1", exempt=True)})
+
+
+@pytest.mark.parametrize("policy", [FLAT_POLICY, EXEMPT])
+@pytest.mark.parametrize("limiter", [OracleLimiter(), BrokenLimiter()])
+async def test_a_dry_run_is_not_counted(policy: PolicySet, limiter: Limiter) -> None:
+    counts = DecisionCounts()
+    await decider_over(limiter, policy=policy, observers=[counts])(
+        request("/a", **{"ratelimitd.dry_run": "true"})
+    )
+    assert counts.totals() == {}
 
 
 async def test_the_names_of_apis_are_bounded() -> None:
