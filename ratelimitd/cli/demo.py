@@ -21,8 +21,13 @@ def demo(
     once: Annotated[
         bool, typer.Option("--once", help="Exit after the output instead of waiting for Ctrl-C.")
     ] = False,
+    traffic: Annotated[
+        bool, typer.Option("--traffic", help="Keep sending requests of several users until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Start a store, two replicas, a backend and Envoy, send requests through them, and show the results."""
+    if once and traffic:
+        raise typer.BadParameter("it lasts until Ctrl-C, so leave out --once", param_hint="--traffic")
     try:
         from ratelimitd.demo.run import run_demo  # noqa: PLC0415 - its libraries are the `demo` extra
     except ImportError as error:
@@ -35,6 +40,6 @@ def demo(
         except ValueError as error:
             raise SettingsError(f"--redis-url: {error}") from error
     try:
-        event_loop.run(run_demo(port=port, redis_url=redis_url, once=once))
+        event_loop.run(run_demo(port=port, redis_url=redis_url, once=once, traffic=traffic))
     except ListenError as error:
         raise ListenError(f"{error}; choose another port with --port") from error

@@ -63,6 +63,11 @@ def _text(value: bytes | str | None) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def dashboard(stack: Stack, admin_key: str) -> str:
+    """Returns the address of the dashboard. The key is not part of it: browsers keep addresses."""
+    return f"Dashboard: http://{stack.panel}/admin (key: {admin_key})\n"
+
+
 def next_steps(stack: Stack, store_url: str, admin_key: str) -> str:
     """Returns commands to paste into another terminal, and the URL of the panel."""
     unix = store_url.partition("unix://")[2].partition("?")[0]
@@ -77,6 +82,6 @@ def next_steps(stack: Stack, store_url: str, admin_key: str) -> str:
             f"  {redis_cli} SET {CONFIG_KEY} '{EXAMPLE_LIMITS}'",
             f"  curl -H 'X-Admin-Key: {admin_key}' http://{stack.panel}/admin/api/v1/status",
             "",
-            f"Show and change the limits: http://{stack.panel}/admin (key: {admin_key})",
+            f"Show and change the limits: http://{stack.panel}/admin/limits (key: {admin_key})",
         )
     )

@@ -1,6 +1,7 @@
 """Tests of the output of `ratelimitd demo`, and of what it leaves behind."""
 
 import os
+import re
 import signal
 from asyncio.subprocess import Process
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from ratelimitd.process.loopback import free_port
+from tests.eventually import eventually
 from tests.system import command
 from tests.system.processes import command_line, end_of, left_running, line_with, run, started
 
@@ -47,6 +49,30 @@ async def test_ctrl_c_ends_the_demo_and_leaves_nothing(tmp_path: Path) -> None:
         await line_with(process, "Ctrl-C stops everything")
         process.send_signal(signal.SIGINT)
         await assert_clean_end(process, tmp_path)
+
+
+async def test_traffic_reaches_the_replicas_until_ctrl_c_and_leaves_the_store_without_limits(
+    tmp_path: Path, store_url: str, store: Redis
+) -> None:
+    arguments = ("demo", "--traffic", "--port", str(free_port()), "--redis-url", store_url)
+    async with started(*arguments, env={"TMPDIR": str(tmp_path)}) as process:
+        line = await line_with(process, "Dashboard: ")
+        assert re.fullmatch(r"Dashboard: http://127\.0\.0\.1:\d+/admin \(key: [0-9a-f]{32}\)\n", line)
+        await line_with(process, "Ctrl-C stops everything")
+
+        async def charged() -> bool:
+            return len(await store.keys("rate:user:demo-*:api:/api/orders")) > 3
+
+        await eventually(charged, "buckets of users of the traffic")
+        process.send_signal(signal.SIGINT)
+        await assert_clean_end(process, tmp_path)
+    assert await store.get("rate_limit:config") is None
+
+
+async def test_traffic_that_would_end_at_once_is_refused() -> None:
+    done = await command.run("demo", "--once", "--traffic")
+    assert done.status == 2
+    assert "leave out --once" in done.err
 
 
 async def test_a_signal_to_the_process_group_ends_the_demo_in_order(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def printed() -> Iterator[list[str]]:
             lines.append(line.strip())
             if line.startswith("Ctrl-C"):
                 break
-        yield lines[lines.index("Try it:") + 1 : -4]
+        yield lines[lines.index("Try it:") + 1 : -5]
         demo.send_signal(signal.SIGINT)
 
 
