@@ -10,7 +10,7 @@ export UV_NO_PROGRESS := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fix bench generate lock
+.PHONY: help demo test lint fix bench screenshots lock
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 18
@@ -34,8 +34,8 @@ fix: .venv/ready ## format the code and apply the automatic fixes of ruff
 bench: .venv/ready ## measure the cost of a decision, see bench/README.md (ARGS=--quick takes half a minute)
 	@$(BIN)/python -m bench $(ARGS)
 
-generate: .venv/ready ## compile proto/ into ratelimitd/transport/_pb
-	@$(BIN)/python proto/generate.py
+screenshots: .venv/ready ## take the screenshots of the panel for README.md and docs/ (needs chromium)
+	@$(BIN)/python docs/images/make_screenshots.py
 
 lock: $(UV) ## update the locked requirements of the package and of backend/
 	@$(UV) pip compile $(COMPILE) pyproject.toml --extra admin --extra fast --extra otel -o requirements/runtime.txt

@@ -19,15 +19,12 @@ COMMANDS = [
 BY_CI = {"make test", "make lint"}
 """Commands that `.ci/run` runs itself."""
 
-SIDECAR = "-f docker-compose.yml -f docker-compose.sidecar.yml"
-
 IN_THE_BACKGROUND = {
     "make demo": "make demo ARGS=--once",
     "docker compose up --build": "docker compose up --build --detach --wait",
     "docker compose up --build --scale ratelimitd=3": (
         "docker compose up --build --scale ratelimitd=3 --detach --wait"
     ),
-    f"docker compose {SIDECAR} up --build": f"docker compose {SIDECAR} up --build --detach --wait",
 }
 """Commands that run until Ctrl-C, with the variant that a test can run."""
 

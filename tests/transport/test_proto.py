@@ -101,10 +101,10 @@ def test_every_field_has_envoys_name_number_and_oneof(descriptor: Descriptor) ->
 
 
 def test_the_generated_code_is_up_to_date(tmp_path: Path) -> None:
-    """If this fails, run `make generate`."""
+    """If this fails, run proto/generate.py."""
     subprocess.run([sys.executable, ROOT / "proto" / "generate.py", tmp_path], check=True)
     committed = ROOT / "ratelimitd" / "transport" / "_pb"
     fresh = {path.relative_to(tmp_path) for path in tmp_path.rglob("*_pb2.py*")}
     assert fresh == {path.relative_to(committed) for path in committed.rglob("*_pb2.py*")}
     stale = [path for path in fresh if not filecmp.cmp(tmp_path / path, committed / path, shallow=False)]
-    assert stale == [], "run `make generate`"
+    assert stale == [], "run .venv/bin/python proto/generate.py"
