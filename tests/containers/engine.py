@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 CALL_S = 60.0
 ADMIN_KEY = secrets.token_hex(16)
@@ -107,3 +109,14 @@ async def inspect(container: Container) -> dict[str, Any]:
     """Returns the output of `docker inspect` for a container."""
     (found,) = json.loads(await run("docker", "inspect", container.id))
     return dict(found)
+
+
+async def assert_locked_down(container: Container) -> None:
+    """Asserts that it is not root, has no capabilities and cannot write to its root file system."""
+    assert (await run("docker", "exec", container.id, "id", "-u")).strip() != "0"
+    host = (await inspect(container))["HostConfig"]
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]
+    with pytest.raises(EngineError, match="Read-only file system"):
+        await run("docker", "exec", "--user", "0", container.id, "touch", "/written")
