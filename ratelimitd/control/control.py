@@ -37,6 +37,7 @@ from ratelimitd.rollout.revisions import HISTORY_LENGTH, Revisions
 from ratelimitd.settings import Settings
 from ratelimitd.store.buckets import Buckets
 from ratelimitd.usage.ranges import UsageRange
+from ratelimitd.usage.series import SeriesReader
 
 
 class Control:
@@ -53,6 +54,7 @@ class Control:
         self._revisions = Revisions(client, settings.config_key)
         self._replicas = Replicas(client, settings.config_key)
         self._buckets = Buckets(client, settings.key_prefix)
+        self._series = SeriesReader(client, settings.config_key)
 
     async def current(self) -> CurrentPolicy:
         """Returns the policy in force. A direct write that no revision records stays unrecorded."""
@@ -175,11 +177,11 @@ class Control:
 
     async def usage(self, over: UsageRange) -> Usage:
         """Returns the decisions of all replicas in a range that ends now."""
-        return await read_usage(self._client, self._settings.config_key, self._revisions, over)
+        return await read_usage(self._client, self._series, self._revisions, over)
 
     async def cumulative_usage(self) -> DecisionTotals | None:
         """Returns the decisions of all replicas since the store was set up; None if some cannot be read."""
-        return await read_cumulative(self._client, self._settings.config_key)
+        return await read_cumulative(self._series)
 
     async def _policy(self) -> PolicySet:
         text = (await self.current()).revision.text

@@ -16,20 +16,22 @@ from ratelimitd.store.refused_writes import refused_writes
 from ratelimitd.usage import layout
 from ratelimitd.usage.quantile import quantile_s
 from ratelimitd.usage.ranges import RESOLUTIONS, UsageRange
-from ratelimitd.usage.series import Series, StepCounts, first_steps_s, read_series, read_totals
+from ratelimitd.usage.series import Series, SeriesReader, StepCounts, first_steps_s
 
 LATE_S = 10
 """How long after its end the counts of a step may arrive: twice the interval at which replicas report."""
 
 
-async def read_usage(client: Redis, config_key: str, revisions: Revisions, over: UsageRange) -> Usage:
+async def read_usage(client: Redis, reader: SeriesReader, revisions: Revisions, over: UsageRange) -> Usage:
     """Returns the usage in a range. Raises StoreError."""
     with store_errors():
         seconds, micros = await client.time()
     resolution = RESOLUTIONS[over]
     first_s, api_first_s = first_steps_s(resolution, seconds)
-    series = await read_series(client, config_key, resolution, seconds)
-    cumulative = await read_totals(client, config_key, series.warnings)
+    warnings: list[str] = []
+    cumulative = await reader.totals(warnings)
+    series = await reader.series(resolution, seconds)
+    warnings += series.warnings
     steps = [
         _step(
             series.steps.get(at_s, StepCounts()), at_s, complete=at_s + resolution.step_s + LATE_S <= seconds
@@ -37,7 +39,7 @@ async def read_usage(client: Redis, config_key: str, revisions: Revisions, over:
         for at_s in range(first_s, seconds + 1, resolution.step_s)
     ]
     if not any(step.replicas for step in steps[-2:]) and (reason := await refused_writes(client)):
-        series.warnings.append(f"the store refuses writes, so replicas cannot report: {reason}")
+        warnings.append(f"the store refuses writes, so replicas cannot report: {reason}")
     counts: Counter[str] = Counter()
     for step in series.steps.values():
         counts.update(step.counts)
@@ -49,18 +51,18 @@ async def read_usage(client: Redis, config_key: str, revisions: Revisions, over:
         api_step_s=resolution.api_step_s,
         api_from_us=api_first_s * MICRO,
         apis=_apis(series, range(api_first_s, seconds + 1, resolution.api_step_s)),
-        revisions=await _marks(revisions, first_s * MICRO, series.warnings),
+        revisions=await _marks(revisions, first_s * MICRO, warnings),
         totals=DecisionTotals(**_totals(counts)),
         cumulative=DecisionTotals(**_totals(cumulative)),
         **_store_seconds(counts),
-        warnings=series.warnings,
+        warnings=warnings,
     )
 
 
-async def read_cumulative(client: Redis, config_key: str) -> DecisionTotals | None:
+async def read_cumulative(reader: SeriesReader) -> DecisionTotals | None:
     """Returns all decisions so far, None if some cannot be read. Raises StoreError."""
     warnings: list[str] = []
-    totals = await read_totals(client, config_key, warnings)
+    totals = await reader.totals(warnings)
     return None if warnings else DecisionTotals(**_totals(totals))
 
 

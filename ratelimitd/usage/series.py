@@ -1,10 +1,14 @@
-"""Reads the usage series from the store. What cannot be read is left out, with a warning."""
+"""Reads the usage series from the store. What cannot be read is left out, with a warning.
+
+Series are read in blocks, each of which has whole steps and whole hashes. A block that is over does not
+change any more, so it is kept: a panel that shows a week again and again reads only what is new.
+"""
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -18,13 +22,28 @@ from ratelimitd.usage.ranges import Resolution
 KEYS_PER_CALL = 64
 """Hashes read in one pipeline: some thousand fields, which take the store about a millisecond."""
 
+CLOSED_AFTER_S = 900
+"""When a block has been over for this long, no replica adds to it any more: not even after an outage of ten
+minutes."""
+
 MAX_COUNT = 1 << 63
 """Counts in the store are below this number."""
 
-_COUNTED = {code.encode(): code for code in (*layout.CODES.values(), layout.LOCAL, *layout.STORE_SECONDS)}
-_REPLICAS, _STATE = layout.REPLICAS.encode(), layout.STATE.encode()
-_OFFSETS = {offset.encode(): at for at, offset in enumerate(layout.OFFSETS)}
+_FIELDS = {
+    f"{offset}{code}".encode(): (at, code)
+    for at, offset in enumerate(layout.OFFSETS)
+    for code in (
+        *layout.CODES.values(),
+        *layout.STORE_SECONDS,
+        *(layout.LOCAL, layout.REPLICAS, layout.STATE),
+    )
+}
+"""The place and the code of each field of a bucket."""
+
 _API_CODES = {layout.API_ALLOWED.encode(): 0, layout.API_DENIED.encode(): 1}
+
+ApiCounts = dict[bytes, list[int]]
+"""Allowed and denied requests by the id of an API."""
 
 
 class Hash(NamedTuple):
@@ -70,42 +89,137 @@ class Series:
         warnings: what could not be read, and why.
     """
 
-    steps: defaultdict[int, StepCounts] = field(default_factory=lambda: defaultdict(StepCounts))
-    apis: defaultdict[str, defaultdict[int, list[int]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(lambda: [0, 0]))
-    )
+    steps: dict[int, StepCounts] = field(default_factory=dict)
+    apis: defaultdict[str, dict[int, list[int]]] = field(default_factory=lambda: defaultdict(dict))
     warnings: list[str] = field(default_factory=list)
 
 
-async def read_series(client: Redis, config_key: str, resolution: Resolution, now_s: int) -> Series:
-    """Returns the series of the range that ends at `now_s`, by the store's clock. Raises StoreError."""
-    series = Series()
-    first_s, api_first_s = first_steps_s(resolution, now_s)
-    for part in _parts(_keys(resolution.level, config_key, first_s, now_s)):
-        hashes = await _hashes(client, part, series.warnings)
-        await asyncio.to_thread(_add_steps, series, hashes, resolution, first_s)
-    names: dict[bytes, str] = {}
-    for hash_ in await _hashes(client, _name_keys(config_key, api_first_s, now_s), series.warnings):
-        names |= {short: name.decode(errors="replace") for short, name in hash_.fields.items()}
-    for part in _parts(_keys(resolution.api_level, config_key, api_first_s, now_s)):
-        hashes = await _hashes(client, part, series.warnings)
-        await asyncio.to_thread(_add_apis, series, hashes, names, resolution.api_step_s)
-    return series
+Folded = TypeVar("Folded")
 
 
-async def read_totals(client: Redis, config_key: str, warnings: list[str]) -> Counter[str]:
-    """Returns all decisions so far, by the codes of `layout`. Raises StoreError."""
-    totals: Counter[str] = Counter()
-    for key, _, fields in await _hashes(client, {layout.total_key(config_key): 0}, warnings):
-        damaged = 0
-        for name, value in fields.items():
-            code, count = layout.TOTAL_FIELDS.get(name.decode(errors="replace")), _count(value)
-            if code is None or count is None:
-                damaged += 1
-            else:
-                totals[code] += count
-        _warn_of_damage(warnings, key, damaged)
-    return totals
+class _Blocks(Generic[Folded]):
+    """The blocks of a level, for steps of one length. Those that are closed are kept.
+
+    Args:
+        level: the level.
+        step_s: length of a step, in seconds.
+        fold: adds up the hashes of a block, and puts what it cannot read into the list of warnings.
+    """
+
+    def __init__(
+        self, level: Level, step_s: int, fold: Callable[[Sequence[Hash], int, int, list[str]], Folded]
+    ) -> None:
+        self._level = level
+        self._step_s = step_s
+        self._fold = fold
+        self._block_s = max(step_s, level.key_s)
+        self._kept: dict[int, Folded] = {}
+
+    async def read(
+        self, client: Redis, config_key: str, first_s: int, now_s: int, warnings: list[str]
+    ) -> dict[int, Folded]:
+        """Returns the blocks that cover a time, by their beginnings. Raises StoreError."""
+        starts_s = range(first_s - first_s % self._block_s, now_s + 1, self._block_s)
+        found = {at_s: self._kept[at_s] for at_s in starts_s if at_s in self._kept}
+        missing = [at_s for at_s in starts_s if at_s not in found]
+        at_once = KEYS_PER_CALL * self._level.key_s // self._block_s
+        closed: dict[int, Folded] = {}
+        for at in range(0, len(missing), at_once):
+            hashes = await self._hashes(client, config_key, missing[at : at + at_once], warnings)
+            for at_s, block, complaints in await asyncio.to_thread(self._folded, hashes):
+                found[at_s] = block
+                warnings += complaints
+                if at_s + self._block_s + CLOSED_AFTER_S <= now_s and not complaints:
+                    closed[at_s] = block
+        self._kept = {at_s: block for at_s, block in (self._kept | closed).items() if at_s >= starts_s[0]}
+        return found
+
+    async def _hashes(
+        self, client: Redis, config_key: str, starts_s: Sequence[int], warnings: list[str]
+    ) -> list[tuple[int, list[Hash]]]:
+        """Returns the hashes of each block."""
+        keys = {
+            self._level.key(config_key, at_s): at_s
+            for start_s in starts_s
+            for at_s in range(start_s, start_s + self._block_s, self._level.key_s)
+        }
+        found: dict[int, list[Hash]] = {start_s: [] for start_s in starts_s}
+        for one in await _hashes(client, keys, warnings):
+            found[one.at_s - one.at_s % self._block_s].append(one)
+        return list(found.items())
+
+    def _folded(self, blocks: Sequence[tuple[int, list[Hash]]]) -> list[tuple[int, Folded, list[str]]]:
+        folded = []
+        for at_s, hashes in blocks:
+            warnings: list[str] = []
+            folded.append((at_s, self._fold(hashes, self._level.bucket_s, self._step_s, warnings), warnings))
+        return folded
+
+
+class SeriesReader:
+    """Reads the series of any range, and keeps what does not change any more.
+
+    Args:
+        client: the store.
+        config_key: the config key, which the keys of the series begin with.
+    """
+
+    def __init__(self, client: Redis, config_key: str) -> None:
+        self._client = client
+        self._config_key = config_key
+        self._steps: dict[tuple[Level, int], _Blocks[dict[int, StepCounts]]] = {}
+        self._apis: dict[tuple[Level, int], _Blocks[ApiCounts]] = {}
+        self._decisions = 0
+
+    async def totals(self, warnings: list[str]) -> Counter[str]:
+        """Returns all decisions so far, by the codes of `layout`. Raises StoreError.
+
+        If there are fewer than before, the store was emptied or replaced, so nothing that was kept is true.
+        """
+        totals: Counter[str] = Counter()
+        for key, _, fields in await _hashes(self._client, {layout.total_key(self._config_key): 0}, warnings):
+            damaged = 0
+            for name, value in fields.items():
+                code, count = layout.TOTAL_FIELDS.get(name.decode(errors="replace")), _count(value)
+                if code is None or count is None:
+                    damaged += 1
+                else:
+                    totals[code] += count
+            _warn_of_damage(warnings, key, damaged)
+        if totals.total() < self._decisions:
+            self._steps.clear()
+            self._apis.clear()
+        self._decisions = totals.total()
+        return totals
+
+    async def series(self, resolution: Resolution, now_s: int) -> Series:
+        """Returns the series of the range that ends at `now_s`, by the store's clock. Raises StoreError."""
+        series = Series()
+        first_s, api_first_s = first_steps_s(resolution, now_s)
+        _, level, step_s, api_level, api_step_s = resolution
+        blocks = self._steps.setdefault((level, step_s), _Blocks(level, step_s, _fold_steps))
+        read = (self._client, self._config_key)
+        for steps in (await blocks.read(*read, first_s, now_s, series.warnings)).values():
+            series.steps |= {at_s: step for at_s, step in steps.items() if at_s >= first_s}
+        names = await self._names(api_first_s, now_s, series.warnings)
+        api_blocks = self._apis.setdefault(
+            (api_level, api_step_s), _Blocks(api_level, api_step_s, _fold_apis)
+        )
+        for at_s, counts in (await api_blocks.read(*read, api_first_s, now_s, series.warnings)).items():
+            for short, (allowed, denied) in counts.items():
+                step = series.apis[names.get(short, OTHER_API)].setdefault(at_s, [0, 0])
+                step[0] += allowed
+                step[1] += denied
+        return series
+
+    async def _names(self, first_s: int, now_s: int, warnings: list[str]) -> dict[bytes, str]:
+        """Returns the names of APIs by id."""
+        days = range(first_s - first_s % layout.DAY_S, now_s + 1, layout.DAY_S)
+        keys = {layout.names_key(self._config_key, at_s): at_s for at_s in days}
+        found: dict[bytes, str] = {}
+        for one in await _hashes(self._client, keys, warnings):
+            found |= {short: name.decode(errors="replace") for short, name in one.fields.items()}
+        return found
 
 
 def first_steps_s(resolution: Resolution, now_s: int) -> tuple[int, int]:
@@ -116,22 +230,6 @@ def first_steps_s(resolution: Resolution, now_s: int) -> tuple[int, int]:
     last_s = now_s - now_s % resolution.step_s
     first_s = last_s - resolution.seconds + resolution.step_s
     return first_s, first_s - first_s % resolution.api_step_s
-
-
-def _keys(level: Level, config_key: str, first_s: int, now_s: int) -> dict[str, int]:
-    """Returns the keys of a level that cover a time, with the beginning of each."""
-    start_s = first_s - first_s % level.key_s
-    return {level.key(config_key, at_s): at_s for at_s in range(start_s, now_s + 1, level.key_s)}
-
-
-def _name_keys(config_key: str, first_s: int, now_s: int) -> dict[str, int]:
-    days = range(first_s - first_s % layout.DAY_S, now_s + 1, layout.DAY_S)
-    return {layout.names_key(config_key, at_s): at_s for at_s in days}
-
-
-def _parts(keys: Mapping[str, int]) -> list[dict[str, int]]:
-    each = list(keys.items())
-    return [dict(each[at : at + KEYS_PER_CALL]) for at in range(0, len(each), KEYS_PER_CALL)]
 
 
 async def _hashes(client: Redis, keys: Mapping[str, int], warnings: list[str]) -> list[Hash]:
@@ -152,53 +250,52 @@ async def _hashes(client: Redis, keys: Mapping[str, int], warnings: list[str]) -
     return found
 
 
-def _add_steps(series: Series, hashes: Sequence[Hash], resolution: Resolution, first_s: int) -> None:
-    """Adds buckets to the steps that they belong to. Buckets before `first_s` are left out."""
-    bucket_s, step_s = resolution.level.bucket_s, resolution.step_s
+def _fold_steps(
+    hashes: Sequence[Hash], bucket_s: int, step_s: int, warnings: list[str]
+) -> dict[int, StepCounts]:
+    """Returns the steps of a block."""
+    steps: defaultdict[int, StepCounts] = defaultdict(StepCounts)
     for key, start_s, fields in hashes:
         damaged = 0
         for name, value in fields.items():
-            offset = _OFFSETS.get(name[:1])
-            if offset is None:
-                damaged += 1
-                continue
+            offset, code = _FIELDS.get(name, (0, ""))
             at_s = start_s + offset * bucket_s
-            if at_s >= first_s:
-                damaged += not _add_field(series.steps[at_s - at_s % step_s], name[1:], value, at_s)
-        _warn_of_damage(series.warnings, key, damaged)
+            if not _added(steps[at_s - at_s % step_s], code, value, at_s):
+                damaged += 1
+        _warn_of_damage(warnings, key, damaged)
+    return dict(steps)
 
 
-def _add_field(step: StepCounts, code: bytes, value: bytes, at_s: int) -> bool:
+def _added(step: StepCounts, code: str, value: bytes, at_s: int) -> bool:
     """Adds a field of a bucket. Returns whether it could be read."""
-    if code == _STATE:
+    if code == layout.STATE:
         state = _state(value)
         if state is not None and at_s >= step.state_at_s:
             step.state, step.state_at_s = state, at_s
         return state is not None
     count = _count(value)
-    if count is None:
+    if count is None or not code:
         return False
-    if code == _REPLICAS:
+    if code == layout.REPLICAS:
         step.replicas = max(step.replicas, count)
-    elif (counted := _COUNTED.get(code)) is not None:
-        step.counts[counted] += count
     else:
-        return False
+        step.counts[code] += count
     return True
 
 
-def _add_apis(series: Series, hashes: Sequence[Hash], names: Mapping[bytes, str], step_s: int) -> None:
-    """Adds counts by API. An API whose name is lost counts as OTHER_API."""
-    for key, at_s, fields in hashes:
+def _fold_apis(hashes: Sequence[Hash], _bucket_s: int, _step_s: int, warnings: list[str]) -> ApiCounts:
+    """Returns the counts of a block, which is one step."""
+    apis: ApiCounts = {}
+    for key, _, fields in hashes:
         damaged = 0
-        step_at_s = at_s - at_s % step_s
         for name, value in fields.items():
             outcome, count = _API_CODES.get(name[-1:]), _count(value)
             if outcome is None or count is None:
                 damaged += 1
             else:
-                series.apis[names.get(name[:-1], OTHER_API)][step_at_s][outcome] += count
-        _warn_of_damage(series.warnings, key, damaged)
+                apis.setdefault(name[:-1], [0, 0])[outcome] += count
+        _warn_of_damage(warnings, key, damaged)
+    return apis
 
 
 def _warn_of_damage(warnings: list[str], key: str, damaged: int) -> None:
@@ -217,8 +314,7 @@ def _count(value: bytes) -> int | None:
 
 def _state(value: bytes) -> State | None:
     """Returns the state in a field, or None if it is damaged."""
-    numbers = [_count(part) for part in value.split()]
-    match numbers:
+    match [_count(part) for part in value.split()]:
         case [int(revision)]:
             return State(revision, None, None)
         case [int(revision), int(tokens), int(capacity)]:

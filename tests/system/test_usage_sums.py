@@ -84,9 +84,9 @@ async def test_a_rolling_restart_loses_no_count(
             *(others.enter_async_context(run(target)) for target in (second, third)),
         )
         sent += sum(await asyncio.gather(*(send(target, 100) for target in (first, second, third))))
-        others_sent = [send(target, 100) for target in (second, third)]
-        _, *counts = await asyncio.gather(restarted.aclose(), *others_sent)
-        sent += sum(counts)
+        meanwhile = [asyncio.create_task(send(target, 100)) for target in (second, third)]
+        await restarted.aclose()
+        sent += sum(await asyncio.gather(*meanwhile))
         async with run(first):
             sent += sum(await asyncio.gather(*(send(target, 100) for target in (first, second, third))))
     totals = await decided(control)

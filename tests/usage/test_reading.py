@@ -125,9 +125,9 @@ async def test_damaged_fields_are_left_out_with_a_warning(store: Redis, control:
     assert usage.totals.requests == 5
     assert usage.cumulative.allowed == 5
     assert usage.warnings == [
+        f"2 fields of {layout.total_key(KEY)} cannot be read and are left out",
         f"8 fields of {key} cannot be read and are left out",
         f"3 fields of {APIS_FINE.key(KEY, now)} cannot be read and are left out",
-        f"2 fields of {layout.total_key(KEY)} cannot be read and are left out",
     ]
 
 
@@ -156,3 +156,33 @@ async def test_changes_of_the_policy_within_the_range_are_marked(control: Contro
     assert [(mark.number, mark.author, mark.note) for mark in marks] == [
         (number, "alice", str(number)) for number in range(1, 8)
     ]
+
+
+async def test_what_does_not_change_any_more_is_read_once(store: Redis, control: Control) -> None:
+    """A series that was emptied is read again."""
+    now = await now_s(store)
+    await store.hset(layout.total_key(KEY), "allowed", 12)
+    await write(store, COARSE, now - 4 * 3600, a=5)
+    await write(store, COARSE, now, a=7)
+    await write_api(store, APIS_COARSE, now - 4 * 3600, "/a", allowed=5, denied=0)
+    for over in (UsageRange.DAY, UsageRange.WEEK):
+        assert (await control.usage(over)).totals.allowed == 12
+    for level in (COARSE, APIS_COARSE):
+        await store.delete(level.key(KEY, now - 4 * 3600))
+    await write(store, COARSE, now, a=8)
+    for over in (UsageRange.DAY, UsageRange.WEEK):
+        usage = await control.usage(over)
+        assert (usage.totals.allowed, usage.apis[0].allowed) == (13, 5)
+    await store.hset(layout.total_key(KEY), "allowed", 8)
+    for over in (UsageRange.DAY, UsageRange.WEEK):
+        usage = await control.usage(over)
+        assert (usage.totals.allowed, usage.apis) == (8, [])
+
+
+async def test_a_key_that_was_repaired_is_read_again(store: Redis, control: Control) -> None:
+    at_s = await now_s(store) - 4 * 3600
+    await write(store, COARSE, at_s, a="many")
+    assert len((await control.usage(UsageRange.WEEK)).warnings) == 1
+    await write(store, COARSE, at_s, a="3")
+    usage = await control.usage(UsageRange.WEEK)
+    assert (usage.totals.allowed, usage.warnings) == (3, [])
