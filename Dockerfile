@@ -32,7 +32,7 @@ RUN ratelimitd --version
 
 # Kubernetes can verify a numeric user as not root. It owns no files, so the root file system may be read-only.
 USER 65532:65532
-EXPOSE 50051 9090
+EXPOSE 50051 9090 9091
 
 # A gRPC health check. The first one runs after one interval, so a long interval delays dependent containers. Each
 # one starts Python, which takes a quarter of a second on a slow CPU, so a short interval slows the service down.

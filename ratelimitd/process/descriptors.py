@@ -10,8 +10,8 @@ from typing import Any
 
 from ratelimitd.bounded_log import BoundedLog
 
-RESERVED = 48
-"""Descriptors that are kept free for what is not a connection: libraries, the store, log files."""
+RESERVED = 80
+"""Descriptors that are kept free for what is not a connection of a caller: libraries, the store, metrics."""
 
 SLACK = 6
 """Descriptors that are open at the start and may be closed later."""

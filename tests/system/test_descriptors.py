@@ -11,7 +11,7 @@ from tests.eventually import eventually
 from tests.system import command
 from tests.system.processes import line_with, started
 
-LIMIT = 80
+LIMIT = 112
 LIMITED = f"""
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, ({LIMIT - 8}, {LIMIT}))
@@ -29,7 +29,7 @@ async def test_a_service_without_free_descriptors_logs_one_line_and_recovers(tra
             for _ in range(LIMIT):
                 connections.enter_context(socket.create_connection((host, int(port)), timeout=10))
             line = json.loads(await line_with(process, "connections_exhausted"))
-            assert line["at_most"] == LIMIT - 48
+            assert line["at_most"] == LIMIT - 80
         assert json.loads(await line_with(process, "connections_"))["event"] == "connections_available"
 
         async def serves() -> bool:
@@ -48,5 +48,5 @@ async def test_an_admin_service_without_free_descriptors_logs_one_line_and_recov
                 connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
             assert process.stdout is not None
             line = json.loads(await process.stdout.readline())
-            assert (line["event"], line["at_most"]) == ("connections_exhausted", LIMIT - 48)
+            assert (line["event"], line["at_most"]) == ("connections_exhausted", LIMIT - 80)
         assert json.loads(await process.stdout.readline())["event"] == "connections_available"
