@@ -1,6 +1,7 @@
 """Request bodies and queries of the API. Each text in them is bounded and free of control characters."""
 
 import re
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
@@ -54,6 +55,7 @@ IpAddress = Annotated[
     AfterValidator(_ip_address),
     WithJsonSchema({"anyOf": [{"type": "string", "format": "ipv4"}, {"type": "string", "format": "ipv6"}]}),
 ]
+Key = Annotated[_Printable, Field(max_length=256)]
 
 
 class RequestModel(BaseModel):
@@ -132,6 +134,16 @@ class RequestSpecBody(RequestModel):
         )
 
 
+class ExplainBody(RequestSpecBody):
+    """A request to explain. A key takes the place of user and address."""
+
+    key: Key | None = Field(None, description="Key of an identity, as /top and /explain return it.")
+
+    def request_spec(self) -> RequestSpec:
+        """Returns the described request."""
+        return replace(super().request_spec(), key=self.key)
+
+
 class CheckBody(RequestSpecBody):
     """A request to send to a running service as a Check."""
 
@@ -148,6 +160,14 @@ class HistoryQuery(RequestModel):
     limit: int = Field(HISTORY_LENGTH, ge=1, le=KEPT, description="Number of revisions, newest first.")
 
 
+class TopQuery(RequestModel):
+    """Which requests count."""
+
+    model_config = ConfigDict(strict=False)  # a query is text, so it must be converted
+
+    denied: bool = Field(default=False, description="If true, only denied requests count.")
+
+
 class UsageQuery(RequestModel):
     """The range of time that usage is read for."""
 
@@ -157,11 +177,12 @@ class UsageQuery(RequestModel):
 
 
 class SubjectQuery(RequestModel):
-    """A user or an address, exactly one of the two."""
+    """A user, an address or the key of an identity, exactly one of the three."""
 
     user: Value | None = Field(None, description="A user id: the value of the identity header.")
     address: IpAddress | None = Field(None, description="IP address of a client.")
+    key: Key | None = Field(None, description="Key of an identity, as /top and /explain return it.")
 
     def subject(self) -> Subject:
         """Returns the subject. It may be empty; Control then raises RequestSpecError."""
-        return Subject(self.user, self.address)
+        return Subject(self.user, self.address, self.key)

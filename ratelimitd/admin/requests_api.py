@@ -9,7 +9,7 @@ from ratelimitd.admin.admin_keys import Role
 from ratelimitd.admin.authentication import require_write
 from ratelimitd.admin.dependencies import ControlDependency
 from ratelimitd.admin.error_responses import error_declarations
-from ratelimitd.admin.request_models import CheckBody, RequestSpecBody, SubjectQuery
+from ratelimitd.admin.request_models import CheckBody, ExplainBody, SubjectQuery
 from ratelimitd.control.answers import BucketList, ExplainedRequest, ResetBuckets, Status
 from ratelimitd.core import model
 from ratelimitd.transport.client import CheckReply
@@ -33,7 +33,7 @@ async def status(control: ControlDependency) -> Status:
 
 
 @router.post("/explain", responses=error_declarations(400, 422))
-async def explain(control: ControlDependency, body: RequestSpecBody) -> ExplainedRequest:
+async def explain(control: ControlDependency, body: ExplainBody) -> ExplainedRequest:
     """Returns what a request would get now, and why. Takes no tokens."""
     return await control.explain(body.request_spec())
 

@@ -7,7 +7,7 @@ import typer
 
 from ratelimitd.cli import output
 from ratelimitd.cli.exits import exit_status_help
-from ratelimitd.cli.options import Address, Json, RedisUrl
+from ratelimitd.cli.options import Address, Json, Key, RedisUrl
 from ratelimitd.cli.store import with_control
 from ratelimitd.control.answers import BucketList, BucketState, ResetBuckets
 from ratelimitd.control.request_spec import Subject
@@ -28,10 +28,15 @@ User = Annotated[
 
 @app.command(epilog=exit_status_help())
 def show(
-    user: User = None, address: Address = None, redis_url: RedisUrl = None, *, as_json: Json = False
+    user: User = None,
+    address: Address = None,
+    key: Key = None,
+    redis_url: RedisUrl = None,
+    *,
+    as_json: Json = False,
 ) -> None:
     """Show the current buckets of a user or an address. A bucket that is not listed is full."""
-    subject = Subject(user, address)
+    subject = Subject(user, address, key)
     states = with_control(redis_url, lambda control: control.buckets(subject))
     if as_json:
         output.print_json(BucketList(buckets=states))
@@ -41,11 +46,7 @@ def show(
         for note in bucket_notes(states):
             output.print_line(note)
     else:
-        output.print_line(f"{_name(subject)} has no bucket in the store, so all of them are full")
-
-
-def _name(subject: Subject) -> str:
-    return subject.user if subject.user is not None else subject.address or ""
+        output.print_line(f"{subject.name} has no bucket in the store, so all of them are full")
 
 
 def _row(state: BucketState) -> tuple[object, ...]:
@@ -62,21 +63,22 @@ def _row(state: BucketState) -> tuple[object, ...]:
 def reset(
     user: User = None,
     address: Address = None,
+    key: Key = None,
     redis_url: RedisUrl = None,
     *,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make all buckets of a user or an address full. On a terminal, ask for confirmation first."""
-    subject = Subject(user, address)
+    subject = Subject(user, address, key)
     subject.identity()  # reports a bad user or address before it asks for confirmation
     if not yes and sys.stdin.isatty():
-        typer.confirm(f"Make all buckets of {printable(_name(subject))} full?", abort=True, err=True)
+        typer.confirm(f"Make all buckets of {printable(subject.name)} full?", abort=True, err=True)
     keys = with_control(redis_url, lambda control: control.reset(subject))
     if as_json:
         output.print_json(ResetBuckets(deleted=keys))
         return
-    for key in keys:
-        output.print_line(f"{key} is full")
+    for deleted in keys:
+        output.print_line(f"{deleted} is full")
     if not keys:
-        output.print_line(f"{_name(subject)} has no bucket in the store, so all of them are full already")
+        output.print_line(f"{subject.name} has no bucket in the store, so all of them are full already")

@@ -17,6 +17,7 @@ from ratelimitd.cli.exits import Exit, exit_status_help
 from ratelimitd.cli.explain import explain
 from ratelimitd.cli.health import health
 from ratelimitd.cli.serve import serve
+from ratelimitd.cli.top import top
 from ratelimitd.cli.usage import usage
 from ratelimitd.display import printable
 from ratelimitd.errors import (
@@ -87,6 +88,7 @@ app.add_typer(policy.app)
 app.command(epilog=exit_status_help(Exit.DENIED))(explain)
 app.add_typer(bucket.app)
 app.command(epilog=exit_status_help())(usage)
+app.command(epilog=exit_status_help())(top)
 app.command(epilog=exit_status_help(Exit.DENIED))(check)
 
 

@@ -23,6 +23,13 @@ Address = Annotated[
     str | None, typer.Option(help="IP address of the client.", metavar="IP", show_default=False)
 ]
 
+Key = Annotated[
+    str | None,
+    typer.Option(
+        help="Key of an identity, as `explain` and `top` print it.", metavar="KEY", show_default=False
+    ),
+]
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

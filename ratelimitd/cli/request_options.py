@@ -38,6 +38,7 @@ def request_spec(
     address: str | None,
     headers: Sequence[str] | None,
     context: Sequence[str] | None,
+    key: str | None = None,
 ) -> RequestSpec:
     """Returns the described request. Raises typer.BadParameter for an option without `=`."""
     return RequestSpec(
@@ -47,6 +48,7 @@ def request_spec(
         address,
         join_headers(_pairs("--header", headers)),
         dict(_pairs("--context", context)),
+        key,
     )
 
 

@@ -151,7 +151,7 @@ class Control:
     async def explain(self, spec: RequestSpec) -> ExplainedRequest:
         """Returns the decision that such a request would get now. Raises RequestSpecError."""
         request = spec.request(self._settings)
-        identity = identity_of(request, self._settings)
+        identity = identity_of(spec, request, self._settings)
         policy = await self._policy()
         keys = keys_of(policy, request, identity, self._settings.key_prefix)
         stored = await self._buckets.read(keys)

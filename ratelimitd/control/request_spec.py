@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ratelimitd.core.client_address import read_address
-from ratelimitd.core.identity import HEADER_NAME, client_key, identify, plain_key
+from ratelimitd.core.identity import HEADER_NAME, client_key, identify, identity_of_key, plain_key
 from ratelimitd.core.model import Identity, Request
 from ratelimitd.errors import RequestSpecError
 from ratelimitd.settings import Settings
@@ -12,18 +12,26 @@ from ratelimitd.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A user, by the value of the identity header, or a client's address. Exactly one of them is given.
+    """A user, by the value of the identity header, a client's address, or the key of an identity.
 
-    The address may be in any form that proxies write.
+    Exactly one of them is given. The address may be in any form that proxies write.
     """
 
     user: str | None = None
     address: str | None = None
+    key: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The subject as the operator gave it."""
+        return next((given for given in (self.user, self.address, self.key) if given is not None), "")
 
     def identity(self) -> Identity:
         """Returns the identity that is charged. Raises RequestSpecError."""
-        if (self.user is None) == (self.address is None):
-            raise RequestSpecError("give either a user or an address")
+        if [self.user, self.address, self.key].count(None) != 2:  # noqa: PLR2004 - all but one
+            raise RequestSpecError("give either a user, an address or a key")
+        if self.key is not None:
+            return _identity_of_key(self.key)
         if self.user is not None:
             user = self.user.strip(" \t")
             if not user or "," in user:
@@ -48,6 +56,7 @@ class RequestSpec:
         address: IP address of the client, in any form that proxies write, or None.
         headers: other request headers. Names that differ only in case are one header.
         context: context_extensions of the route in Envoy.
+        key: the key of an identity, instead of a user and an address, for a request to explain.
     """
 
     path: str
@@ -56,6 +65,7 @@ class RequestSpec:
     address: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     context: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
 
     def request(self, settings: Settings) -> Request:
         """Returns the request as Envoy would send it. Raises RequestSpecError."""
@@ -97,6 +107,19 @@ def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return joined
 
 
-def identity_of(request: Request, settings: Settings) -> Identity:
-    """Returns the identity that the service would charge for such a request."""
-    return identify(settings.sources(), request)
+def identity_of(spec: RequestSpec, request: Request, settings: Settings) -> Identity:
+    """Returns the identity that the service would charge for this request. Raises RequestSpecError."""
+    if spec.key is None:
+        return identify(settings.sources(), request)
+    if spec.user is not None or spec.address is not None:
+        raise RequestSpecError("give either a key, or a user and an address")
+    return _identity_of_key(spec.key)
+
+
+def _identity_of_key(key: str) -> Identity:
+    identity = identity_of_key(key)
+    if identity is None:
+        raise RequestSpecError(
+            f"{key!r:.140} is not the key of an identity; `ratelimitd explain` and `ratelimitd top` show keys"
+        )
+    return identity

@@ -26,7 +26,7 @@ from tests.admin.conftest import KEYS, WRITE_KEY, Service
 SETTINGS = load({}, {})
 
 # The schema cannot say that a text must be a valid policy, that If-Match must name the newest one, or that
-# exactly one of user and address is required. These operations may refuse what the schema allows.
+# exactly one of user, address and key is required. These operations may refuse what the schema allows.
 STRICTER_THAN_SCHEMA = [
     "PUT /v1/policy",
     "POST /v1/policy/diff",
@@ -34,11 +34,12 @@ STRICTER_THAN_SCHEMA = [
     "POST /v1/policy/restore",
     "GET /v1/buckets",
     "DELETE /v1/buckets",
+    "POST /v1/explain",
 ]
 
 # An invalid query may arrive as a valid one: httpx does not send an unknown parameter whose value is an empty
 # list. test_api.py tests that an unknown parameter with a value is refused.
-WITH_QUERY = ["GET /v1/revisions", "GET /v1/usage", "GET /v1/buckets", "DELETE /v1/buckets"]
+WITH_QUERY = ["GET /v1/revisions", "GET /v1/usage", "GET /v1/top", "GET /v1/buckets", "DELETE /v1/buckets"]
 
 
 LEFT_OUT = {"positive_data_acceptance": STRICTER_THAN_SCHEMA, "negative_data_rejection": WITH_QUERY}

@@ -4,9 +4,12 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from ratelimitd.core.identity import plain_key
+from ratelimitd.core.model import Verdict
 from ratelimitd.core.tiers import TierName
 from tests.usage.examples import HOSTILE
 from tests.usage.reporting_replica import ReportingReplica
+from tests.usage.test_top_publisher import Replica as CountingReplica
 
 USAGE = "/admin/api/v1/usage"
 
@@ -57,3 +60,31 @@ async def test_another_range_is_an_error_that_names_the_ranges(reader: httpx.Asy
 
 async def test_usage_needs_a_key(nobody: httpx.AsyncClient) -> None:
     assert (await nobody.get(USAGE)).status_code == 401
+
+
+async def test_top_users_have_names_keys_and_errors(store: Redis, reader: httpx.AsyncClient) -> None:
+    replica = CountingReplica(store)
+    replica.decide("a%40b", "a%40b", "=anonymous", verdict=Verdict.DENIED)
+    await replica.publisher.publish()
+    answer = (await reader.get("/admin/api/v1/top?denied=true")).json()
+    assert answer["users"] == [
+        {"kind": "header", "key": "a%40b", "name": "a@b", "requests": 2, "error": 0},
+        {"kind": "anonymous", "key": "=anonymous", "name": "anonymous", "requests": 1, "error": 0},
+    ]
+    assert (answer["denied"], answer["total"], answer["error_bound"], answer["warnings"]) == (True, 3, 0, [])
+    assert answer["at"].endswith("Z")
+    assert (await reader.get("/admin/api/v1/top?denied=perhaps")).status_code == 422
+
+
+async def test_buckets_and_explain_take_the_key_of_an_identity(
+    store: Redis, writer: httpx.AsyncClient
+) -> None:
+    key = plain_key("long-" * 40)
+    await store.hset(f"rate:user:{key}", mapping={"tokens": 1, "last": 0})
+    found = (await writer.get("/admin/api/v1/buckets", params={"key": key})).json()
+    assert [bucket["key"] for bucket in found["buckets"]] == [f"rate:user:{key}"]
+    explained = await writer.post("/admin/api/v1/explain", json={"path": "/", "key": key})
+    assert explained.json()["identity"] == {"kind": "header", "key": key}
+    assert (await writer.delete("/admin/api/v1/buckets", params={"key": key})).json()["deleted"]
+    for query in ({"key": "*"}, {"key": key, "user": "alice"}):
+        assert (await writer.get("/admin/api/v1/buckets", params=query)).status_code == 422

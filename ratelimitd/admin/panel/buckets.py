@@ -13,7 +13,7 @@ from ratelimitd.errors import RequestSpecError
 async def buckets(panel: Panel, request: PanelRequest) -> Response:
     """Shows the buckets of a user or an address."""
     found, error = None, ""
-    typed = {name: request.fields.get(name, "") for name in ("user", "address")}
+    typed = {name: request.fields.get(name, "") for name in ("user", "address", "key")}
     if any(typed.values()):
         try:
             found = await panel.control.buckets(subject(request.fields))
@@ -38,5 +38,4 @@ async def reset(panel: Panel, request: PanelRequest) -> Response:
     """Fills all buckets of a user or an address."""
     chosen = subject(request.fields)
     deleted = await panel.control.reset(chosen)
-    name = chosen.user if chosen.user is not None else chosen.address
-    return request.redirect("/admin/buckets", f"Filled {plural(len(deleted), 'bucket')} of {name}.")
+    return request.redirect("/admin/buckets", f"Filled {plural(len(deleted), 'bucket')} of {chosen.name}.")

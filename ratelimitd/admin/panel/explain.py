@@ -9,7 +9,7 @@ from ratelimitd.admin.panel.form_fields import request_spec
 from ratelimitd.admin.panel.rendering import sentence
 from ratelimitd.errors import RequestSpecError
 
-FIELDS = ("user", "address", "path", "method", "headers", "context")
+FIELDS = ("user", "address", "key", "path", "method", "headers", "context")
 
 
 async def explain(panel: Panel, request: PanelRequest) -> Response:

@@ -39,8 +39,12 @@ def note(fields: Mapping[str, str]) -> str:
 
 
 def subject(fields: Mapping[str, str]) -> Subject:
-    """Returns the user or the address."""
-    return Subject(user=fields.get("user") or None, address=fields.get("address", "").strip() or None)
+    """Returns the user, the address or the key."""
+    return Subject(
+        user=fields.get("user") or None,
+        address=fields.get("address", "").strip() or None,
+        key=fields.get("key") or None,
+    )
 
 
 def request_spec(fields: Mapping[str, str]) -> RequestSpec:
@@ -52,6 +56,7 @@ def request_spec(fields: Mapping[str, str]) -> RequestSpec:
         address=fields.get("address", "").strip() or None,
         headers=join_headers(_pairs(fields.get("headers", ""), ":", "a header")),
         context=dict(_pairs(fields.get("context", ""), "=", "a context value")),
+        key=fields.get("key") or None,
     )
 
 

@@ -23,6 +23,7 @@ MAX_TITLE = 2000
 
 NAVIGATION = (
     ("/admin", "Usage"),
+    ("/admin/top", "Top users"),
     ("/admin/limits", "Limits"),
     ("/admin/edit", "Policy text"),
     ("/admin/history", "History"),

@@ -23,6 +23,7 @@ from ratelimitd.admin.panel.policy_editor import (
 )
 from ratelimitd.admin.panel.replicas import replicas
 from ratelimitd.admin.panel.sign_in import form, sign_in, sign_out
+from ratelimitd.admin.panel.top import top, top_parts
 from ratelimitd.admin.panel.usage import usage, usage_parts
 from ratelimitd.control.control import Control
 from ratelimitd.settings import Settings
@@ -32,6 +33,8 @@ STATIC = Path(__file__).parent / "static"
 PAGES: tuple[tuple[str, Handler], ...] = (
     ("/admin", usage),
     ("/admin/usage", usage_parts),
+    ("/admin/top", top),
+    ("/admin/top/parts", top_parts),
     ("/admin/limits", limits),
     ("/admin/edit", editor),
     ("/admin/history", history),

@@ -43,6 +43,7 @@ POSTS = (
 
 PAGES = (
     "/admin",
+    "/admin/top",
     "/admin/limits",
     "/admin/edit",
     "/admin/history",
