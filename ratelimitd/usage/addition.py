@@ -9,7 +9,7 @@ from ratelimitd.usage import layout
 from ratelimitd.usage.layout import APIS_COARSE, APIS_FINE, COARSE, FINE, Level
 from ratelimitd.usage.sample import Sample
 
-MAX_FIELDS = 100
+MAX_FIELDS = 40
 """Fields that a call adds to. The store does nothing else during a call, so calls must be short."""
 
 _TOTAL_NAMES = {code: name for name, code in layout.TOTAL_FIELDS.items()}
@@ -61,7 +61,7 @@ class Additions:
         for level in (FINE, COARSE):
             values[self._field(level, samples[-1][0], layout.STATE)] = f"={state}"
         # Both counts of an API, in all hashes, follow each other, so that a call has few names.
-        ordered = sorted(values.items(), key=lambda item: (item[0].api, item[0].key))
+        ordered = sorted(values.items())  # by API, then by key
         for start in range(0, len(ordered), MAX_FIELDS):
             yield self._addition(ordered[start : start + MAX_FIELDS], now_s)
 
@@ -77,10 +77,10 @@ class Additions:
         for code, count in sample.counts.items():
             if code in _TOTAL_NAMES:
                 counts[_Field("", total, layout.TOTAL_KEPT_S, "", _TOTAL_NAMES[code])] += count
-        for (api, code), count in sample.apis.items():
-            for level in (APIS_FINE, APIS_COARSE):
-                key = level.key(self._config_key, at_s)
-                counts[_Field(api, key, level.kept_s, layout.api_id(api), code)] += count
+        for level in (APIS_FINE, APIS_COARSE):
+            key, kept_s = level.key(self._config_key, at_s), level.kept_s
+            for (api, code), count in sample.apis.items():
+                counts[_Field(api, key, kept_s, layout.api_id(api), code)] += count
 
     def _field(self, level: Level, at_s: int, code: str) -> _Field:
         offset = layout.OFFSETS[at_s % level.key_s // level.bucket_s]

@@ -16,6 +16,7 @@ takes about 9 bytes instead of 90.
 import hashlib
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from ratelimitd.core.model import Verdict
@@ -42,6 +43,9 @@ OTHER_ID = "other"
 
 MAX_NAME_BYTES = 96
 """Bytes of an API's name in the store. A longer one is cut, and ends with its id."""
+
+MAX_CACHED = 512
+"""Names of APIs whose short form is kept in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,7 @@ def names_key(config_key: str, at_s: int) -> str:
     return f"{{{config_key}}}:usage:names:{at_s - at_s % DAY_S}"
 
 
+@lru_cache(MAX_CACHED)
 def api_id(name: str) -> str:
     """Returns the short name of an API in fields: 36 bits of a digest, or OTHER_ID."""
     if name == OTHER_API:
@@ -134,6 +139,7 @@ def api_id(name: str) -> str:
     return urlsafe_b64encode(digest)[:6].decode()
 
 
+@lru_cache(MAX_CACHED)
 def stored_name(name: str) -> bytes:
     """Returns the name of an API as the store keeps it, so that no name can fill the store."""
     encoded = encodable(name).encode()

@@ -8,7 +8,7 @@ they belong to. No decision waits for any of this.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
@@ -65,14 +65,15 @@ class UsageReport:
         self._interval_s = interval_s
         self._now_s = now_s
         self._samples: deque[Sample] = deque()
-        self._unanswered: deque[Addition] = deque()
+        self._unanswered: Addition | None = None
+        self._rest: Iterator[Addition] = iter(())
         self._log = BoundedLog("ratelimitd.usage")
         self._failing = ""
 
     @property
-    def unanswered(self) -> int:
-        """Returns how many additions the store may have made or not."""
-        return len(self._unanswered)
+    def unanswered(self) -> bool:
+        """Returns whether there is an addition that the store may have made or not."""
+        return self._unanswered is not None
 
     async def report(self, timeout_s: float = TIMEOUT_S) -> None:
         """Takes a sample, and adds all that are not in the store yet. A failure is logged, not raised."""
@@ -92,22 +93,25 @@ class UsageReport:
 
     async def _send(self) -> str:
         """Returns the reason why a part could not be written, empty if all was. Raises StoreError."""
-        failure = await self._add_unanswered()
+        failure = await self._add_rest()
         clock_us = await self._bucket.read()
         ahead_s = clock_us / MICRO - self._now_s()
         samples = [(int(sample.at_s + ahead_s), sample) for sample in self._samples]
-        self._unanswered.extend(self._additions.of(samples, self._bucket.state(), clock_us // MICRO))
+        self._rest = self._additions.of(samples, self._bucket.state(), clock_us // MICRO)
         self._samples.clear()
-        return await self._add_unanswered() or failure
+        return await self._add_rest() or failure
 
-    async def _add_unanswered(self) -> str:
+    async def _add_rest(self) -> str:
+        """Makes the additions that are left. Calls are built one by one, between two of which others run."""
         failure = ""
-        while self._unanswered:
+        while True:
+            self._unanswered = self._unanswered or next(self._rest, None)
+            if self._unanswered is None:
+                return failure
             with store_errors():
-                reply = await self._script(*self._unanswered[0])
-            self._unanswered.popleft()
+                reply = await self._script(*self._unanswered)
+            self._unanswered = None
             failure = reply.decode(errors="replace") or failure
-        return failure
 
     @asynccontextmanager
     async def reporting(self) -> AsyncIterator[None]:
