@@ -70,8 +70,7 @@ class UsageReport:
         self._log = BoundedLog("ratelimitd.usage")
         self._failing = ""
 
-    @property
-    def unanswered(self) -> bool:
+    def is_unanswered(self) -> bool:
         """Returns whether there is an addition that the store may have made or not."""
         return self._unanswered is not None
 

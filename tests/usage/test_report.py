@@ -207,10 +207,10 @@ async def test_a_lost_reply_neither_loses_nor_repeats_a_count(store_url: str, co
         await eventually(added, "the store has added the counts")
         proxy.cut()
         await report
-        assert replica.usage.unanswered
+        assert replica.usage.is_unanswered()
         proxy.delay_s = 0
         replica.decide(4)
         await replica.report()
-        assert not replica.usage.unanswered
+        assert not replica.usage.is_unanswered()
     usage = await control.usage(UsageRange.QUARTER_HOUR)
     assert (usage.cumulative.allowed, usage.totals.allowed) == (7, 7)

@@ -99,7 +99,7 @@ async def test_a_key_of_another_type_keeps_no_other_count_away(store: Redis, con
         ("usage_report_failed", True)
     ]
     assert (await control.usage(UsageRange.DAY)).totals.allowed == 3
-    assert not replica.usage.unanswered
+    assert not replica.usage.is_unanswered()
 
 
 async def test_a_damaged_number_keeps_no_other_count_away(store: Redis, control: Control) -> None:
