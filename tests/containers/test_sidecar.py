@@ -47,3 +47,10 @@ async def test_ratelimitd_inside_envoy_gives_the_same_responses(front: Front, si
     assert (await run("docker", "exec", envoy.id, "id", "-u")).strip() == "65532"
     with pytest.raises(EngineError, match="Read-only file system"):
         await run("docker", "exec", "--user", "0", envoy.id, "touch", "/written")
+
+    # Prometheus of docker-compose.observability.yml looks for replicas under this name.
+    metrics = await run(
+        *("docker", "run", "--rm", "--network", f"{sidecar.name}_default"),
+        *("curlimages/curl:latest", "--noproxy", "*", "-s", "http://ratelimitd:9091/metrics"),
+    )
+    assert "ratelimitd_build_info" in metrics
