@@ -1,5 +1,7 @@
 """Tests of `ratelimitd envoy`, which runs the service inside the Envoy that calls it."""
 
+import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -29,13 +31,18 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group(
 CONFIG = Path(__file__).parents[2] / "envoy" / "envoy.yaml"
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the working directory of the Envoy, with its log in the file `log`."""
+    return tmp_path_factory.mktemp("envoy")
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def http(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+async def http(store_url: str, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     """Yields a client of an Envoy that hosts the service. Its backend is its own admin interface.
 
     Its working directory has modules that it must not import.
     """
-    folder = tmp_path_factory.mktemp("envoy")
     shadow(folder, *SHADOWING)
     front, admin = TcpAddress(LOOPBACK, free_port()), TcpAddress(LOOPBACK, free_port())
     config = folder / "envoy.yaml"
@@ -44,6 +51,7 @@ async def http(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         envoy_config(listener=front, admin=admin, clusters={"ratelimitd": [nowhere], "backend": [admin]})
     )
     env = {"RATELIMITD_REDIS_URL": store_url, "RATELIMITD_ADDRESS_HEADER": ADDRESS_HEADER}
+    env |= {"RATELIMITD_LOG_FORMAT": "console", "RATELIMITD_LOG_DENIALS": "10/s"}
     command = [sys.executable, "-P", "-m", "ratelimitd", "envoy", "--config", config.name]
     async with (
         open_client(store_url) as store,
@@ -65,7 +73,7 @@ async def _answers(client: httpx.AsyncClient) -> bool:
     return status == 404
 
 
-async def test_three_pass_and_seven_are_denied(http: httpx.AsyncClient) -> None:
+async def test_three_pass_and_seven_are_denied(http: httpx.AsyncClient, folder: Path) -> None:
 
     async def limits_are_in_force() -> bool:
         reply = await http.get("/api/ready", headers={"X-User-Id": "probe"})
@@ -77,6 +85,12 @@ async def test_three_pass_and_seven_are_denied(http: httpx.AsyncClient) -> None:
     assert statuses(replies) == {200: 3, 429: 7}
     assert replies[9].text == '{"error":"rate limit exceeded"}'
     assert replies[9].headers["x-ratelimit-tier"] == "user_api"
+
+    async def is_logged_as_text() -> bool:
+        lines = await asyncio.to_thread((folder / "log").read_text)
+        return re.search(r"Z \[info +\] denied +.* identity='user1' .* tier='user_api'", lines) is not None
+
+    await eventually(is_logged_as_text, "a line about a denial")
 
 
 async def test_envoy_accepts_the_printed_configuration(tmp_path: Path) -> None:
