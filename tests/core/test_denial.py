@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ratelimitd.core.denial import denying_tier, denying_tier_name
@@ -10,6 +10,8 @@ TOKENS = st.none() | st.integers(-2 * MICRO, 5 * MICRO)
 
 
 @given(st.integers(1, 6), st.lists(st.tuples(LIMITS, TOKENS), min_size=1, max_size=3))
+@example(1, [(Limit(5, 3.0), 0), (Limit(5, 0.1), 0)])
+@example(3, [(Limit(5, 1.0), 0), (Limit(2, 1.0), None)])
 def test_the_name_of_the_denying_tier_is_that_with_the_wait(
     cost: int, buckets: list[tuple[Limit, int | None]]
 ) -> None:
