@@ -1,11 +1,13 @@
 """The panel in Chromium: it works with mouse, keyboard and phone, and its text is readable."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
 from playwright.async_api import Locator, Page, Route, expect
 
+from ratelimitd.usage.ranges import UsageRange
 from tests.browser.conftest import NAME, PATIENCE_MS, WRITE_KEY, System, Visit
 from tests.eventually import eventually
 from tests.example_limits import KEY, NO_REFILL, limits_json, statuses
@@ -74,6 +76,23 @@ async def test_the_next_request_obeys_a_changed_limit(system: System, visit: Vis
     assert newest.author == NAME
     await page.get_by_role("link", name="History").click()
     await expect(page.get_by_role("cell", name="one is enough")).to_be_visible()
+
+
+async def test_requests_appear_on_the_first_page(system: System, visit: Visit) -> None:
+    page = await visit.signed_in()
+    assert statuses(await system.get("user0", 5)) == {200: 3, 429: 2}
+
+    async def shown() -> bool:
+        denied = (await system.control.usage(UsageRange.QUARTER_HOUR)).totals.denied
+        tile = await page.locator("#tile-2").inner_text()
+        return denied >= 2 and f"{denied} in total" in tile.splitlines()[-1]
+
+    await eventually(shown, "the page shows the denied requests")
+    await expect(page.get_by_role("row").filter(has_text="/api/*")).to_be_visible()
+    await expect(page.locator("#tile-replicas")).to_contain_text("2 running")
+    await expect(page.get_by_role("img", name="Replicas")).to_have_accessible_description(
+        re.compile("latest 2, highest 2")
+    )
 
 
 async def test_the_slower_of_two_tabs_keeps_its_text(system: System, visit: Visit) -> None:

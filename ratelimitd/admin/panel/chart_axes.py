@@ -8,16 +8,13 @@ from typing import NamedTuple
 
 from ratelimitd.core.model import MICRO
 
-MARK_GAP = 22.0
-"""The least distance of two labels of marks, in percent of the width."""
-
-MARK_EDGE = 8.0
-"""How far the labels of marks stay from the edges, in percent of the width."""
+MARK_WIDTH = 22.0
+"""Space for the label of a mark, in percent of the width."""
 
 FEW = 5
 """Labels of the time axis that fit on a phone."""
 
-EDGE = 4.0
+EDGE = 7.0
 """Times are not labelled this close to the edges of a plot, in percent of the width."""
 
 _ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
@@ -69,12 +66,15 @@ class Label(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """An instant that a chart marks, and what happened then. `label` may be empty: a newer one is near."""
+    """An instant that a chart marks, and what happened then.
+
+    `label` is empty where a newer one is near. It stands before the mark, or after it if `after`.
+    """
 
     at: float
-    label_at: float
     label: str
     title: str
+    after: bool
 
 
 def round_ticks(highest: float, *, whole: bool = False) -> list[float]:
@@ -108,12 +108,13 @@ def marks_on(axis: Axis, instants: Sequence[tuple[int, str, str]]) -> list[Mark]
         axis: the time axis.
         instants: for each, microseconds since the epoch, a label and a title, in order of time.
     """
-    marks, labelled = list[Mark](), math.inf
+    marks, free_until = list[Mark](), math.inf
     for at_us, label, title in reversed(instants):
         if axis.start_us <= at_us <= axis.start_us + axis.seconds * MICRO:
             at = axis.position(at_us)
-            label_at = min(max(at, MARK_EDGE), 100 - MARK_EDGE)
-            near = labelled - label_at < MARK_GAP
-            labelled = labelled if near else label_at
-            marks.append(Mark(at, label_at, "" if near else label, title))
+            after = at < MARK_WIDTH
+            fits = (at + MARK_WIDTH if after else at) <= free_until
+            if fits:
+                free_until = at if after else at - MARK_WIDTH
+            marks.append(Mark(at, label if fits else "", title, after))
     return marks

@@ -17,6 +17,8 @@ MAX_ROWS = 60
 NOTHING = "\N{EN DASH}"
 """Stands for a value that is not known."""
 
+CENTRE = 50.0
+
 Value = float | None
 Reduce = Callable[[Sequence[float]], float]
 
@@ -164,7 +166,7 @@ def newest_of(values: Sequence[Value]) -> Value:
 def paths(values: Sequence[Value], top: float) -> tuple[str, str]:
     """Returns the line and the area of values from 0 to `top` as data of SVG paths. Gaps stay open.
 
-    A value is drawn in the middle of its step. One without neighbours is drawn as a dot.
+    A value is drawn in the middle of its step. One without neighbours is drawn as a dash.
     """
     strokes, fills = [], []
     for known, group in groupby(enumerate(values), lambda item: item[1] is not None):
@@ -172,6 +174,7 @@ def paths(values: Sequence[Value], top: float) -> tuple[str, str]:
             continue
         points = [((at + 0.5) / len(values) * 100, 100 - (value or 0.0) / top * 100) for at, value in group]
         line = "L".join(f"{x:.2f} {y:.1f}" for x, y in points)
-        strokes.append(f"M{line}" + ("h.01" if len(points) == 1 else ""))
+        dot = "h1" if points[0][0] < CENTRE else "h-1"
+        strokes.append(f"M{line}" + (dot if len(points) == 1 else ""))
         fills.append(f"M{points[0][0]:.2f} 100L{line}L{points[-1][0]:.2f} 100Z")
     return "".join(strokes), "".join(fills)
