@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench import launch, memory, microbench
+from bench import launch, memory, microbench, usage_memory
 from bench.goals import Goal, goals_table, load_goals
 from bench.options import TARGETS, Options
 from bench.sampling import measure_rounds
@@ -70,10 +70,12 @@ async def run(options: Options) -> None:
         progress("measuring the memory of the stores")
         table, memory_goals = await memory.store_table(installed(), options.users)
         put(table)
+        usage, usage_goals = await usage_memory.usage_table(installed())
+        put(usage)
         seconds = min(options.pace.seconds, 0.3)
         steps, step_goals = microbench.steps_table(times=options.pace.rounds, seconds=seconds)
         put(steps)
-        put(goals_table([*goals, *memory_goals, *step_goals]))
+        put(goals_table([*goals, *memory_goals, *usage_goals, *step_goals]))
 
 
 async def _measure_targets(options: Options, store: Store, folder: Path, put: Put) -> list[Goal]:
