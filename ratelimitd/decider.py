@@ -119,6 +119,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         metrics = ReplicaMetrics(
             Observed(
                 transport=settings.transport,
+                store_timeout_s=timeout_s,
                 decisions=counts,
                 calls=calls,
                 in_flight=lambda: batcher.in_flight,

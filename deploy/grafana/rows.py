@@ -47,9 +47,11 @@ def latency() -> list[Panel]:
     mean = f"sum({rate('store_batch_size_sum')}) / sum({rate('store_batch_size_count')})"
     batches = {"mean": mean, "p99": quantile(0.99, "store_batch_size")}
     buckets = f"sum by (le) ({rate('decision_seconds_bucket')})"
+    timeout = f"max({gauge('store_timeout_seconds')})"
+    durations = {**_p50_and_p99("decision_seconds"), "timeout of the store": timeout}
     text = "From the decoded request to the decision."
     return [
-        lines("Duration of decisions", "s", text, _p50_and_p99("decision_seconds")),
+        lines("Duration of decisions", "s", text, durations),
         distribution("Decisions by duration", "s", "Decisions per second in each range.", buckets),
         lines("Duration of store calls", "s", "Successful calls.", _p50_and_p99("store_call_seconds")),
         lines("Decisions per store call", "none", "Concurrent decisions share a call.", batches),

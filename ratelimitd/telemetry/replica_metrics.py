@@ -43,6 +43,7 @@ class Observed:
 
     Args:
         transport: of this replica.
+        store_timeout_s: how long a decision waits for the store, in seconds.
         decisions: all decisions so far.
         calls: the calls of the store so far.
         in_flight: returns how many decisions wait for the store.
@@ -53,6 +54,7 @@ class Observed:
     """
 
     transport: str
+    store_timeout_s: float
     decisions: DecisionCounts
     calls: StoreCalls
     in_flight: Callable[[], int]
@@ -85,6 +87,9 @@ class ReplicaMetrics(Collector):
             "decision_seconds", "Time from the decoded request to the decision.", observed.decisions.seconds
         )
         yield from _store_metrics(observed.calls)
+        yield _gauge(
+            "store_timeout_seconds", "How long a decision waits for the store.", observed.store_timeout_s
+        )
         yield _gauge("in_flight", "Decisions that wait for the store.", observed.in_flight())
         yield _counter(
             "shadow_denied",

@@ -52,6 +52,7 @@ def observed(
 ) -> Observed:
     return Observed(
         transport="grpcio",
+        store_timeout_s=0.05,
         decisions=counts,
         calls=calls or StoreCalls(),
         in_flight=lambda: 4,
