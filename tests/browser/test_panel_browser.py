@@ -35,6 +35,7 @@ LONG = "a-very-long-user-id-that-does-not-fit-on-one-line-of-a-phone"
 PAGES = (
     "/admin",
     "/admin?range=7d",
+    "/admin/top",
     "/admin/limits",
     "/admin/edit",
     "/admin/history",
@@ -191,6 +192,19 @@ async def test_the_next_request_of_a_reset_user_is_allowed(system: System, visit
     await page.get_by_role("button", name="Reset 2 buckets").click()
     await expect(page.get_by_text("Filled 2 buckets of user4.")).to_be_visible()
     assert statuses(await system.get("user4", 4)) == {200: 3, 429: 1}
+
+
+async def test_a_top_user_appears_by_itself_and_leads_to_the_buckets(system: System, visit: Visit) -> None:
+    page = await visit.signed_in()
+    await page.get_by_role("link", name="Top users").click()
+    await expect(page.get_by_role("heading", name="Top users")).to_be_visible()
+    await system.get("</script>", 3)
+    row = page.get_by_role("row").filter(has_text="</script>")
+    await expect(row).to_contain_text("exact")  # without a reload, once a replica has published
+    await tab_to(page, page.get_by_role("link", name="Buckets of \N{FIRST STRONG ISOLATE}</script>"))
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name="Buckets of %3C%2Fscript%3E")).to_be_visible()
+    assert visit.complaints == []
 
 
 async def test_the_keyboard_is_enough_to_change_a_limit(visit: Visit) -> None:
