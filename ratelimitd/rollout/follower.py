@@ -36,6 +36,9 @@ FIRST_POLL_INTERVAL_S = 0.1
 READ_TIMEOUT_S = 1.0
 """A poll may take longer than a decision, since no request waits for it."""
 
+POLL_LINES_PER_MINUTE = 2
+"""Lines per minute about polls that fail in the same way: a store that fails at times fails many of them."""
+
 UNREAD = ("", -1)
 
 
@@ -74,6 +77,7 @@ class PolicyFollower:
         self._poll_interval_s = poll_interval_s
         self._log = structlog.get_logger("ratelimitd.policy")
         self._bounded_log = BoundedLog("ratelimitd.policy")
+        self._poll_log = BoundedLog("ratelimitd.policy", lines_per_minute=POLL_LINES_PER_MINUTE)
         self._current: PolicySet | None = None
         self._text = ""  # that of the policy in force
         self._read_last: tuple[str, int] = UNREAD
@@ -146,7 +150,7 @@ class PolicyFollower:
             yield
         except (StoreError, TimeoutError) as error:
             if event not in self._failing:
-                self._bounded_log.warning(event, key=self._key, reason=str(error) or "no answer in time")
+                self._poll_log.warning(event, key=self._key, reason=str(error) or "no answer in time")
             self._failing.add(event)
         else:
             self._failing.discard(event)
