@@ -214,3 +214,13 @@ async def test_failing_spans_change_no_decision(monkeypatch: pytest.MonkeyPatch)
         assert {line["event"] for line in lines} == {"span_failed"}
         system.store.error = StoreError("away")
         assert (await system.decide(request())).verdict is Verdict.UNDECIDED
+
+
+async def test_a_failing_span_of_a_call_changes_no_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("broken")
+
+    async with traced() as system:
+        monkeypatch.setattr("ratelimitd.telemetry.traces.store_call_spans.Link", fail)
+        assert (await system.decide(request())).verdict is Verdict.ALLOWED
+    assert len(system.spans()) == 1

@@ -1,0 +1,23 @@
+"""Traces that are off, and traces that are on."""
+
+import pytest
+
+from ratelimitd.telemetry.traces.recorded import RecordedTraces
+from ratelimitd.telemetry.traces.wrappers import open_traces
+from tests.core.fakes import OracleLimiter, decider_over
+from tests.telemetry.test_spans import Store
+
+
+async def test_without_traces_each_part_stays_as_it_is() -> None:
+    store, limiter = Store(), OracleLimiter()
+    decider = decider_over(limiter)
+    async with open_traces({}, "host:1:abc") as traces:
+        assert traces.of_calls(store, "redis://cache", lambda: None) is store
+        assert traces.of_takes(limiter) is limiter
+        assert traces.of_decisions(decider, lambda _: None) is decider
+
+
+async def test_a_variable_turns_traces_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    async with open_traces({"OTEL_TRACES_EXPORTER": "console"}, "host:1:abc") as traces:
+        assert isinstance(traces, RecordedTraces)
