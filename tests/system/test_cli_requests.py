@@ -159,7 +159,7 @@ async def test_reset_asks_for_confirmation_on_a_terminal(store: Redis) -> None:
 async def test_check_asks_a_running_service(store_url: str, store: Redis) -> None:
     await apply(limits_json(user_api_capacity=1, **NO_REFILL))
     flags = {"redis_url": store_url, "listen": "127.0.0.1:0"}
-    async with run_service(settings.load({}, flags=flags), "grpcio") as listener:
+    async with run_service(settings.load({}, flags=flags | {"metrics_listen": "off"}), "grpcio") as listener:
         ask = ["check", "--user", "u1", "--path", "/api/x", "--target", str(listener.address)]
         ask += ["--timeout-s", "10"]
         dry = await run(*ask, "--dry-run")
@@ -179,7 +179,7 @@ async def test_check_asks_a_running_service(store_url: str, store: Redis) -> Non
 async def test_an_undecided_check_does_not_end_with_denied(answer: str, status: int) -> None:
     """An undecided request says nothing about limits."""
     flags = {"redis_url": "unix:///nowhere.sock", "listen": "127.0.0.1:0", "on_store_error": answer}
-    async with run_service(settings.load({}, flags=flags), "grpcio") as listener:
+    async with run_service(settings.load({}, flags=flags | {"metrics_listen": "off"}), "grpcio") as listener:
         done = await run("check", "--path", "/", "--target", str(listener.address), "--timeout-s", "10")
     assert done.status == status
 

@@ -21,7 +21,7 @@ OLD, NEW = "old-secret", "new-secret"
 def replica(address: str, password: str) -> AbstractAsyncContextManager[Listener]:
     """Runs a replica that uses this password."""
     flags = {"redis_url": f"redis://{USER}:{password}@{address}/0", "listen": "127.0.0.1:0"}
-    return run_service(settings.load({}, flags=flags), "grpcio")
+    return run_service(settings.load({}, flags=flags | {"metrics_listen": "off"}), "grpcio")
 
 
 async def decided(target: object) -> bool:

@@ -96,7 +96,9 @@ async def test_the_documented_users_can_do_everything(transport: str) -> None:
 async def test_the_optional_permissions_are_not_needed() -> None:
     async with store_with_users(*OPTIONAL) as (address, client):
         flags = {"redis_url": f"redis://{SERVICE}:PASSWORD@{address}/0", "listen": "127.0.0.1:0"}
-        async with run_service(settings.load({}, flags=flags), "grpcio") as listener:
+        async with run_service(
+            settings.load({}, flags=flags | {"metrics_listen": "off"}), "grpcio"
+        ) as listener:
             await use_everything(address, str(listener.address), client)
 
 
