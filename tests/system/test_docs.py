@@ -66,6 +66,14 @@ def test_links_and_named_files_exist(document: str) -> None:
     files = re.findall(r"`((?:tests|lua|docs|envoy|proto)/[\w./-]+\.\w+)`", text)
     assert [link for link in links if not (folder / link).exists()] == []
     assert [file for file in files if not (ROOT / file).exists()] == []
+    sections = re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", text)
+    assert [at for at in sections if at[1] not in anchors(folder / at[0] if at[0] else ROOT / document)] == []
+
+
+def anchors(document: Path) -> set[str]:
+    """Returns the anchors of the headings of a document, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_operations_lists_each_log_event_with_its_level() -> None:
