@@ -14,9 +14,10 @@ from ratelimitd.rollout.revisions import Revisions
 from ratelimitd.store.client import store_errors
 from ratelimitd.store.refused_writes import refused_writes
 from ratelimitd.usage import layout
+from ratelimitd.usage.folding import StepCounts
 from ratelimitd.usage.quantile import quantile_s
 from ratelimitd.usage.ranges import RESOLUTIONS, UsageRange
-from ratelimitd.usage.series import Series, SeriesReader, StepCounts, first_steps_s
+from ratelimitd.usage.series import Series, SeriesReader, first_steps_s
 
 LATE_S = 10
 """How long after its end the counts of a step may arrive: twice the interval at which replicas report."""

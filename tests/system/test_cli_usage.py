@@ -68,8 +68,8 @@ async def test_json_is_that_of_the_api(store: Redis) -> None:
     await store.hset(total_key(KEY), "allowed", "x")
     usage = (await run("usage", "--json")).json
     assert (usage["range"], usage["totals"]["allowed"], len(usage["steps"])) == ("15m", 10, 90)
-    assert "fields of" in usage["warnings"][0]
-    assert "WARNING: 1 fields of" in (await run("usage")).out
+    assert "damaged fields of" in usage["warnings"][0]
+    assert "WARNING: damaged fields of" in (await run("usage")).out
 
 
 async def test_without_any_report_everything_is_zero() -> None:

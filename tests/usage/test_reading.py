@@ -10,8 +10,10 @@ from ratelimitd.core.tiers import TierName
 from ratelimitd.settings import load
 from ratelimitd.usage import layout
 from ratelimitd.usage.layout import APIS_COARSE, APIS_FINE, COARSE, FINE, Level, api_id
-from ratelimitd.usage.ranges import UsageRange
+from ratelimitd.usage.ranges import RESOLUTIONS, UsageRange
+from ratelimitd.usage.series import SeriesReader
 from tests.example_limits import KEY, limits_json
+from tests.usage.examples import NOW_S
 
 
 @pytest.fixture
@@ -125,9 +127,9 @@ async def test_damaged_fields_are_left_out_with_a_warning(store: Redis, control:
     assert usage.totals.requests == 5
     assert usage.cumulative.allowed == 5
     assert usage.warnings == [
-        f"2 fields of {layout.total_key(KEY)} cannot be read and are left out",
-        f"8 fields of {key} cannot be read and are left out",
-        f"3 fields of {APIS_FINE.key(KEY, now)} cannot be read and are left out",
+        f"damaged fields of {layout.total_key(KEY)} are left out: 2",
+        f"damaged fields of {key} are left out: 8",
+        f"damaged fields of {APIS_FINE.key(KEY, now)} are left out: 3",
     ]
 
 
@@ -177,6 +179,27 @@ async def test_what_does_not_change_any_more_is_read_once(store: Redis, control:
     for over in (UsageRange.DAY, UsageRange.WEEK):
         usage = await control.usage(over)
         assert (usage.totals.allowed, usage.apis) == (8, [])
+
+
+async def test_a_short_range_does_not_make_a_long_one_read_again(store: Redis, control: Control) -> None:
+    at_s = await now_s(store) - 3000
+    await write(store, FINE, at_s, a=5)
+    for _ in range(2):
+        assert (await control.usage(UsageRange.HOUR)).totals.allowed == 5
+        await control.usage(UsageRange.QUARTER_HOUR)
+        await store.delete(FINE.key(KEY, at_s))
+
+
+async def test_a_store_whose_clock_stepped_back_is_read_again(store: Redis) -> None:
+    """Replicas add to buckets that were closed."""
+    reader = SeriesReader(store, KEY)
+    week = RESOLUTIONS[UsageRange.WEEK]
+    await write(store, COARSE, NOW_S, a=5)
+    await reader.series(week, NOW_S + 4 * 3600)
+    for count in (7, 9):
+        await write(store, COARSE, NOW_S, a=count)
+        steps = (await reader.series(week, NOW_S + 60)).steps.values()
+        assert [step.counts["a"] for step in steps] == [count]
 
 
 async def test_a_key_that_was_repaired_is_read_again(store: Redis, control: Control) -> None:
