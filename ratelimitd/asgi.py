@@ -31,7 +31,7 @@ async def _open_service() -> AsyncIterator[HostedService]:
     ):
         yield HostedService(
             unary_methods(decide),
-            bound_s=settings.store_timeout_ms / 1000,
+            bound_s=settings.store_timeout_s,
             max_message_bytes=settings.max_message_bytes,
             drain_s=settings.drain_s,
             lifeline=None if lifeline is None else int(lifeline),

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ratelimitd import __version__
 from ratelimitd.core.decide import Decider
+from ratelimitd.core.ports import BatchLimiter, Decide
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.deny_cache import DenyCache
 from ratelimitd.limiter.redis_limiter import RedisLimiter, greeting
@@ -31,7 +32,7 @@ from ratelimitd.telemetry.denial_log import DenialLog
 from ratelimitd.telemetry.observers import ObserverErrorLog
 from ratelimitd.telemetry.replica_metrics import Observed, ReplicaMetrics
 from ratelimitd.telemetry.store_calls import StoreCalls
-from ratelimitd.telemetry.traces.wrappers import Decide, open_traces
+from ratelimitd.telemetry.traces.opening import open_traces
 from ratelimitd.telemetry.unreadable_addresses import UnreadableAddresses
 from ratelimitd.usage.addition import Additions
 from ratelimitd.usage.global_bucket import GlobalBucket
@@ -68,24 +69,15 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         replica = _replica(settings)
         traces = await stack.enter_async_context(open_traces(os.environ, replica.id))
         client = await stack.enter_async_context(open_client(settings.redis_url))
-        timeout_s = settings.store_timeout_ms / 1000
-        # A call of the store may take longer than its decisions wait, because it may have to connect first.
-        link = Link(connector(settings.redis_url), greeting=greeting(), silence_s=max(SILENCE_S, timeout_s))
+        link = _link(settings)
         pool_of(client).follow(lambda: link.opened)
-        redis_limiter = RedisLimiter(await stack.enter_async_context(link))
         calls = StoreCalls()
-        batcher = await stack.enter_async_context(
-            Batcher(
-                traces.of_calls(redis_limiter, settings.redis_url, lambda: link.peer),
-                timeout_s=timeout_s,
-                max_batch=settings.max_batch,
-                max_in_flight=settings.max_in_flight,
-                calls=calls,
-            )
+        redis_limiter = traces.of_calls(
+            RedisLimiter(await stack.enter_async_context(link)), settings.redis_url, lambda: link.peer
         )
+        batcher = await stack.enter_async_context(_batcher(settings, redis_limiter, calls))
         limiter = DenyCache(traces.of_takes(batcher))
         unreadable = UnreadableAddresses(settings.address_header)
-        counts = DecisionCounts()
         policies = PolicyFollower(
             client,
             settings.config_key,
@@ -95,15 +87,16 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
             unreadable_addresses=lambda: unreadable.count,
         )
         await stack.enter_async_context(policies.following())
+        counts = DecisionCounts()
         bucket = GlobalBucket(client, policies, settings.key_prefix, lambda: policies.number)
         additions = Additions(settings.config_key, replica.id)
         usage = UsageReport(client, additions, Sampler(counts, calls), bucket)
         await stack.enter_async_context(usage.reporting())
         denials = [stack.enter_context(log) for log in _denial_logs(settings)]
-        await stack.enter_async_context(descriptors.watched())
         user_counts = await stack.enter_async_context(
             counting_users(client, settings.config_key, replica.id, settings.top_users)
         )
+        await stack.enter_async_context(descriptors.watched())
         await link.settled()
         _reduce_garbage_collection()
         decider = Decider(
@@ -119,7 +112,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         metrics = ReplicaMetrics(
             Observed(
                 transport=settings.transport,
-                store_timeout_s=timeout_s,
+                store_timeout_s=settings.store_timeout_s,
                 decisions=counts,
                 calls=calls,
                 in_flight=lambda: batcher.in_flight,
@@ -130,6 +123,25 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
             )
         )
         yield Deciding(traces.of_decisions(decider, policies.revision_of), metrics.exposition)
+
+
+def _link(settings: Settings) -> Link:
+    """Returns the connection of the decisions.
+
+    A call of the store may take longer than its decisions wait, because it may have to connect first.
+    """
+    silence_s = max(SILENCE_S, settings.store_timeout_s)
+    return Link(connector(settings.redis_url), greeting=greeting(), silence_s=silence_s)
+
+
+def _batcher(settings: Settings, limiter: BatchLimiter, calls: StoreCalls) -> Batcher:
+    return Batcher(
+        limiter,
+        timeout_s=settings.store_timeout_s,
+        max_batch=settings.max_batch,
+        max_in_flight=settings.max_in_flight,
+        calls=calls,
+    )
 
 
 def _denial_logs(settings: Settings) -> Iterator[DenialLog]:

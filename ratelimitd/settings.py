@@ -252,6 +252,11 @@ class Settings(BaseModel):
         parts = [part.strip().lower().partition(":") for part in self.identity.split(",")]
         return next((name for kind, _, name in parts if kind == "header"), None)
 
+    @property
+    def store_timeout_s(self) -> float:
+        """How long a decision waits for the store, in seconds."""
+        return self.store_timeout_ms / 1000
+
     def listen_address(self) -> Address:
         """Returns the address of the gRPC server."""
         address = parse_address(self.listen)

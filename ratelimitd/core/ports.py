@@ -4,8 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from ratelimitd.core.decision import Decision
-from ratelimitd.core.model import Outcome, TakeRequest
+from ratelimitd.core.model import Outcome, Request, TakeRequest
 from ratelimitd.core.policy import PolicySet
+
+Decide = Callable[[Request], Awaitable[Decision]]
+"""Decides a request: `core/decide.py:Decider`, or a wrapper of it."""
 
 
 class Limiter(Protocol):

@@ -7,9 +7,8 @@ it. To add an RPC, add a row, and a module that decodes and encodes its messages
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ratelimitd.core.decision import Decision
 from ratelimitd.core.grpc_code import GrpcCode
-from ratelimitd.core.model import Request
+from ratelimitd.core.ports import Decide
 from ratelimitd.errors import MalformedRequestError
 from ratelimitd.transport import ext_authz
 from ratelimitd.transport.call_error import CallError
@@ -47,7 +46,7 @@ class Unary(NamedTuple):
         return self.call(request)
 
 
-def unary_methods(decide: Callable[[Request], Awaitable[Decision]]) -> Mapping[str, Unary]:
+def unary_methods(decide: Decide) -> Mapping[str, Unary]:
     """The methods by path, `/package.Service/Method`."""
     return {CHECK: Unary(ext_authz.decode, decide, ext_authz.Encoder(), ext_authz.BODIES)}
 

@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 
 from ratelimitd.core.match import DRY_RUN_CONTEXT
 from ratelimitd.core.model import Outcome, Request, TakeRequest, Verdict
-from ratelimitd.core.ports import BatchCallback
+from ratelimitd.core.ports import BatchCallback, Decide
 from ratelimitd.errors import StoreError, StoreRefusedError
 from ratelimitd.limiter.batcher import Batcher
-from ratelimitd.telemetry.traces.decision_spans import METHOD, Decide
+from ratelimitd.telemetry.traces.decision_spans import METHOD
 from ratelimitd.telemetry.traces.recorded import RecordedTraces
 from tests.core.fakes import FLAT_POLICY, OracleLimiter, decider_over
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from ratelimitd.telemetry.traces.opening import open_traces
 from ratelimitd.telemetry.traces.recorded import RecordedTraces
-from ratelimitd.telemetry.traces.wrappers import open_traces
 from tests.core.fakes import OracleLimiter, decider_over
 from tests.telemetry.test_spans import Store
 

@@ -12,7 +12,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from ratelimitd.core.decision import Decision
 from ratelimitd.core.model import Outcome, Request, TakeRequest, Verdict, new
-from ratelimitd.core.ports import Limiter
+from ratelimitd.core.ports import Decide, Limiter
 from ratelimitd.errors import StoreError
 from ratelimitd.telemetry.traces.attributes import (
     SCHEMA_URL,
@@ -29,7 +29,6 @@ METHOD = "envoy.service.auth.v3.Authorization/Check"
 _NOT_SAMPLED = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][02468ace]")
 """A valid traceparent whose trace is not sampled. The SDK needs 11 us to find that out, this 0.4 us."""
 
-Decide = Callable[[Request], Awaitable[Decision]]
 
 _current: ContextVar[Span | None] = ContextVar("span_of_the_decision", default=None)
 """The span of the decision that runs, if it is recorded."""

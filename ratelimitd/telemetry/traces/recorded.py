@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from opentelemetry.sdk.trace import TracerProvider
 
-from ratelimitd.core.ports import BatchLimiter, Limiter
-from ratelimitd.telemetry.traces.decision_spans import Decide, DecisionSpans, TracedTakes
+from ratelimitd.core.ports import BatchLimiter, Decide, Limiter
+from ratelimitd.telemetry.traces.decision_spans import DecisionSpans, TracedTakes
 from ratelimitd.telemetry.traces.store_call_spans import StoreCallSpans
 from ratelimitd.telemetry.traces.wrappers import Traces
 

@@ -1,19 +1,12 @@
-"""Puts what records spans around the parts of a decision, if traces are on.
+"""The wrappers that record spans around the parts of a decision. Traces that are off have none.
 
-The parts have the same shape with and without it, and this module imports OpenTelemetry only if it is used.
+The parts have the same shape with and without a wrapper.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Protocol
 
-from ratelimitd.core.decision import Decision
-from ratelimitd.core.model import Request
-from ratelimitd.core.ports import BatchLimiter, Limiter
-from ratelimitd.errors import MissingExtraError
-from ratelimitd.telemetry.traces.variables import missing_extra, trace_export
-
-Decide = Callable[[Request], Awaitable[Decision]]
+from ratelimitd.core.ports import BatchLimiter, Decide, Limiter
 
 
 class Traces(Protocol):
@@ -49,22 +42,3 @@ class NoTraces:
 
 
 _port: type[Traces] = NoTraces
-
-
-@asynccontextmanager
-async def open_traces(environ: Mapping[str, str], replica_id: str) -> AsyncIterator[Traces]:
-    """Yields the wrappers for the OTEL_* variables. Spans that are left are sent at the end of the block.
-
-    Raises SettingsError or MissingExtraError.
-    """
-    export = trace_export(environ)
-    if export is None:
-        yield NoTraces()
-        return
-    try:
-        from ratelimitd.telemetry.traces.exporting import exporting  # noqa: PLC0415 - its library is an extra
-        from ratelimitd.telemetry.traces.recorded import RecordedTraces  # noqa: PLC0415 - the same
-    except ImportError as error:
-        raise MissingExtraError(missing_extra(error.name)) from error
-    async with exporting(export, replica_id) as provider:
-        yield RecordedTraces(provider)
