@@ -128,7 +128,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
 def _link(settings: Settings) -> Link:
     """Returns the connection of the decisions.
 
-    A call of the store may take longer than its decisions wait, because it may have to connect first.
+    A call to the store may take longer than its decisions wait, because it may have to connect first.
     """
     silence_s = max(SILENCE_S, settings.store_timeout_s)
     return Link(connector(settings.redis_url), greeting=greeting(), silence_s=silence_s)

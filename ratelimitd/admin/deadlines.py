@@ -41,7 +41,7 @@ async def store_deadline(seconds: float) -> AsyncIterator[None]:
 
 
 def with_deadlines(control: Control, deadlines: Deadlines) -> Control:
-    """A Control whose calls of the store raise StoreError after their deadline."""
+    """A Control whose calls to the store raise StoreError after their deadline."""
     return cast("Control", _ControlWithDeadlines(control, deadlines))
 
 

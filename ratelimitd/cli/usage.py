@@ -57,17 +57,17 @@ def _print_state(usage: Usage) -> None:
     bucket = None
     if reported is not None and reported.global_tokens is not None:
         bucket = f"{tokens(reported.global_tokens)} of {reported.global_capacity} tokens"
-    latency = None
+    durations = None
     if usage.store_p50_s is not None and usage.store_p99_s is not None:
-        latency = f"p50 {_milliseconds(usage.store_p50_s)}, p99 {_milliseconds(usage.store_p99_s)}"
+        durations = f"p50 {_milliseconds(usage.store_p50_s)}, p99 {_milliseconds(usage.store_p99_s)}"
     output.print_fields(
         ("at", iso_instant(usage.at_us)),
         ("range", f"{usage.range.value} in steps of {usage.step_s} s"),
         ("replicas", max(step.replicas for step in usage.steps[-2:])),
         ("revision", None if reported is None else reported.revision),
         ("global", bucket),
-        ("store", latency),
-        ("requests", f"{usage.totals.requests}, of which {usage.totals.local} needed no call of the store"),
+        ("store", durations),
+        ("requests", f"{usage.totals.requests}, of which {usage.totals.local} needed no call to the store"),
         ("so far", f"{usage.cumulative.requests} requests since the store was set up"),
     )
 

@@ -9,7 +9,7 @@ from ratelimitd.usage.ranges import UsageRange
 
 
 class DecisionTotals(Answer):
-    """Decisions by outcome, and those denied also by tier.
+    """Decisions by outcome, and denied ones also by tier.
 
     `local` is how many of all these needed no call to the store.
     """
@@ -32,8 +32,8 @@ class UsageStep(DecisionTotals):
     """The decisions of all replicas in one step of a range.
 
     `at` is the beginning of the step. `complete`: no more counts are expected. The last one or two steps are
-    not complete; their counts are still growing. `global_tokens` are those in the global bucket at the end
-    of the step, `global_capacity` is its size; both are null when the tier is off or no replica reported.
+    not complete; their counts are still growing. `global_tokens` are the tokens in the global bucket at the
+    end of the step, `global_capacity` is its size; both are null when the tier is off or no replica reported.
     `store_p50_s` and `store_p99_s` are the durations of calls to the store, null without calls. `replicas`
     reported in this step. `revision` is the policy that the last of them ran, null when none reported.
     """

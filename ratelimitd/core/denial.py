@@ -39,7 +39,7 @@ def denying_tier(
 def denying_tier_name(limits: Sequence[TierLimit], cost: int, tokens: Sequence[int | None]) -> TierName:
     """The tier that denied. It takes a third of the time of `denying_tier` when only one tier cannot pay.
 
-    The arguments are those of `denying_tier`, of a denied request.
+    Takes the arguments of `denying_tier`, for a denied request.
     """
     short = None
     for tier_limit, left in zip(limits, tokens):  # noqa: B905 - strict=True takes 80 ns

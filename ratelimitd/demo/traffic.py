@@ -47,7 +47,7 @@ TRAFFIC_LIMITS = json.dumps(
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Users who send requests alike.
+    """A group of users with the same kind of requests.
 
     Args:
         share: their part of all requests.

@@ -1,4 +1,4 @@
-"""Logs a sample of the denied requests: evenly spread, at most so many per second, with a count of the rest.
+"""Logs a sample of the denied requests: evenly spread, at a bounded rate, with a count of the rest.
 
 A line is about one request. After it, denials are counted until the next line is due; that line is about the
 last of them. So every denial is either logged or counted, at the latest one interval after it.

@@ -16,7 +16,7 @@ MAX_CONNECTIONS = 16
 """Connections at a time. Each takes a file descriptor, and memory for one response."""
 
 LIFETIME_S = 10.0
-"""After so many seconds a connection is closed, whatever its state. Prometheus waits 10 s for a response."""
+"""Seconds after which a connection is closed, whatever its state. Prometheus waits 10 s for a response."""
 
 MAX_HEAD_BYTES = 16_384
 """Maximum size of the request line with the headers."""
@@ -29,7 +29,7 @@ Closing at once would discard the response: the kernel resets a connection whose
 
 
 class Response(NamedTuple):
-    """A response with these headers, and with those that every response has."""
+    """A response. `headers` are added to the headers that every response has."""
 
     status: HTTPStatus
     body: bytes
@@ -84,7 +84,7 @@ class _Connection(asyncio.Protocol):
         self._client_ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # that of uvloop has another base class
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport has another base class
         self._timer = asyncio.get_running_loop().call_later(LIFETIME_S, self.abort)
         self._connections.add(self)
 

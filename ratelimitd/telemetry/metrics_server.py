@@ -26,7 +26,7 @@ PAUSE = 9
 """The pause between two renderings, as a multiple of the time that the first one took."""
 
 _BACKLOG = 16
-"""asyncio tries so many accepts in a row; each takes a file descriptor until the oldest connections close."""
+"""asyncio accepts this many connections in a row; each takes a file descriptor until the oldest close."""
 
 _COMPRESSION = 1
 """The fastest level of gzip; it makes metrics about ten times smaller."""

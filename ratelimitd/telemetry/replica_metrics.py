@@ -45,7 +45,7 @@ class Observed:
         transport: of this replica.
         store_timeout_s: how long a decision waits for the store, in seconds.
         decisions: all decisions so far.
-        calls: the calls of the store so far.
+        calls: the calls to the store so far.
         in_flight: returns how many decisions wait for the store.
         policies: the policy in force.
         revision: returns the number of the policy in force.
@@ -117,7 +117,7 @@ def _store_metrics(calls: StoreCalls) -> Iterator[Metric]:
     ]
     yield HistogramMetricFamily(
         "ratelimitd_store_batch_size",
-        "Decisions in one call of the store.",
+        "Decisions in one call to the store.",
         buckets=[*buckets, ("+Inf", sizes.total())],
         sum_value=sum(size * n for size, n in sizes.items()),
     )

@@ -24,7 +24,7 @@ Folded = TypeVar("Folded")
 
 
 class Blocks(Generic[Folded]):
-    """The blocks of a level, for steps of one length. Those that are closed are kept.
+    """The blocks of a level, for steps of one length. Closed blocks are kept.
 
     Args:
         level: the level.

@@ -43,7 +43,7 @@ class StepCounts:
     Args:
         counts: by the codes of `layout`.
         replicas: the most that reported in one bucket.
-        state: that of the last bucket that has one.
+        state: the state in the last bucket that has one.
         state_at_s: when that bucket begins.
     """
 

@@ -33,7 +33,7 @@ SHORT_TIMEOUT_S = 0.2
 """The same for the last report of a replica, when the one before it failed."""
 
 MAX_SAMPLES = 120
-"""Samples kept while the store is away: those of ten minutes. Then the oldest two are joined."""
+"""Samples kept while the store is away: ten minutes of them. Then the oldest two are joined."""
 
 
 class UsageReport:

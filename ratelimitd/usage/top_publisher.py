@@ -47,7 +47,7 @@ class TopUsersPublisher:
     Args:
         client: the store.
         config_key: the config key.
-        replica_id: the id of this replica, unlike that of any other process.
+        replica_id: the id of this replica, which no other process has.
         mode: `hashed` publishes hashes in place of the keys of users and addresses.
         counts: the counts. They must also be an observer of the decisions.
     """

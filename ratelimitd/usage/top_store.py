@@ -79,7 +79,7 @@ class Found(NamedTuple):
     """What the store holds.
 
     Args:
-        periods: those within the window, of all replicas.
+        periods: the periods of all replicas within the window.
         warnings: what cannot be read, and why.
         now_us: the store's clock in microseconds since the epoch.
     """

@@ -62,7 +62,7 @@ class World:
         return waits
 
     async def is_local(self, user: str, api: str, cost: int = 1) -> bool:
-        """Returns whether the first replica denies this request without a call of the store."""
+        """Returns whether the first replica denies this request without a call to the store."""
         calls = self.store.calls
         outcome = await self.replicas[0].take(self.request(user, api, cost))
         return self.store.calls == calls and not outcome.allowed
@@ -166,7 +166,7 @@ async def test_a_request_that_is_always_denied_is_denied_locally() -> None:
 
 
 async def test_a_wide_bucket_with_many_tokens_is_not_asked_about_at_each_denial() -> None:
-    """It cannot have been emptied since its count, so a hot user costs few calls of the store."""
+    """It cannot have been emptied since its count, so a hot user costs few calls to the store."""
     many = SPENT_AT_ONCE // MICRO + 200_000
     world = World(user=Limit(many, 0.001), user_api=Limit(1, 0.001))
     assert await world.send("u", "AA") == [0, 1000]

@@ -43,7 +43,7 @@ async def test_usage_shows_outcomes_apis_and_changes() -> None:
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
     assert "replicas 1" in lines
     assert "global 10 of 10 tokens" in lines
-    assert "requests 12, of which 0 needed no call of the store" in lines
+    assert "requests 12, of which 0 needed no call to the store" in lines
     assert any(line.startswith("allowed 10 ") for line in lines)
     assert any(line.startswith("denied by user 2 ") for line in lines)
     assert any(line.startswith("/a 7 2 ") for line in lines)

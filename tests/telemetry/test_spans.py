@@ -1,4 +1,4 @@
-"""Spans of decisions and of calls of the store, recorded in memory."""
+"""Spans of decisions and of calls to the store, recorded in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

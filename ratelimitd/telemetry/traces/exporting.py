@@ -81,7 +81,7 @@ def _line(span: ReadableSpan) -> str:
 
 
 def _resource(replica_id: str) -> Resource:
-    """The attributes of all spans. Those in OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME win over ours."""
+    """The attributes of all spans. OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME win over our values."""
     ours = Resource({"service.version": __version__, "ratelimitd.replica": replica_id})
     resource = ours.merge(Resource.create())
     if str(resource.attributes["service.name"]).startswith("unknown_service"):

@@ -1,4 +1,4 @@
-"""Contains the errors of what makes spans: a decision stands without its span."""
+"""Logs the errors of code that makes spans, so that no decision fails because of its span."""
 
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar

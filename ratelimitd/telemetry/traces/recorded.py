@@ -17,7 +17,7 @@ class RecordedTraces:
         self._provider = provider
 
     def of_calls(self, limiter: BatchLimiter, url: str, peer: Callable[[], object]) -> BatchLimiter:
-        """Records the calls of the store at `url`."""
+        """Records the calls to the store at `url`."""
         return StoreCallSpans(limiter, self._provider, url, peer)
 
     def of_takes(self, limiter: Limiter) -> Limiter:

@@ -1,4 +1,4 @@
-"""A span for each call of the store, linked with the decisions that share it.
+"""A span for each call to the store, linked with the decisions that share it.
 
 It is a child of the first of these decisions, so that it appears in a trace. The other decisions link to it.
 The SDK limits the links of a span (OTEL_SPAN_LINK_COUNT_LIMIT, 128).

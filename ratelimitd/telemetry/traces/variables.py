@@ -118,7 +118,7 @@ class _Variables:
 
     @property
     def protocol(self) -> str:
-        """The protocol of OTLP. The default is that of the specification."""
+        """The protocol of OTLP. The default is the one in the specification."""
         return self.get(*_otlp("PROTOCOL")).lower() or PROTOCOLS[0]
 
 

@@ -13,7 +13,7 @@ class Traces(Protocol):
     """Returns each part with what records its spans."""
 
     def of_calls(self, limiter: BatchLimiter, url: str, peer: Callable[[], object]) -> BatchLimiter:
-        """Records the calls of the store at `url`; `peer` returns its address as a socket names it."""
+        """Records the calls to the store at `url`; `peer` returns its address as a socket names it."""
         ...
 
     def of_takes(self, limiter: Limiter) -> Limiter:
