@@ -64,6 +64,15 @@ def dashboard_queries() -> list[str]:
     ]
 
 
+def evaluated_often(folder: Path) -> Path:
+    """Writes the rules without the interval of their group, so that they follow the configuration."""
+    groups = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())
+    del groups["groups"][0]["interval"]
+    file = folder / "rules.yml"
+    file.write_text(yaml.safe_dump(groups))
+    return file
+
+
 def rules() -> list[dict[str, Any]]:
     """Returns the rules as Prometheus loads them."""
     (group,) = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]
@@ -75,11 +84,11 @@ def selectors(expr: str) -> list[str]:
     return re.findall(r"\b(?:(?:ratelimitd|job:ratelimitd)\w*(?::\w+)?|up)(?:\{[^}]*\})?", expr)
 
 
-def configuration(stack: Stack) -> str:
+def configuration(stack: Stack, rules: Path) -> str:
     """Returns the configuration of compose, with the addresses of these replicas and shorter intervals."""
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
-    config["rule_files"] = [str(PROMETHEUS / "rules.yml")]
+    config["rule_files"] = [str(rules)]
     replicas, admin = config["scrape_configs"]
     del replicas["dns_sd_configs"]
     replicas["static_configs"] = [{"targets": [str(address) for address in stack.metrics]}]
@@ -93,7 +102,7 @@ async def prometheus_for(stack: Stack) -> AsyncIterator[Prometheus]:
     address = f"{LOOPBACK}:{free_port()}"
     with TemporaryDirectory(prefix="ratelimitd-") as folder:
         config = Path(folder) / "prometheus.yml"
-        config.write_text(configuration(stack))
+        config.write_text(configuration(stack, evaluated_often(Path(folder))))
         command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data"]
         command += [f"--web.listen-address={address}"]
         async with (
