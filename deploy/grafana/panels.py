@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from string import ascii_uppercase
 
 from grafana_foundation_sdk.builders import common, heatmap, stat, table, timeseries
+from grafana_foundation_sdk.builders.dashboard import ThresholdsConfig
 from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.models.common import DataSourceRef, StackingMode, TooltipDisplayMode
-from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
+from grafana_foundation_sdk.models.dashboard import DataTransformerConfig, Threshold, ThresholdsMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -18,9 +19,24 @@ def _target(expr: str, legend: str = "", ref_id: str = "A") -> Dataquery:
     return Dataquery().ref_id(ref_id).expr(expr).legend_format(legend).range().datasource(SOURCE)
 
 
-def number(title: str, unit: str, description: str, expr: str) -> stat.Panel:
-    """Returns a panel that shows the newest value."""
+def number(
+    title: str,
+    unit: str,
+    description: str,
+    expr: str,
+    *,
+    red_below: float | None = None,
+    red_from: float | None = None,
+) -> stat.Panel:
+    """Returns a panel that shows the newest value, in green or red."""
+    steps = [Threshold(value=None, color="green")]
+    if red_below is not None:
+        steps = [Threshold(value=None, color="red"), Threshold(value=red_below, color="green")]
+    if red_from is not None:
+        steps.append(Threshold(value=red_from, color="red"))
     panel = stat.Panel().title(title).description(description).unit(unit).datasource(SOURCE)
+    # Without steps, Grafana shows every value from 80 in red.
+    panel.thresholds(ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     return panel.span(4).height(4).with_target(_target(expr))
 
@@ -38,6 +54,7 @@ def lines(
     panel = timeseries.Panel().title(title).description(description).unit(unit).min(0)
     panel.datasource(SOURCE).span(width).height(8)
     panel.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
+    panel.legend(common.VizLegendOptions().show_legend(show_legend=True))  # the builder hides it otherwise
     if stacked:
         panel.fill_opacity(30).stacking(common.StackingConfig().mode(StackingMode.NORMAL))
     for ref_id, (legend, expr) in zip(ascii_uppercase, queries.items(), strict=False):

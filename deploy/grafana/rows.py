@@ -13,10 +13,22 @@ def overview() -> list[Panel]:
     return [
         number("Decisions", "reqps", "Decisions per second.", f"sum({decided()})"),
         number("Denied", "percentunit", "Part of the decisions.", share(DENIED)),
-        number("Undecided", "percentunit", "Part that got no outcome.", share('outcome="undecided"')),
+        number(
+            "Undecided",
+            "percentunit",
+            "Part that got no outcome.",
+            share('outcome="undecided"'),
+            red_from=0.01,
+        ),
         number("p99", "s", "99 % of the decisions take less.", quantile(0.99, "decision_seconds")),
-        number("Global bucket", "percentunit", "Tokens, as a part of the capacity.", bucket),
-        number("Replicas", "none", "Replicas that are scraped.", f"count({gauge('in_flight')})"),
+        number("Global bucket", "percentunit", "Tokens, as a part of the capacity.", bucket, red_below=0.1),
+        number(
+            "Replicas",
+            "none",
+            "Replicas that are scraped.",
+            f"count({gauge('in_flight')}) or vector(0)",
+            red_below=1,
+        ),
     ]
 
 

@@ -46,6 +46,19 @@ def test_panels_have_unique_ids_a_description_a_source_and_do_not_overlap() -> N
         assert len(set(ref_ids)) == len(ref_ids)
 
 
+def test_lines_have_a_legend_and_numbers_turn_red_only_where_that_is_meant() -> None:
+    kinds = {kind: [panel for panel in PANELS if panel["type"] == kind] for kind in ("timeseries", "stat")}
+    for panel in kinds["timeseries"]:
+        assert panel["options"]["legend"]["showLegend"], panel["title"]
+        assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
+    red = {
+        panel["title"]
+        for panel in kinds["stat"]
+        if any(step["color"] == "red" for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"])
+    }
+    assert red == {"Undecided", "Global bucket", "Replicas"}
+
+
 def test_every_query_uses_defined_variables_only_and_aggregates_over_replicas() -> None:
     variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
     for panel in PANELS:
