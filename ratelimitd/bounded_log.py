@@ -70,6 +70,31 @@ class BoundedLog:
         return True
 
 
+class FailureLog:
+    """Logs failures of calls that are repeated: once until the next success, and at most once a minute.
+
+    A store that fails at times lets such a call fail and work in turn. Failures that get no line because of
+    the minute are counted, and the next line has the count in the field `suppressed`.
+
+    Args:
+        name: name of the structlog logger.
+        now_s: a monotonic clock, in seconds.
+    """
+
+    def __init__(self, name: str, *, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._bounded_log = BoundedLog(name, lines_per_minute=1, now_s=now_s)
+        self._logged: set[str] = set()
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Notes a failure of the call that this event stands for."""
+        if event not in self._logged and self._bounded_log.warning(event, **fields):
+            self._logged.add(event)
+
+    def worked(self, event: str) -> None:
+        """Notes a success of the call that this event stands for."""
+        self._logged.discard(event)
+
+
 class _Window:
     """The minute of one event."""
 

@@ -2,13 +2,13 @@
 
     store_away        error    an outage: decisions fail, and none was made for AWAY_AFTER_S
     store_back        warning  its end: decisions are made, and none has failed for a while
-    decisions_failed  warning  some decisions failed, others were made; at most six lines per minute
+    decisions_failed  warning  some decisions failed, others were made; at most two lines per minute
 
 A store may answer reads and refuse writes: when its disk or memory is full, or when too few replicas are
 connected. Denials need no write. So after a refusal only a decision that wrote shows that the store works.
 
-The while after which an outage ends doubles with each outage that soon follows another. So a store that comes
-and goes causes at most a dozen lines per minute.
+The while after which an outage ends grows fourfold with each outage that soon follows another. So a store
+that comes and goes causes a few lines per minute.
 """
 
 import asyncio
@@ -25,12 +25,14 @@ AWAY_AFTER_S = 0.5
 
 FIRST_STEADY_S = 1.0
 LAST_STEADY_S = 32.0
-"""How long no decision fails before an outage is over. It doubles from the first to the last of these."""
+"""How long no decision fails before an outage is over. It grows from the first to the last of these."""
+
+STEADY_GROWTH = 4
 
 SOON_S = 60.0
-"""An outage that begins within this time of the end of another one doubles the above."""
+"""An outage that begins within this time of the end of another one makes the above grow."""
 
-SUMMARY_INTERVAL_S = 10.0
+SUMMARY_INTERVAL_S = 30.0
 
 TICK_S = 0.1
 """How often the state is looked at while decisions fail."""
@@ -122,7 +124,7 @@ class OutageLog:
     def _begin(self, now_s: float) -> None:
         self._away = True
         soon = now_s - self._back_at_s < SOON_S
-        self._steady_s = min(2 * self._steady_s, LAST_STEADY_S) if soon else FIRST_STEADY_S
+        self._steady_s = min(STEADY_GROWTH * self._steady_s, LAST_STEADY_S) if soon else FIRST_STEADY_S
         self._log.error("store_away", reason=str(self._error), failed_calls=self._failed)
 
     def _end(self, now_s: float) -> None:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import structlog
 from redis.asyncio import Redis
 
-from ratelimitd.bounded_log import BoundedLog
+from ratelimitd.bounded_log import BoundedLog, FailureLog
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.core.ports import Policies
 from ratelimitd.errors import ConflictError, PolicyError, StoreError, WrongTypeError
@@ -35,9 +35,6 @@ FIRST_POLL_INTERVAL_S = 0.1
 
 READ_TIMEOUT_S = 1.0
 """A poll may take longer than a decision, since no request waits for it."""
-
-POLL_LINES_PER_MINUTE = 2
-"""Lines per minute about polls that fail in the same way: a store that fails at times fails many of them."""
 
 UNREAD = ("", -1)
 
@@ -77,11 +74,10 @@ class PolicyFollower:
         self._poll_interval_s = poll_interval_s
         self._log = structlog.get_logger("ratelimitd.policy")
         self._bounded_log = BoundedLog("ratelimitd.policy")
-        self._poll_log = BoundedLog("ratelimitd.policy", lines_per_minute=POLL_LINES_PER_MINUTE)
+        self._failure_log = FailureLog("ratelimitd.policy")
         self._current: PolicySet | None = None
         self._text = ""  # that of the policy in force
         self._read_last: tuple[str, int] = UNREAD
-        self._failing: set[str] = set()
 
     def current(self) -> PolicySet:
         """Returns the policy in force. Raises StoreError until the store was read once."""
@@ -112,7 +108,7 @@ class PolicyFollower:
 
         Only changes are logged.
         """
-        with self._logging_once("policy_read_failed"):
+        with self._logging_failures("policy_read_failed"):
             async with asyncio.timeout(READ_TIMEOUT_S):
                 snapshot = await self._snapshot()
             keeps = keeps_policy(self._presence.replica, snapshot)
@@ -121,7 +117,7 @@ class PolicyFollower:
                 self._read_last = (snapshot.sha1, snapshot.head)
             self._loss.report(self._presence.replica, is_lost=keeps or snapshot.is_lost)
             # A failure to publish what only operators read must not keep a policy from coming into force.
-            with self._logging_once("replica_publish_failed"):
+            with self._logging_failures("replica_publish_failed"):
                 async with asyncio.timeout(READ_TIMEOUT_S):
                     if keeps:
                         await self._loss.keep(self._presence.replica, self._text, snapshot.now_us)
@@ -144,16 +140,14 @@ class PolicyFollower:
             raise
 
     @contextmanager
-    def _logging_once(self, event: str) -> Iterator[None]:
-        """Swallows failures of the store. Logs the first one, and again after the next success."""
+    def _logging_failures(self, event: str) -> Iterator[None]:
+        """Logs failures of the store instead of raising them."""
         try:
             yield
         except (StoreError, TimeoutError) as error:
-            if event not in self._failing:
-                self._poll_log.warning(event, key=self._key, reason=str(error) or "no answer in time")
-            self._failing.add(event)
+            self._failure_log.warning(event, key=self._key, reason=str(error) or "no answer in time")
         else:
-            self._failing.discard(event)
+            self._failure_log.worked(event)
 
     async def _follow(self, snapshot: PolicySnapshot) -> None:
         try:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
 
-from ratelimitd.bounded_log import BoundedLog
+from ratelimitd.bounded_log import BoundedLog, FailureLog
 from ratelimitd.core.model import MICRO
 from ratelimitd.errors import StoreError
 from ratelimitd.process.background import background
@@ -68,7 +68,8 @@ class UsageReport:
         self._unanswered: Addition | None = None
         self._rest: Iterator[Addition] = iter(())
         self._log = BoundedLog("ratelimitd.usage")
-        self._failing = ""
+        self._failure_log = FailureLog("ratelimitd.usage")
+        self._failing = False
 
     def is_unanswered(self) -> bool:
         """Returns whether there is an addition that the store may have made or not."""
@@ -86,9 +87,11 @@ class UsageReport:
                 failure = await self._send()
         except (StoreError, TimeoutError) as error:
             failure = str(error) or "no answer in time"
-        if failure and not self._failing:
-            self._log.warning("usage_report_failed", reason=failure)
-        self._failing = failure
+        self._failing = bool(failure)
+        if failure:
+            self._failure_log.warning("usage_report_failed", reason=failure)
+        else:
+            self._failure_log.worked("usage_report_failed")
 
     async def _send(self) -> str:
         """Returns the reason why a part could not be written, empty if all was. Raises StoreError."""

@@ -15,7 +15,7 @@ from typing import Literal
 
 from redis.asyncio import Redis
 
-from ratelimitd.bounded_log import BoundedLog
+from ratelimitd.bounded_log import BoundedLog, FailureLog
 from ratelimitd.core.identity import ANONYMOUS
 from ratelimitd.core.model import MICRO
 from ratelimitd.core.ports import Observer
@@ -65,8 +65,9 @@ class TopUsersPublisher:
         self._replica_id = replica_id
         self._mode = mode
         self._ended: Period | None = None
-        self._swept = self._failed = False
+        self._swept = False
         self._log = BoundedLog("ratelimitd.usage")
+        self._failure_log = FailureLog("ratelimitd.usage")
 
     async def publish(self) -> None:
         """Publishes the current period, and a period that ended since the last time. Raises StoreError."""
@@ -101,15 +102,14 @@ class TopUsersPublisher:
         )
 
     async def _publish_or_log(self) -> None:
-        """Publishes, or logs why it failed, once until the next success."""
-        failed, self._failed = self._failed, True
+        """Publishes, or logs why it failed."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 await self.publish()
-            self._failed = False
+            self._failure_log.worked("top_users_publish_failed")
         except (StoreError, TimeoutError) as error:
-            if not failed:
-                self._log.warning("top_users_publish_failed", reason=str(error) or "no answer in time")
+            reason = str(error) or "no answer in time"
+            self._failure_log.warning("top_users_publish_failed", reason=reason)
         except Exception:  # noqa: BLE001 - a defect here must not end the task, nor keep the service from stopping
             self._log.exception("top_users_publish_defect")
 

@@ -1,7 +1,6 @@
 """Tests of the lines that are logged while decisions fail, for patterns of failures over time."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, cast
 
@@ -97,16 +96,15 @@ def test_one_failed_decision_without_another_one_is_an_outage(scene: Scene) -> N
     assert scene.events() == ["store_away", "store_back"]
 
 
-def test_single_late_replies_are_one_line_per_ten_seconds_with_counts(scene: Scene) -> None:
+def test_single_late_replies_are_a_line_every_half_minute_with_counts(scene: Scene) -> None:
     """Every 20th of 200 replies per second is late."""
     scene.play(("A" * 19 + "F") * 300, 0.01)
-    assert set(scene.events()) == {"decisions_failed"}
-    assert len(scene.events()) == 6
-    _, second, *_ = scene.lines
+    assert scene.events() == ["decisions_failed"] * 2
+    _, second = scene.lines
     assert second["reason"] == "no answer within 50 ms"
-    assert second["failed"] == pytest.approx(50, abs=1)
-    assert second["made"] == pytest.approx(950, abs=20)
-    assert second["within_s"] == pytest.approx(10, abs=0.2)
+    assert second["failed"] == pytest.approx(150, abs=1)
+    assert second["made"] == pytest.approx(2850, abs=20)
+    assert second["within_s"] == pytest.approx(30, abs=0.2)
 
 
 @pytest.mark.parametrize("pause_s", [0.01, 0.1, 0.5, 2.0])
@@ -116,13 +114,12 @@ def test_single_late_replies_are_one_line_per_ten_seconds_with_counts(scene: Sce
     ids=lambda pattern: f"{pattern:.4}-{len(pattern)}",
 )
 @pytest.mark.parametrize("error", [LATE, FULL], ids=["late", "refused"])
-def test_no_pattern_writes_more_than_six_lines_of_an_event_in_a_minute(
+def test_no_pattern_writes_more_than_five_lines_in_a_minute(
     scene: Scene, pattern: str, pause_s: float, error: Exception
 ) -> None:
     minutes = 3
     scene.play(pattern * round(minutes * 60 / pause_s / len(pattern)), pause_s, error)
-    for event, lines in Counter(scene.events()).items():
-        assert lines <= 6 * minutes, event
+    assert len(scene.events()) <= 5 * minutes
     scene.play("A" * 40, 1.0)
     assert not scene.log.troubled
     assert scene.events().count("store_away") == scene.events().count("store_back")

@@ -90,10 +90,10 @@ def test_operations_lists_each_log_event_with_its_level() -> None:
 LEVELS = {"debug", "info", "warning", "error", "exception"}
 
 LOGGER = re.compile(r"(^|\W)_?(\w+_)?log$|get_logger\(")
-"""An expression that is a logger or a BoundedLog, by the names that the code gives to them."""
+"""An expression that is a logger, a BoundedLog or a FailureLog, by the names that the code gives to them."""
 
 WITHOUT_A_LITERAL = {"bounded_log.py", "follower.py"}
-"""Modules that pass on the names of events. Those of the follower are the arguments of `_logging_once`."""
+"""Modules that pass on the names of events. The follower gives them to `_logging_failures`."""
 
 
 def log_events(path: Path) -> Iterator[tuple[str, str]]:
@@ -103,7 +103,7 @@ def log_events(path: Path) -> Iterator[tuple[str, str]]:
             called, receiver = node.func.attr, ast.unparse(node.func.value)
             level = called.removeprefix("a")
             event = node.args[0] if node.args else None
-            if called == "_logging_once" and isinstance(event, ast.Constant):
+            if called == "_logging_failures" and isinstance(event, ast.Constant):
                 yield str(event.value), "warning"
             elif level in LEVELS and LOGGER.search(receiver):
                 if isinstance(event, ast.Constant):
@@ -116,7 +116,7 @@ def test_every_logger_has_a_name_by_which_its_events_are_found() -> None:
     for path in (ROOT / "ratelimitd").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Assign) and re.match(
-                r"structlog\.get_logger\(|BoundedLog\(", ast.unparse(node.value)
+                r"structlog\.get_logger\(|(Bounded|Failure)Log\(", ast.unparse(node.value)
             ):
                 for target in node.targets:
                     assert LOGGER.search(ast.unparse(target)), f"{path}:{node.lineno}"

@@ -11,7 +11,6 @@ import pytest
 from redis.asyncio import Redis
 
 from ratelimitd.address import TcpAddress
-from ratelimitd.bounded_log import LINES_PER_MINUTE
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
@@ -20,6 +19,9 @@ from tests.delaying_proxy import delaying_proxy, port_of
 from tests.eventually import WAIT_S
 from tests.example_limits import KEY, NO_REFILL, limits_json
 from tests.system.processes import started
+
+LINES_PER_MINUTE = 8
+"""Lines about failures in a minute, at most, as docs/operations.md promises."""
 
 
 class Load:
@@ -77,8 +79,8 @@ async def test_dropped_replies_and_denials_cause_few_lines_with_counts(
             process.terminate()
             lines += await lines_until("stopped", process.stdout)
     events = Counter(line["event"] for line in lines)
-    denied = events.pop("denied")
-    assert events.most_common(1)[0][1] <= LINES_PER_MINUTE
+    denied = events["denied"]
+    assert len([line for line in lines if line["level"] in {"warning", "error"}]) <= LINES_PER_MINUTE
     summary = next(line for line in lines if line["event"] == "decisions_failed")
     assert 0 < summary["failed"] <= load.codes[GrpcCode.UNAVAILABLE]
     suppressed = sum(line.get("suppressed", 0) for line in lines if line["event"] == "denied")
