@@ -24,6 +24,11 @@ def number(value: float, decimals: int = 6) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def plural(count: int, noun: str) -> str:
+    """Returns a count with its noun: 1 route, 2 routes."""
+    return f"{count} {noun if count == 1 else noun + 's'}"
+
+
 def tokens(micro: int) -> str:
     """Returns microtokens in tokens, with at most three decimals, never rounded up."""
     return number(micro // 1000 / 1000, 3)

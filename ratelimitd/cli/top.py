@@ -11,7 +11,7 @@ from ratelimitd.cli.watch import Watch
 from ratelimitd.control.top_users import MOST
 from ratelimitd.control.usage_answers import TopUser, TopUsers
 from ratelimitd.core.model import MICRO
-from ratelimitd.display import duration, number
+from ratelimitd.display import duration, plural
 
 LIMIT = 20
 """Users that a table shows by default: with them it fits into a terminal."""
@@ -43,23 +43,24 @@ def print_top_users(found: TopUsers) -> None:
         output.print_line(f"WARNING: {warning}", style="bold yellow")
     if found.mode == "off":
         output.print_line("the replicas count no users, because RATELIMITD_TOP_USERS is off")
-    requests = "denied requests" if found.denied else "requests"
+    request = "denied request" if found.denied else "request"
     window = duration(found.window_s * MICRO)
-    output.print_line(f"{found.total} {requests} in the last {window}")
+    output.print_line(f"{plural(found.total, request)} in the last {window}")
     if not found.users:
         return
     names = ("#", "user or address", ">requests", ">error", ">share", ">per second", "key")
     output.print_table(names, map(partial(_row, found), range(len(found.users))))
     output.print_line(
-        f"A count may be too high by its error. Each other user has at most {found.error_bound} {requests}."
+        "A count may be too high by its error. "
+        f"Each other user has at most {plural(found.error_bound, request)}."
     )
     _print_next_steps(found.users)
 
 
 def _row(found: TopUsers, at: int) -> tuple[object, ...]:
     user = found.users[at]
-    share, rate = number(100 * found.share(user), 1), number(found.rate_per_s(user), 2)
-    return (at + 1, user.name, user.requests, user.error, f"{share} %", rate, user.key)
+    share, rate = f"{100 * found.share(user):.1f} %", f"{found.rate_per_s(user):.2f}"
+    return (at + 1, user.name, user.requests, user.error, share, rate, user.key)
 
 
 def _print_next_steps(users: list[TopUser]) -> None:

@@ -1,5 +1,6 @@
 """Top users of two running replicas, by the command line, whose rows lead to commands that work."""
 
+import asyncio
 import re
 import shlex
 from contextlib import AsyncExitStack
@@ -7,10 +8,13 @@ from contextlib import AsyncExitStack
 import pytest
 from redis.asyncio import Redis
 
+from ratelimitd.app import run_service
 from ratelimitd.core.identity import plain_key
 from ratelimitd.core.model import Identity, Request
 from ratelimitd.process.loopback import LOOPBACK, free_port
+from ratelimitd.settings import load
 from ratelimitd.transport.client import check_service
+from tests.eventually import eventually
 from tests.example_limits import KEY
 from tests.system.command import apply, run
 from tests.system.processes import end_of, line_with, started
@@ -48,11 +52,13 @@ async def test_two_replicas_are_counted_together_also_after_they_stopped(
         replicas = [await stack.enter_async_context(one) for one in start]
         for replica, target in zip(replicas, targets, strict=True):
             await line_with(replica, '"listening"')
-            for user in ("alice", "alice", "alice", "bob", None):
-                await check_service(target, request(user, "203.0.113.9"), timeout_s=20)
-            await check_service(target, request("alice", "203.0.113.9"), dry_run=True, timeout_s=20)
+            users = ("alice", "alice", "alice", "bob", None)
+            calls = [check_service(target, request(user, "203.0.113.9"), timeout_s=20) for user in users]
+            dry_run = check_service(target, request("alice"), dry_run=True, timeout_s=20)
+            await asyncio.gather(*calls, dry_run)
         for replica in replicas:
             replica.terminate()
+        for replica in replicas:
             await end_of(replica)
     answer = (await run("top", "--json")).json
     assert [(user["name"], user["kind"], user["requests"], user["error"]) for user in answer["users"]] == [
@@ -63,6 +69,28 @@ async def test_two_replicas_are_counted_together_also_after_they_stopped(
     assert (answer["total"], answer["error_bound"], answer["denied"]) == (10, 0, False)
     denied = (await run("top", "--denied", "--json")).json
     assert [(user["name"], user["requests"]) for user in denied["users"]] == [("alice", 4)]
+
+
+async def test_replicas_with_different_settings_are_shown_together(store_url: str) -> None:
+    await apply(LIMITS)
+    common = {"redis_url": store_url, "listen": f"{LOOPBACK}:0", "leave_s": "0", "metrics_listen": ""}
+    async with AsyncExitStack() as stack:
+        for mode in ("on", "hashed", "off"):
+            flags = common | {"top_users": mode}
+            listener = await stack.enter_async_context(run_service(load({}, flags=flags), "grpcio"))
+            await check_service(str(listener.address), request("alice"), timeout_s=20)
+
+        async def differ() -> bool:
+            done = await run("top")
+            return "WARNING: the replicas differ in top_users: 1 hashed, 1 off, 1 on\n" in done.out
+
+        await eventually(differ, "the replicas are listed with their settings")
+    answer = (await run("top", "--json")).json
+    assert (answer["mode"], answer["total"]) == ("mixed", 2)
+    assert sorted((user["kind"], user["requests"]) for user in answer["users"]) == [
+        ("hashed", 1),
+        ("header", 1),
+    ]
 
 
 async def published(store: Redis, *keys: str) -> None:
@@ -100,7 +128,8 @@ async def test_the_table_is_safe_for_a_terminal(store: Redis) -> None:
     out = (await run("top", "--limit", "2")).out
     assert "\x1b" not in out
     assert "\u202e" not in out
-    assert "Each other user has at most 1 requests." in out
+    assert re.search(r"Zo.*  1      0  33\.3 %  +\d\.\d\d ", out)
+    assert "Each other user has at most 1 request." in out
     assert len(re.findall(r"^\d+ ", out, re.MULTILINE)) == 3  # two users and the total
 
 

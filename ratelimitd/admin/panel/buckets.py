@@ -6,7 +6,8 @@ from starlette.responses import Response
 
 from ratelimitd.admin.panel.endpoint import Panel, PanelRequest
 from ratelimitd.admin.panel.form_fields import subject
-from ratelimitd.admin.panel.rendering import plural, sentence
+from ratelimitd.admin.panel.rendering import sentence
+from ratelimitd.display import plural
 from ratelimitd.errors import RequestSpecError
 
 

@@ -15,9 +15,10 @@ from ratelimitd.admin.panel.endpoint import Panel, PanelRequest
 from ratelimitd.admin.panel.form_fields import expected, note, policy_text, revision_number
 from ratelimitd.admin.panel.limits import limits_page
 from ratelimitd.admin.panel.lines import placed
-from ratelimitd.admin.panel.rendering import diff_lines, plural, sentence
+from ratelimitd.admin.panel.rendering import diff_lines, sentence
 from ratelimitd.admin.panel.tier_form import with_numbers
 from ratelimitd.control.answers import CurrentPolicy
+from ratelimitd.display import plural
 from ratelimitd.errors import ConflictError, PolicyError, Problem, StoreError, UnknownRevisionError, WaitError
 from ratelimitd.policy.validation import validate
 from ratelimitd.rollout.expected import Expected

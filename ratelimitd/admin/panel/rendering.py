@@ -13,7 +13,7 @@ from ratelimitd import __version__
 from ratelimitd.admin.panel import session
 from ratelimitd.admin.panel.session import Visitor
 from ratelimitd.core.model import Limit
-from ratelimitd.display import bucket_notes, duration, number, printable, tokens, utc_time
+from ratelimitd.display import bucket_notes, duration, number, plural, printable, tokens, utc_time
 
 FOLDER = Path(__file__).parent
 
@@ -76,11 +76,6 @@ def diff_lines(unified: str) -> list[DiffLine]:
 def limit_text(limit: Limit | None) -> str:
     """Returns a limit as text: 100, refill 5/s."""
     return "off" if limit is None else f"{limit.capacity}, refill {number(limit.refill_rate)}/s"
-
-
-def plural(count: int, noun: str) -> str:
-    """Returns a count with its noun: 1 route, 2 routes."""
-    return f"{count} {noun if count == 1 else noun + 's'}"
 
 
 def sentence(text: str) -> str:

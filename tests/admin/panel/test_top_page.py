@@ -71,7 +71,7 @@ async def test_hostile_names_are_escaped(browser: Browser, store: Redis) -> None
 
 async def test_only_denied_requests_count_on_the_other_tab(browser: Browser, store: Redis) -> None:
     await published(store, "alice", verdict=Verdict.DENIED)
-    assert "1 denied requests on all replicas" in (await browser.get("/admin/top?show=denied")).text
+    assert "1 denied request on all replicas" in (await browser.get("/admin/top?show=denied")).text
     await published(store, "alice")
     text = (await browser.get("/admin/top?show=denied")).text
     assert re.search(r"No denied requests in this time", text)
