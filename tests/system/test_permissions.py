@@ -89,8 +89,8 @@ async def test_the_documented_users_can_do_everything(transport: str) -> None:
     async with store_with_users() as (address, client):
         url, target = f"redis://{SERVICE}:PASSWORD@{address}/0", f"127.0.0.1:{free_port()}"
         serve = ("serve", "--transport", transport, "--redis-url", url, "--listen", target, "--leave-s", "0")
-        serve += ("--store-timeout-ms", "5000")  # the machine of the tests may be busy
-        async with started(*serve) as process:
+        patience = ("--store-timeout-ms", "5000")  # the machine of the tests may be busy
+        async with started(*serve, *patience) as process:
             await line_with(process, '"listening"')
             await use_everything(address, target, client)
         refused = {(entry["username"], entry["object"]) for entry in await client.acl_log()}
