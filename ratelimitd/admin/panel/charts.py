@@ -17,6 +17,9 @@ MAX_ROWS = 60
 NOTHING = "\N{EN DASH}"
 """Stands for a value that is not known."""
 
+FRESH = 3
+"""Steps whose values may stand for now. The last two may not be complete, hence not known."""
+
 CENTRE = 50.0
 
 Value = float | None
@@ -134,12 +137,13 @@ class Plot:
         return Path(line.name, line.look, stroke, fill if line.area else "", latest)
 
     def _about(self, line: Line) -> str:
-        newest = newest_of(line.values)
-        if newest is None:
+        highest = max((value for value in line.values if value is not None), default=None)
+        if highest is None:
             return f"{line.name}: no data."
-        highest = max(value for value in line.values if value is not None)
+        newest = newest_of(line.values)
+        latest = "no recent data" if newest is None else f"latest {self.text(newest)}"
         total = f", {line.total}" if line.total else ""
-        return f"{line.name}: latest {self.text(newest)}, highest {self.text(highest)}{total}."
+        return f"{line.name}: {latest}, highest {self.text(highest)}{total}."
 
     def _rows(self, axis: Axis) -> list[Row]:
         size = -(-axis.steps // MAX_ROWS) or 1
@@ -159,8 +163,8 @@ class Plot:
 
 
 def newest_of(values: Sequence[Value]) -> Value:
-    """Returns the newest value that is known."""
-    return next((value for value in reversed(values) if value is not None), None)
+    """Returns the newest value, None if the last steps have none: an old value says nothing about now."""
+    return next((value for value in reversed(values[-FRESH:]) if value is not None), None)
 
 
 def paths(values: Sequence[Value], top: float) -> tuple[str, str]:

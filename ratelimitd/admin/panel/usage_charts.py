@@ -14,7 +14,8 @@ from ratelimitd.display import utc_time
 from ratelimitd.usage.ranges import UsageRange
 
 SOUND_S = 60
-"""How much of a step must be over before its unfinished counts say anything about a rate."""
+"""How much of a step must be over before its unfinished counts say anything: until then, some replicas have
+not reported."""
 
 OUTCOMES = (
     ("allowed", "one"),
@@ -62,12 +63,19 @@ def rates(usage: Usage, count: Callable[[UsageStep], int]) -> list[Value]:
     """
     rates = list[Value]()
     for step in usage.steps:
-        over_s: float = usage.step_s
-        if not step.complete:
-            over_s = min((usage.at_us - step.at_us) / MICRO, usage.step_s)
-        known = (step.replicas or step.requests) and (step.complete or over_s >= SOUND_S)
+        over_s = usage.step_s if step.complete else min(_age_s(usage, step), usage.step_s)
+        known = (step.replicas or step.requests) and _sound(usage, step)
         rates.append(count(step) / over_s if known else None)
     return rates
+
+
+def _age_s(usage: Usage, step: UsageStep) -> float:
+    return (usage.at_us - step.at_us) / MICRO
+
+
+def _sound(usage: Usage, step: UsageStep) -> bool:
+    """Returns whether all replicas have reported in a step."""
+    return step.complete or min(_age_s(usage, step), usage.step_s) >= SOUND_S
 
 
 def _decisions(usage: Usage) -> Plot:
@@ -113,10 +121,7 @@ def _store(usage: Usage) -> Plot:
 
 def _replicas(usage: Usage) -> Plot:
     reported = any(step.replicas for step in usage.steps)
-    # They report every few seconds, so they may not have done so yet in a step that has just begun.
-    counts = [
-        step.replicas if reported and (step.complete or step.replicas) else None for step in usage.steps
-    ]
+    counts = [step.replicas if reported and _sound(usage, step) else None for step in usage.steps]
     lines = [Line("replicas", "one", counts)]
     return Plot("replicas", "Replicas", NO_REPORTS, lines, figures, compact, reduce=last, whole=True, least=1)
 

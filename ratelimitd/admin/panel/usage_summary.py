@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
-from ratelimitd.admin.panel.charts import NOTHING, newest_of, paths
+from ratelimitd.admin.panel.charts import FRESH, NOTHING, newest_of, paths
 from ratelimitd.admin.panel.figures import per_second, seconds, share
 from ratelimitd.admin.panel.usage_charts import rates
 from ratelimitd.control.usage_answers import ApiUsage, Usage
@@ -84,7 +84,7 @@ def tiles(usage: Usage) -> list[Tile]:
 
 
 def _bucket_tile(usage: Usage) -> Tile:
-    step = next((one for one in reversed(usage.steps) if one.replicas), None)
+    step = next((one for one in reversed(usage.steps[-FRESH:]) if one.replicas), None)
     if step is None:
         return Tile("Global bucket", NOTHING, "no replica reported")
     if step.global_tokens is None or step.global_capacity is None:
@@ -95,6 +95,6 @@ def _bucket_tile(usage: Usage) -> Tile:
 
 def _store_tile(usage: Usage) -> Tile:
     newest = newest_of([step.store_p99_s for step in usage.steps])
-    if newest is None or usage.store_p99_s is None:
-        return Tile("Store, p99", NOTHING, "no calls")
-    return Tile("Store, p99", seconds(newest), f"{seconds(usage.store_p99_s)} over the range")
+    value = NOTHING if newest is None else seconds(newest)
+    hint = "no calls" if usage.store_p99_s is None else f"{seconds(usage.store_p99_s)} in the range"
+    return Tile("Store, p99", value, hint)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from ratelimitd.admin.panel.charts import NOTHING
 from ratelimitd.control.usage_answers import ApiUsage, RevisionMark
 from ratelimitd.core.model import MICRO
 from ratelimitd.core.tiers import TierName
@@ -182,6 +183,38 @@ async def test_a_gap_without_replicas_stays_open(viewer: Browser, made: ControlO
     stroke = re.findall(r'class="line one" d="([^"]+)"/>\n', page.text)
     assert [line.count("M") for line in stroke] == [2, 2, 1]  # decisions, tiers; replicas are counted as 0
     assert "replicas: latest 1, highest 1." in page.text
+
+
+async def test_replicas_are_counted_once_all_have_had_time_to_report(
+    viewer: Browser, made: ControlOfUsage
+) -> None:
+    count, _ = STEPS[MINUTES]
+    begun = {"complete": False, "replicas": 1}
+    made.made = usage_of(MINUTES, steps_of(MINUTES, {count - 2: begun, count - 1: begun}, replicas=3))
+    assert Texts((await viewer.get("/admin")).text)["replicas-legend"] == "replicas 3"
+    count, _ = STEPS[UsageRange.WEEK]
+    steps = steps_of(UsageRange.WEEK, {count - 1: begun}, replicas=3)
+    for age_s, shown in ((59, "replicas 3"), (60, "replicas 1")):
+        made.made = usage_of(UsageRange.WEEK, steps, at_us=steps[-1].at_us + age_s * MICRO)
+        assert Texts((await viewer.get("/admin?range=7d")).text)["replicas-legend"] == shown
+
+
+@pytest.mark.parametrize(("silent", "shown"), [(2, ("9/s", "5", "2 ms")), (3, (NOTHING, NOTHING, NOTHING))])
+async def test_old_values_do_not_stand_for_now(
+    viewer: Browser, made: ControlOfUsage, silent: int, shown: tuple[str, str, str]
+) -> None:
+    count, _ = STEPS[MINUTES]
+    nothing = {"replicas": 0, "allowed": 0, "store_p99_s": None, "global_tokens": None}
+    gone = dict.fromkeys(range(count - silent, count), nothing)
+    made.made = usage_of(MINUTES, steps_of(MINUTES, gone, allowed=90, store_p99_s=0.002, **KNOWN))
+    page = Texts((await viewer.get("/admin")).text)
+    rate, tokens, p99 = shown
+    assert page["tile-1"].startswith(f"Allowed {rate} ")
+    assert page["decisions-legend"].startswith(f"allowed {rate} ")
+    assert page["tile-4"].startswith(f"Global bucket {tokens} ")
+    assert page["tile-5"] == f"Store, p99 {p99} 2 ms in the range"
+    latest = "no recent data" if p99 == NOTHING else f"latest {p99}"
+    assert page["store-about"] == f"p50: no data. p99: {latest}, highest 2 ms."
 
 
 async def test_exempt_and_blocked_requests_have_lines_when_there_are_any(
