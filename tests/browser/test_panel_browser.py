@@ -5,17 +5,17 @@ import re
 from typing import Any
 
 import pytest
-from playwright.async_api import Locator, Page, Route, expect
+from playwright.async_api import Page, Route, expect
 
 from ratelimitd.usage.ranges import UsageRange
 from tests.browser.conftest import NAME, PATIENCE_MS, WRITE_KEY, System, Visit
+from tests.browser.page_checks import FAINT, OUT_OF_SIGHT, tab_to
 from tests.eventually import eventually
 from tests.example_limits import KEY, NO_REFILL, limits_json, statuses
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("browser")]
 expect.set_options(timeout=PATIENCE_MS)
 
-MANY_STOPS = 30
 PHONE = {"width": 360, "height": 740}
 
 FULL = """\
@@ -241,23 +241,6 @@ async def test_the_keyboard_is_enough_to_change_a_limit(visit: Visit) -> None:
     await expect(page.get_by_text("is in force on 2 replicas")).to_be_visible()
 
 
-async def tab_to(page: Page, wanted: Locator) -> None:
-    """Presses Tab until `wanted` has the focus. Each stop on the way must show its focus."""
-    await page.wait_for_load_state()  # the style sheet, which draws the focus, may load after the page
-    for _ in range(MANY_STOPS):
-        await page.keyboard.press("Tab")
-        assert await page.evaluate(FOCUS_SHOWS), await page.evaluate("document.activeElement.outerHTML")
-        if await wanted.evaluate("wanted => wanted === document.activeElement"):
-            return
-    pytest.fail(f"{wanted} is not reached")
-
-
-FOCUS_SHOWS = """() => {
-  const style = getComputedStyle(document.activeElement);
-  return style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
-}"""
-
-
 async def test_the_panel_works_without_scripts(system: System) -> None:
     context = await system.chromium.new_context(base_url=system.panel, java_script_enabled=False)
     context.set_default_timeout(PATIENCE_MS)
@@ -355,14 +338,6 @@ async def test_a_phone_scrolls_to_the_result(visit: Visit) -> None:
     await expect(page.get_by_text("All buckets are full")).to_be_in_viewport()
 
 
-OUT_OF_SIGHT = """() => [...document.querySelectorAll("tbody th, tbody td")].filter(cell => {
-  const box = cell.getBoundingClientRect();
-  const named = !cell.innerText.trim() || cell.dataset.label || cell.querySelector("a, .badge");
-  return !named || box.right > innerWidth || cell.scrollWidth > cell.clientWidth
-    || cell.scrollHeight > cell.clientHeight;
-}).map(cell => cell.outerHTML)"""
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_all_text_has_enough_contrast(system: System, visit: Visit, scheme: Any) -> None:
     pages = await shown(system, visit)
@@ -372,30 +347,3 @@ async def test_all_text_has_enough_contrast(system: System, visit: Visit, scheme
         assert await page.evaluate(FAINT) == [], page.url
         grounds.add(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert grounds == {"rgb(246, 247, 249)" if scheme == "light" else "rgb(18, 21, 27)"}
-
-
-FAINT = """() => {
-  const parse = colour => colour.match(/[\\d.]+/g).map(Number);
-  const channel = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-  const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-  const behind = element => {
-    for (let one = element; one; one = one.parentElement) {
-      const ground = parse(getComputedStyle(one).backgroundColor);
-      if (ground.length === 3 || ground[3] === 1) return ground;
-    }
-    throw new Error("nothing is behind the page");
-  };
-  const faint = [];
-  let seen = 0;
-  for (const element of document.body.querySelectorAll("*")) {
-    const own = [...element.childNodes].filter(one => one.nodeType === Node.TEXT_NODE);
-    const field = element.matches("input, textarea");
-    const text = field ? element.value : own.map(one => one.data).join("");
-    if (!text.trim() || !element.checkVisibility() || element.closest("script")) continue;
-    seen += 1;
-    const [one, other] = [parse(getComputedStyle(element).color), behind(element)].map(luminance);
-    const contrast = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
-    if (contrast < 4.5) faint.push(`${contrast.toFixed(2)} ${element.outerHTML.slice(0, 80)}`);
-  }
-  return seen > 5 ? faint : ["only " + seen + " texts"];
-}"""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytest
 import pytest_asyncio
@@ -34,7 +34,7 @@ from tests.admin.panel.made_usage import (
     usage_of,
 )
 from tests.browser.conftest import CHROMIUM, PATIENCE_MS, WRITE_KEY, Visit
-from tests.browser.test_panel_browser import FAINT, OUT_OF_SIGHT, tab_to
+from tests.browser.page_checks import FAINT, FAINT_LINES, MISPLACED, OUT_OF_SIGHT, tab_to
 from tests.eventually import eventually
 from tests.required_programs import unavailable
 
@@ -158,21 +158,21 @@ async def panel(panel_of_module: Panel) -> Panel:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def visit(panel: Panel) -> AsyncIterator[Visit]:
-    """The browser of one person. It must report no errors or warnings."""
+    """The browser of one person, with a clock that stands still. It must report no errors or warnings."""
     context = await panel.chromium.new_context(base_url=panel.url, storage_state=panel.session)
     context.set_default_timeout(PATIENCE_MS)
+    await context.clock.install(time=0)
+    await context.clock.pause_at(1000)
     visit = Visit(context)
     yield visit
     await context.close()
     assert visit.complaints == []
 
 
-async def at_rest(visit: Visit, panel: Panel) -> Page:
-    """Opens the page with a clock that stands still."""
-    await visit.context.clock.install()
+async def opened(visit: Visit, panel: Panel, path: str = "/admin") -> Page:
+    """Opens the page, which refreshes itself only when its clock is moved."""
     page = await visit.page()
-    await page.goto("/admin")
-    await page.clock.pause_at(await page.evaluate("Date.now() + 1000"))
+    await page.goto(path)
     await expect(page.get_by_role("button", name="Pause updates")).to_be_visible()
     panel.control.asked.clear()
     return page
@@ -184,7 +184,10 @@ def allowed(total: int) -> Usage:
 
 
 async def test_the_page_refreshes_and_stays_as_it_is(visit: Visit, panel: Panel) -> None:
-    page = await at_rest(visit, panel)
+    page = await opened(visit, panel)
+    chart = page.get_by_role("img", name="Duration of store calls")
+    await expect(chart).to_have_accessible_description(DURATIONS)
+    await expect(page.get_by_role("img")).to_have_count(5)
     await page.set_viewport_size({"width": 360, "height": 500})
     data = page.locator("details").nth(3)
     await data.locator("summary").click()
@@ -206,8 +209,11 @@ async def test_the_page_refreshes_and_stays_as_it_is(visit: Visit, panel: Panel)
     await expect(page.locator("#tile-1")).to_contain_text("4,322 in total")
 
 
+DURATIONS = re.compile(r"^p50: latest 481 µs, highest \d+ µs\. p99: latest 2\.28 ms, highest [\d.]+ ms\.$")
+
+
 async def test_a_hidden_page_rests_and_catches_up_at_once(visit: Visit, panel: Panel) -> None:
-    page = await at_rest(visit, panel)
+    page = await opened(visit, panel)
     await page.evaluate(BE_HIDDEN, "hidden")
     await page.clock.run_for(10 * EVERY_MS)
     assert panel.control.asked == []
@@ -223,7 +229,7 @@ BE_HIDDEN = """state => {
 
 
 async def test_the_keyboard_pauses_and_resumes(visit: Visit, panel: Panel) -> None:
-    page = await at_rest(visit, panel)
+    page = await opened(visit, panel)
     await page.get_by_role("link", name="Skip to content").focus()
     await tab_to(page, page.get_by_role("link", name="7 d"))
     await tab_to(page, page.get_by_role("button", name="Pause updates"))
@@ -240,7 +246,7 @@ async def test_the_keyboard_pauses_and_resumes(visit: Visit, panel: Panel) -> No
 
 
 async def test_an_outage_is_reported_until_it_is_over(visit: Visit, panel: Panel) -> None:
-    page = await at_rest(visit, panel)
+    page = await opened(visit, panel)
     before = await page.locator("#as-of").inner_text()
     panel.control.away = True
     await page.clock.run_for(EVERY_MS)
@@ -261,12 +267,8 @@ async def test_an_outage_is_reported_until_it_is_over(visit: Visit, panel: Panel
 
 
 async def test_the_end_of_the_session_stops_the_page(visit: Visit, panel: Panel) -> None:
-    page = await at_rest(visit, panel)
-    await page.goto("/admin?range=1h")
-    other = await visit.page()
-    await other.goto("/admin/limits")
-    await other.get_by_role("button", name="Sign out").click()
-    await expect(other.get_by_text("You are signed out.")).to_be_visible()
+    page = await opened(visit, panel, "/admin?range=1h")
+    await visit.context.clear_cookies()
     await page.clock.run_for(EVERY_MS)
     await expect(page.get_by_text("Your session has ended.")).to_be_visible()
     requests = list[str]()
@@ -278,17 +280,6 @@ async def test_the_end_of_the_session_stops_the_page(visit: Visit, panel: Panel)
     await page.get_by_label("Key").fill(WRITE_KEY)
     await page.get_by_role("button", name="Sign in").click()
     await page.wait_for_url("**/admin?range=1h")
-
-
-async def test_a_chart_has_a_name_and_a_description(visit: Visit, panel: Panel) -> None:
-    page = await at_rest(visit, panel)
-    chart = page.get_by_role("img", name="Duration of store calls")
-    await expect(chart).to_have_accessible_description(DURATIONS)
-    assert await page.get_by_role("img").count() == 5
-    await expect(page.get_by_role("link", name="15 min")).to_have_attribute("aria-current", "true")
-
-
-DURATIONS = re.compile(r"^p50: latest 481 µs, highest \d+ µs\. p99: latest 2\.28 ms, highest [\d.]+ ms\.$")
 
 
 async def test_without_scripts_there_is_a_link_and_a_table(panel: Panel) -> None:
@@ -307,78 +298,43 @@ async def test_without_scripts_there_is_a_link_and_a_table(panel: Panel) -> None
     await context.close()
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-async def test_every_state_fits_every_width(visit: Visit, panel: Panel, width: int) -> None:
-    page = await at_rest(visit, panel)
-    await page.set_viewport_size({"width": width, "height": 800})
+async def test_every_state_fits_every_width(visit: Visit, panel: Panel) -> None:
+    page = await opened(visit, panel)
+    page.on("dialog", lambda dialog: visit.complaints.append(dialog.message))
     for state in STATES:
         panel.control.made = state
         await page.goto(f"/admin?range={state.range}")
-        await page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-        assert await page.evaluate("document.documentElement.scrollWidth") <= width, state.range
-        assert await page.evaluate(OUT_OF_SIGHT) == []
-        assert await page.evaluate(MISPLACED) == []
+        await page.evaluate(OPEN_ALL)
+        for width in WIDTHS:
+            await page.set_viewport_size({"width": width, "height": 800})
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width, state.range
+            assert await page.evaluate(OUT_OF_SIGHT) == []
+            assert await page.evaluate(MISPLACED) == []
 
 
-MISPLACED = """() => {
-  const wrong = [];
-  for (const plot of document.querySelectorAll(".plot")) {
-    const card = plot.closest(".card").getBoundingClientRect();
-    const texts = [...plot.querySelectorAll("text")].filter(one => one.checkVisibility());
-    const boxes = texts.map(one => one.getBoundingClientRect());
-    boxes.forEach((box, at) => {
-      const size = parseFloat(getComputedStyle(texts[at]).fontSize);
-      const outside = box.left < card.left || box.right > card.right || box.bottom > card.bottom;
-      const hit = boxes.some((other, place) => place < at && box.left < other.right && other.left < box.right
-        && box.top < other.bottom - 3 && other.top < box.bottom - 3);
-      if (size < 12 || outside || hit) wrong.push(plot.getAttribute("aria-labelledby") + texts[at].outerHTML);
-    });
-    const edge = plot.getBoundingClientRect();
-    for (const line of plot.querySelectorAll(".line")) {
-      const box = line.getBoundingClientRect();
-      const inside = box.left >= edge.left - 1 && box.right <= edge.right + 1 && box.top >= edge.top - 1;
-      if (!inside) wrong.push(line.outerHTML);
-    }
-  }
-  return wrong;
-}"""
-"""Texts of charts that are too small, outside their card or on other texts, and lines outside their plot."""
+OPEN_ALL = "document.querySelectorAll('details').forEach(one => { one.open = true; })"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_charts_have_enough_contrast(visit: Visit, panel: Panel, scheme: Any) -> None:
+async def test_charts_have_enough_contrast(visit: Visit, panel: Panel) -> None:
     panel.control.made = usage_of(
         MINUTES, steps_of(MINUTES, replicas=1, allowed=5, exempt=1, blocked=1, undecided=1), apis=many_apis(2)
     )
-    page = await at_rest(visit, panel)
-    await page.emulate_media(color_scheme=scheme)
-    await page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-    assert await page.evaluate(FAINT) == []
-    assert await page.evaluate(FAINT_LINES) == []
+    page = await opened(visit, panel)
+    await page.evaluate(OPEN_ALL)
+    grounds = set()
+    for scheme in SCHEMES:
+        await page.emulate_media(color_scheme=scheme)
+        assert await page.evaluate(FAINT) == []
+        assert await page.evaluate(FAINT_LINES) == []
+        grounds.add(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(grounds) == len(SCHEMES)
 
 
-FAINT_LINES = """() => {
-  const parse = colour => colour.match(/[\\d.]+/g).map(Number);
-  const channel = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-  const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-  const contrast = (colour, element) => {
-    const ground = getComputedStyle(element.closest(".card")).backgroundColor;
-    const [one, other] = [parse(colour), parse(ground)].map(luminance);
-    return (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
-  };
-  const all = selector => [...document.querySelectorAll(selector)].map(one => [one, getComputedStyle(one)]);
-  const lines = all(".chart .line"), texts = all(".plot text");
-  const faint = [
-    ...lines.filter(([one, style]) => contrast(style.stroke, one) < 3),
-    ...texts.filter(([one, style]) => contrast(style.fill, one) < 4.5),
-  ];
-  const dashes = new Set(lines.map(([, style]) => style.strokeDasharray));
-  return dashes.size === 5 ? faint.map(([one]) => one.outerHTML) : [`${dashes.size} kinds of dashes`];
-}"""
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
-async def test_hostile_names_run_nothing(visit: Visit, panel: Panel) -> None:
-    page = await at_rest(visit, panel)
+async def test_hostile_names_run_nothing_after_a_refresh(visit: Visit, panel: Panel) -> None:
+    page = await opened(visit, panel)
     page.on("dialog", lambda dialog: visit.complaints.append(dialog.message))
     panel.control.made = hostile(MINUTES)
     await page.clock.run_for(EVERY_MS)
