@@ -83,6 +83,18 @@ async def test_a_names_key_of_another_type_makes_all_apis_other(store: Redis, co
     usage = await control.usage(UsageRange.HOUR)
     assert [(one.api, one.allowed) for one in usage.apis] == [(OTHER_ID, 2)]
     assert usage.totals.allowed == 2
+    (key,) = await store.keys(f"{{{KEY}}}:usage:{APIS_FINE.name}:*")
+    assert await store.hgetall(key) == {b"othera": b"2"}  # ids without names would fill the hash
+
+
+async def test_a_damaged_number_of_names_leaves_no_room_for_more(store: Redis, control: Control) -> None:
+    seconds, _ = await store.time()
+    await store.hset(layout.names_key(KEY, seconds), "#", "many")
+    replica = ReportingReplica(store)
+    replica.decide(2, "/a")
+    await replica.report()
+    assert await store.hgetall(layout.names_key(KEY, seconds)) == {b"#": b"many"}
+    assert [one.api for one in (await control.usage(UsageRange.HOUR)).apis] == [OTHER_ID]
 
 
 async def test_a_key_of_another_type_keeps_no_other_count_away(store: Redis, control: Control) -> None:
@@ -118,6 +130,14 @@ async def test_an_emptied_store_gets_names_again(store: Redis, control: Control)
         usage = await control.usage(UsageRange.HOUR)
         assert [(one.api, one.allowed) for one in usage.apis] == [("/a", 1)]
         await store.flushall()
+
+
+async def test_deployments_with_other_config_keys_share_no_key() -> None:
+    sample = Sample(0)
+    sample.counts["a"] = sample.apis["/a", layout.API_ALLOWED] = 1
+    (call,) = Additions("a:b", "r").of([(1_800_000_000, sample)], "1", 1_800_000_000)
+    assert len(call.keys) == 7
+    assert all(key.startswith("{a:b}:usage:") for key in call.keys)
 
 
 async def test_a_call_adds_a_bounded_number_of_fields() -> None:
