@@ -26,7 +26,9 @@ USER = b"01234567"
 """Placeholder for a user's number in a message."""
 
 RLS_DOMAIN = "bench"
-_PREFIX = 5
+PREFIX_BYTES = 5
+"""Length of gRPC's prefix of a message."""
+
 _LENGTH_DELIMITED_1, _VARINT_1 = 0x0A, 0x08  # tags of field 1 with these wire types
 _RLS_OK, _RLS_OVER_LIMIT = 1, 2
 
@@ -86,7 +88,7 @@ def _peer(port: int) -> AttributeContextPeer:
 
 def check_outcome(first: bytes) -> str:
     """Outcome of a CheckResponse: its `status.code`, absent for OK. UNAVAILABLE is not a decision."""
-    compressed, message = first[:1] != b"\0", first[_PREFIX:]
+    compressed, message = first[:1] != b"\0", first[PREFIX_BYTES:]
     if compressed:
         return "failed"
     if len(message) < 4 or message[0] != _LENGTH_DELIMITED_1 or not message[1] or message[2] != _VARINT_1:  # noqa: PLR2004 - tag, length, tag, code
@@ -111,7 +113,7 @@ def should_rate_limit() -> Method:
 
 def rls_outcome(first: bytes) -> str:
     """Outcome of a RateLimitResponse: its `overall_code`."""
-    message = first[_PREFIX:]
+    message = first[PREFIX_BYTES:]
     if first[:1] != b"\0" or len(message) < 2 or message[0] != _VARINT_1:  # noqa: PLR2004 - tag, code
         return "failed"
     return {_RLS_OK: "allowed", _RLS_OVER_LIMIT: "denied"}.get(message[1], "failed")
@@ -119,4 +121,4 @@ def rls_outcome(first: bytes) -> str:
 
 def echo_call() -> Method:
     """The echo servers' method, called with a CheckRequest. Every non-empty response counts as allowed."""
-    return Method(echo.PATH, check().pieces, lambda first: "allowed" if first[_PREFIX:] else "failed")
+    return Method(echo.PATH, check().pieces, lambda first: "allowed" if first[PREFIX_BYTES:] else "failed")

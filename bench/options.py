@@ -23,6 +23,7 @@ class Options:
     Args:
         pace: rounds and duration of the loads.
         users: number of users for the memory tables.
+        apis: number of APIs for the memory of the services.
         markdown: whether to print Markdown.
         targets: keys of TARGETS.
         store: kind of store.
@@ -33,6 +34,7 @@ class Options:
 
     pace: Pace
     users: int
+    apis: int
     markdown: bool
     targets: tuple[str, ...]
     store: str
@@ -54,6 +56,7 @@ def parse(arguments: Sequence[str]) -> Options:
     return Options(
         pace=Pace(1, 0.05, 50, warm_up_only=True) if given.quick else Pace(given.rounds, given.seconds, 500),
         users=2_000 if given.quick else 100_000,
+        apis=50 if given.quick else 1_000,
         markdown=given.markdown,
         targets=names,
         store=given.store,

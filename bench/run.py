@@ -89,8 +89,9 @@ async def _measure_targets(options: Options, store: Store, folder: Path, put: Pu
         put(load_table(results, Entry.ENVOY))
         progress(f"measuring the memory of each service with {options.users} users")
         services = [target for target in targets.values() if target.name in TARGETS.values()]
-        put(await memory.service_table(services, options.users, folder))
-        return load_goals(results)
+        table, memory_goals = await memory.service_table(services, options.users, options.apis, folder)
+        put(table)
+        return [*load_goals(results), *memory_goals]
 
 
 async def _start(options: Options, store: Store, folder: Path, stack: AsyncExitStack) -> dict[str, Target]:

@@ -104,10 +104,13 @@ def test_a_quick_run_prints_every_table_row() -> None:
     ]:
         row = rf"^{case.workload.value} +{case.concurrency} +{case.target} +\d+% +\d+ "
         assert re.search(row, done.stdout, re.MULTILINE), row
-    titles = ("Memory of the store", "Memory of the service", "Start-up", "without I/O", "Goals")
+    memory_of = ("Memory of the store", "Memory of the service", "Memory of the usage series")
+    titles = (*memory_of, "Start-up", "without I/O", "Goals")
     assert [title for title in titles if title not in done.stdout] == []
     goals = done.stdout.partition("Goals\n")[2].splitlines()[3:]
     assert [line for line in goals if line and not line.endswith(("yes", "no"))] == []
+    for bound in (r"grpcio, MB more \(RSS\)", r"fast, MB more \(RSS\)", ".*, MB of the usage series"):
+        assert any(re.match(bound, line) for line in goals), bound
 
 
 async def test_a_comparison_measures_both_checkouts_in_each_case(capsys: pytest.CaptureFixture[str]) -> None:
