@@ -11,7 +11,7 @@ from ratelimitd.cli.sparkline import sparkline
 from ratelimitd.cli.watch import Watch
 from ratelimitd.control.usage_answers import Usage, UsageStep
 from ratelimitd.core.tiers import TierName
-from ratelimitd.display import number, tokens
+from ratelimitd.display import number, printable, tokens
 from ratelimitd.instants import iso_instant
 from ratelimitd.usage.ranges import UsageRange
 
@@ -21,10 +21,23 @@ WIDTH = 24
 MAX_APIS = 10
 """APIs that are listed."""
 
+_RANGES = "{}, {}, {} or {}".format(*UsageRange)
+
+
+def _range(text: str) -> UsageRange:
+    """Returns the range with this name. Raises typer.BadParameter."""
+    try:
+        return UsageRange(text.lower())
+    except ValueError as error:
+        raise typer.BadParameter(f"must be {_RANGES}, got {printable(text)!r}") from error
+
 
 def usage(
     over: Annotated[
-        UsageRange, typer.Option("--range", help="Range of time, which ends now.", case_sensitive=False)
+        UsageRange,
+        typer.Option(
+            "--range", parser=_range, metavar="RANGE", help=f"Range of time that ends now: {_RANGES}."
+        ),
     ] = UsageRange.QUARTER_HOUR,
     redis_url: RedisUrl = None,
     *,
