@@ -1,6 +1,7 @@
 """Memory of the usage series at full retention: every count in use, for as many APIs as have a name."""
 
 from random import Random
+from typing import Any
 
 from redis.asyncio.client import Pipeline
 
@@ -50,15 +51,17 @@ async def _filled(store: Store, level: Level) -> int:
 def _fill(pipeline: Pipeline, level: Level, at_s: int, random: Random) -> None:
     """Adds the commands that fill the hash at an instant."""
     key, most = level.key(CONFIG_KEY, at_s), _PER_S * level.bucket_s
+    fields: dict[Any, str | int] = {}
     if level in {FINE, COARSE}:
         for offset in layout.OFFSETS[: level.per_key]:
             for code in _CODES:
-                pipeline.hincrby(key, f"{offset}{code}", random.randrange(1, most))
-            pipeline.hset(key, f"{offset}{layout.STATE}", f"123 {random.randrange(500 * _MB)} 500")
+                fields[f"{offset}{code}"] = random.randrange(1, most)
+            fields[f"{offset}{layout.STATE}"] = f"123 {random.randrange(500 * _MB)} 500"
     else:
         for short in _IDS:
             for code in (layout.API_ALLOWED, layout.API_DENIED):
-                pipeline.hincrby(key, f"{short}{code}", random.randrange(1, most // 100))
+                fields[f"{short}{code}"] = random.randrange(1, most // 100)
+    pipeline.hset(key, mapping=fields)
     pipeline.expire(key, level.kept_s)
 
 
@@ -66,9 +69,8 @@ async def _named(store: Store) -> int:
     """Writes the names of each day, and returns the bytes that they take."""
     before = await store.used_bytes()
     now_s = int((await store.client.time())[0])
-    names = {layout.api_id(api): layout.stored_name(api) for api in _APIS}
+    names: dict[Any, bytes] = {layout.api_id(api): layout.stored_name(api) for api in _APIS}
     for day in range(layout.NAMES_KEPT_S // layout.DAY_S + 1):
         key = layout.names_key(CONFIG_KEY, now_s - day * layout.DAY_S)
-        for short, name in names.items():
-            await store.client.hset(key, short, name)
+        await store.client.hset(key, mapping=names)
     return await store.used_bytes() - before
