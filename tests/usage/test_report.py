@@ -214,3 +214,49 @@ async def test_a_lost_reply_neither_loses_nor_repeats_a_count(store_url: str, co
         assert not replica.usage.is_unanswered()
     usage = await control.usage(UsageRange.QUARTER_HOUR)
     assert (usage.cumulative.allowed, usage.totals.allowed) == (7, 7)
+
+
+async def test_a_store_that_hangs_delays_no_report(store_url: str, control: Control) -> None:
+    async with replica_behind_a_proxy(store_url) as (replica, proxy):
+        await replica.report()
+        proxy.delay_s = 3600
+        replica.decide(3)
+        with capture_logs() as lines:
+            await replica.usage.report(timeout_s=0.01)
+        assert [(line["event"], line["reason"]) for line in lines] == [
+            ("usage_report_failed", "no answer in time")
+        ]
+        proxy.delay_s = 0
+        proxy.cut()
+        await replica.report()
+    assert (await control.usage(UsageRange.QUARTER_HOUR)).totals.allowed == 3
+
+
+async def test_a_defect_ends_no_report_after_it(
+    store: Redis, control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = ReportingReplica(store, interval_s=0.001)
+    replica.decide(3)
+    defects = iter([ZeroDivisionError()])
+
+    def totals() -> Any:
+        for defect in defects:
+            raise defect
+        return dict(replica.counts.set)
+
+    monkeypatch.setattr(replica.counts, "totals", totals)
+
+    async def reported() -> bool:
+        return (await control.usage(UsageRange.QUARTER_HOUR)).cumulative.allowed == 3
+
+    with capture_logs() as lines:
+        async with replica.usage.reporting():
+            await eventually(reported, "a report after the defect")
+    assert [line["event"] for line in lines] == ["usage_report_defect"]
+
+
+async def test_the_end_of_reporting_is_a_report(store: Redis, control: Control) -> None:
+    replica = ReportingReplica(store, interval_s=3600)
+    async with replica.usage.reporting():
+        replica.decide(3)
+    assert (await control.usage(UsageRange.QUARTER_HOUR)).cumulative.allowed == 3
