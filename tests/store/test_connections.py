@@ -16,7 +16,8 @@ from ratelimitd.process.loopback import free_port
 from ratelimitd.store import connections
 from ratelimitd.store.client import connector, new_connection, open_client, refuse_unsupported
 from ratelimitd.store.link import Link
-from tests.store.server import execute, on_both_loops, opened, serving
+from tests.both_loops import on_both_loops
+from tests.store.server import execute, opened, serving
 from tests.system import command
 
 DEAD = "127.0.0.2"

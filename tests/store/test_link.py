@@ -20,10 +20,11 @@ from ratelimitd.store.link import (
     Connection,
     Link,
 )
+from tests.both_loops import on_both_loops
 from tests.eventually import eventually
 from tests.limiter.stepped_loops import on_stepped_loop, stall
 from tests.required_programs import need
-from tests.store.server import Clock, Server, execute, on_both_loops, opened, opened_again, serving
+from tests.store.server import Clock, Server, execute, opened, opened_again, serving
 
 SILENT_S = 0.02
 

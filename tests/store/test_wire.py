@@ -17,8 +17,9 @@ from redis.exceptions import ConnectionError as NotConnectedError
 
 from ratelimitd.store.client import connector
 from ratelimitd.store.link import Link
+from tests.both_loops import on_both_loops
 from tests.eventually import eventually
-from tests.store.server import Clock, execute, on_both_loops, opened, opened_again, serving
+from tests.store.server import Clock, execute, opened, opened_again, serving
 
 SILENT_S = 0.02
 

@@ -16,7 +16,7 @@ from ratelimitd.address import TcpAddress
 from ratelimitd.telemetry import http_connections, metrics_server
 from ratelimitd.telemetry.http_connections import MAX_CONNECTIONS, MAX_HEAD_BYTES, MAX_IGNORED_BYTES
 from ratelimitd.telemetry.metrics_server import MetricsServer, serve_metrics
-from tests.store.server import on_both_loops
+from tests.both_loops import on_both_loops
 
 TEXT = b"# TYPE up gauge\nup 1\n"
 
