@@ -165,7 +165,7 @@ class TopQuery(RequestModel):
 
     model_config = ConfigDict(strict=False)  # a query is text, so it must be converted
 
-    denied: bool = Field(default=False, description="If true, only denied requests count.")
+    denied: bool = Field(default=False, description="If true, only denied requests count, not blocked ones.")
 
 
 class UsageQuery(RequestModel):
