@@ -18,7 +18,7 @@ from ratelimitd.process.signals import on_signal
 from ratelimitd.settings import EMBEDDED, Settings, environment
 from ratelimitd.store.client import refuse_unsupported
 from ratelimitd.store.embedded import embedded_store
-from ratelimitd.telemetry.logs import configure_logs
+from ratelimitd.telemetry.logs import configure_logs, is_json
 from ratelimitd.telemetry.metrics_server import serve_metrics
 from ratelimitd.telemetry.traces.variables import prepare_environment
 from ratelimitd.transport.listener import Listener
@@ -84,6 +84,7 @@ async def _hosted(settings: Settings, metrics_sockets: Sequence[socket]) -> Asyn
         HOSTED,
         settings.listen_address(),
         environ=environ,
+        json_log=is_json(settings.log_format),
         drain_s=settings.drain_s,
         max_connection_age_s=settings.max_connection_age_s,
         metrics_sockets=metrics_sockets,

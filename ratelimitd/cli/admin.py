@@ -3,6 +3,7 @@
 import os
 
 from ratelimitd import settings
+from ratelimitd.cli.failure import logged_as_json
 from ratelimitd.cli.options import setting_options
 from ratelimitd.errors import MissingExtraError
 from ratelimitd.process import event_loop
@@ -30,10 +31,11 @@ def admin(**flags: str | None) -> None:
     The keys come from RATELIMITD_ADMIN_KEY and RATELIMITD_ADMIN_READ_KEY or from files. Settings that the
     service has too, such as the key prefix, must have the same values here.
     """
-    try:
-        from ratelimitd.admin.serve import serve_admin  # noqa: PLC0415 - its libraries are an extra
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the admin service needs {error.name}: pip install 'ratelimitd[admin]'"
-        ) from error
-    event_loop.run(serve_admin(settings.load(os.environ, flags=flags)))
+    with logged_as_json(flags):
+        try:
+            from ratelimitd.admin.serve import serve_admin  # noqa: PLC0415 - its libraries are an extra
+        except ImportError as error:
+            raise MissingExtraError(
+                f"the admin service needs {error.name}: pip install 'ratelimitd[admin]'"
+            ) from error
+        event_loop.run(serve_admin(settings.load(os.environ, flags=flags)))

@@ -9,6 +9,7 @@ import typer
 
 from ratelimitd import settings
 from ratelimitd.app import HOSTED
+from ratelimitd.cli.failure import logged_as_json
 from ratelimitd.errors import FrontConfigError, MissingExtraError, SettingsError
 from ratelimitd.settings import EMBEDDED, env_name
 from ratelimitd.store.client import refuse_unsupported
@@ -16,6 +17,7 @@ from ratelimitd.telemetry.traces.variables import prepare_environment
 from ratelimitd.transport.metrics_sockets import open_metrics_sockets
 
 
+@logged_as_json({})
 def envoy(
     config: Annotated[
         Path, typer.Option(help="Your Envoy configuration, YAML or JSON.", metavar="FILE", show_default=False)

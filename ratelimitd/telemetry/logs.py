@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Literal, TextIO
 
@@ -62,14 +63,12 @@ def configure_logs(level: str, form: LogFormat = "auto") -> None:
     """Makes all loggers write lines of at least `level`: debug, info, warning or error.
 
     The form `auto` is console on a terminal, else JSON. Only console lines on a terminal have colours, unless
-    the environment has NO_COLOR.
+    the environment has NO_COLOR or the terminal is `dumb`.
     """
-    on_terminal = sys.stderr.isatty()
-    console = form == "console" or (form == "auto" and on_terminal)
     renderers: list[Processor] = (
-        [_console(colors=on_terminal and not os.environ.get("NO_COLOR"))]
-        if console
-        else [_TRACEBACKS, structlog.processors.JSONRenderer()]
+        [_TRACEBACKS, structlog.processors.JSONRenderer()]
+        if is_json(form)
+        else [_console(colors=sys.stderr.isatty() and _wants_colors(os.environ))]
     )
     structlog.configure(
         processors=[
@@ -82,6 +81,16 @@ def configure_logs(level: str, form: LogFormat = "auto") -> None:
         cache_logger_on_first_use=False,
     )
     logging.getLogger().addHandler(_LIBRARY_HANDLER)
+    logging.captureWarnings(True)  # noqa: FBT003 - the function takes no keyword
+
+
+def is_json(form: LogFormat) -> bool:
+    """Returns whether log lines of this form are JSON."""
+    return form == "json" or (form == "auto" and not sys.stderr.isatty())
+
+
+def _wants_colors(environ: Mapping[str, str]) -> bool:
+    return not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def _console(*, colors: bool) -> structlog.dev.ConsoleRenderer:

@@ -59,6 +59,26 @@ async def test_serve_rejects_a_bad_value() -> None:
     assert done.err.startswith("ratelimitd: RATELIMITD_STORE_TIMEOUT_MS is 'fast': must be a whole number")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("serve", "--log-format", "JSON", "--store-timeout-ms", "fast"), "RATELIMITD_STORE_TIMEOUT_MS is"),
+        (("admin", "--admin-listen", "unix:/x"), "RATELIMITD_ADMIN_LISTEN is 'unix:/x'"),
+        (("envoy", "--config", "/nowhere"), "--config /nowhere: "),
+    ],
+    ids=["serve", "admin", "envoy"],
+)
+async def test_an_error_at_the_start_is_a_line_of_json_if_the_log_is(
+    arguments: tuple[str, ...], reason: str
+) -> None:
+    env = {} if "--log-format" in arguments else {"RATELIMITD_LOG_FORMAT": "json"}
+    status, output = await run(*arguments, env=env)
+    line = json.loads(output)
+    assert (status, line["event"], line["level"]) == (1, "failed", "error")
+    assert line["reason"].startswith(reason)
+    assert "exception" not in line
+
+
 @BOTH
 async def test_a_port_in_use_is_one_sentence(transport: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -9,6 +9,7 @@ import pty
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -100,14 +101,16 @@ def test_no_value_controls_a_terminal(
 
 
 @pytest.mark.parametrize(
-    ("form", "terminal", "no_color", "begins_with"),
+    ("form", "terminal", "variable", "begins_with"),
     [
         ("auto", False, "", "{"),
         ("auto", True, "", "\x1b[2m2"),
         ("console", False, "", "2"),
         ("console", True, "", "\x1b[2m2"),
-        ("console", True, "1", "2"),
-        ("auto", True, "1", "2"),
+        ("console", True, "NO_COLOR=1", "2"),
+        ("console", True, "NO_COLOR=", "\x1b[2m2"),
+        ("console", True, "TERM=dumb", "2"),
+        ("auto", True, "NO_COLOR=1", "2"),
         ("json", True, "", "{"),
     ],
 )
@@ -115,10 +118,13 @@ def test_the_form_depends_on_the_setting_and_on_the_terminal(
     monkeypatch: pytest.MonkeyPatch,
     form: LogFormat,
     terminal: bool,  # noqa: FBT001 - pytest passes it by name
-    no_color: str,
+    variable: str,
     begins_with: str,
 ) -> None:
-    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    if variable:
+        monkeypatch.setenv(*variable.split("="))
     text = written(monkeypatch, form, terminal=terminal)
     assert text.startswith(begins_with)
     assert ("\x1b" in text) == ("\x1b" in begins_with)
@@ -139,12 +145,17 @@ def test_messages_of_libraries_have_the_same_form_and_are_few(monkeypatch: pytes
     stderr = _Stderr(terminal=False)
     monkeypatch.setattr(sys, "stderr", stderr)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's would fail on the first message
+    monkeypatch.setattr(logging, "_warnings_showwarning", None)  # as if logging had no warnings yet
     configure_logs("info", "json")
+    with warnings.catch_warnings(action="always"):
+        warnings.warn("old\nways", stacklevel=1)
     library = logging.getLogger("test.library")
     library.warning("%d too many", HOSTILE)
     for number in range(20):
         library.error("broken %d", number)
-    first, *others = (json.loads(line) for line in stderr.getvalue().splitlines())
+    warned, first, *others = (json.loads(line) for line in stderr.getvalue().splitlines())
+    assert (warned["event"], warned["library"]) == ("library_warning", "py.warnings")
+    assert "old\nways" in warned["message"]
     assert first == {
         "event": "library_warning",
         "level": "warning",

@@ -1,6 +1,7 @@
 """Tests of what only the fast transport has: the framing of gRPC, and the host's process."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
@@ -295,13 +296,21 @@ async def test_the_listener_reports_the_end_of_the_host(serve_in_envoy: Serve) -
             assert await listener.ended() == "the host of the service ended by itself, with status -9"
 
 
-async def test_an_application_that_cannot_be_loaded_fails_the_start(tmp_path: Path) -> None:
-    del tmp_path
+async def test_an_application_that_cannot_be_loaded_fails_the_start_and_is_logged(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(ChildError, match="the host of the service ended with status 1"):
         async with supervisor.serve_hosted(
-            "tests.nowhere:application", TcpAddress("127.0.0.1", 0), environ=dict(os.environ), drain_s=0
+            "tests.nowhere:application",
+            TcpAddress("127.0.0.1", 0),
+            environ=dict(os.environ),
+            drain_s=0,
+            json_log=True,
         ):
             pass
+    line = json.loads(capfd.readouterr().err.splitlines()[0])
+    assert (line["event"], line["level"]) == ("envoy", "error")
+    assert "No module named 'tests.nowhere'" in line["message"]
 
 
 async def test_a_host_that_cannot_be_started_leaves_no_file_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,15 @@ _NAME = "the host of the service"
 _LEAVE = b"l"
 _POLL_INTERVAL_S = 0.02
 
+_MESSAGE = {
+    "event": "envoy",
+    "level": "%l",
+    "component": "%n",
+    "message": "%j",
+    "timestamp": "%Y-%m-%dT%T.%f%z",
+}
+"""A message of Envoy as JSON, with the fields of the service's own log lines."""
+
 _ARGUMENTS = ("--concurrency", "1", "--log-level", "error")
 """More than one worker thread of Envoy would wait for the one interpreter."""
 
@@ -38,6 +47,7 @@ async def serve_hosted(
     *,
     environ: Mapping[str, str],
     drain_s: float,
+    json_log: bool = False,
     max_connection_age_s: int = 0,
     metrics_sockets: Sequence[socket.socket] = (),
 ) -> AsyncIterator[Listener]:
@@ -48,6 +58,7 @@ async def serve_hosted(
         address: where to listen; port 0 picks a free port of loopback.
         environ: the environment of the process. The variables that the host needs are added.
         drain_s: how long the application lets calls in flight finish, in seconds.
+        json_log: whether Envoy's own messages are JSON.
         max_connection_age_s: seconds after which a caller is asked to connect again; 0 for never.
         metrics_sockets: the application inherits them. They are closed here.
 
@@ -55,6 +66,8 @@ async def serve_hosted(
     """
     binding = await asyncio.to_thread(free_binding, address)
     config = _config(bootstrap.filter_chain(app, max_connection_age_s=max_connection_age_s), binding.each)
+    if json_log:
+        config["application_log_config"] = {"log_format": {"json_format": _MESSAGE}}
     async with _host(config, environ, metrics_sockets, stop_timeout_s=drain_s + STOP_MARGIN_S) as (
         host,
         lifeline,
