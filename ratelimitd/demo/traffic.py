@@ -29,7 +29,7 @@ TIMEOUT_S = 5.0
 TRAFFIC_LIMITS = json.dumps(
     {
         "tiers": {
-            "global": {"capacity": 60, "refill_rate": 16},
+            "global": {"capacity": 60, "refill_rate": 10},
             "user": {"capacity": 10, "refill_rate": 2},
             "user_api": {"capacity": 3, "refill_rate": 1},
         },
