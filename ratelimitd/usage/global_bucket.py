@@ -14,6 +14,9 @@ from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import StoreError
 from ratelimitd.store.buckets import Buckets
 
+MAX_AGE_S = 15.0
+"""How long a reading is used: three reports. Later the refill alone would make it a full bucket."""
+
 
 class _Reading(NamedTuple):
     """What the store held, at a time of its clock and of ours."""
@@ -62,10 +65,12 @@ class GlobalBucket:
         return stored.now_us
 
     def tokens(self) -> float | None:
-        """Returns the tokens left; None when the tier is off or the store was not read yet.
+        """Returns the tokens left; None when the tier is off, or the store was not read within MAX_AGE_S.
 
         What was spent since the last reading is not known.
         """
+        if self._reading is None or self._now_s() - self._reading.now_s > MAX_AGE_S:
+            return None
         microtokens = self._microtokens()
         return None if microtokens is None else microtokens / MICRO
 

@@ -17,6 +17,7 @@ from ratelimitd.core.tiers import TierName
 from ratelimitd.settings import load
 from ratelimitd.store.client import open_client
 from ratelimitd.telemetry.decision_counts import Series
+from ratelimitd.usage.global_bucket import MAX_AGE_S
 from ratelimitd.usage.ranges import UsageRange
 from ratelimitd.usage.report import MAX_SAMPLES
 from tests.core.fakes import FixedPolicies
@@ -78,6 +79,18 @@ async def test_a_replica_counts_once_in_each_bucket(store: Redis) -> None:
         counted += [value for name, value in found.items() if name.endswith(b"r")]
     assert set(counted) == {b"1"}
     assert len(counted) in {2, 3, 4}  # one of 10 s and one of a minute, unless one of them has just ended
+
+
+async def test_the_tokens_of_the_global_bucket_are_unknown_once_the_reading_is_old(store: Redis) -> None:
+    limited = FixedPolicies(PolicySet("p", {TierName.GLOBAL: TierRule(Limit(500, 1))}))
+    replica = ReportingReplica(store, policies=limited)
+    await replica.report()
+    replica.now_s += MAX_AGE_S
+    assert replica.bucket.tokens() == 500
+    replica.now_s += 1
+    assert replica.bucket.tokens() is None
+    await replica.report()
+    assert replica.bucket.tokens() == 500
 
 
 async def test_the_state_has_the_tokens_left_and_the_revision(store: Redis, control: Control) -> None:
