@@ -51,6 +51,8 @@ async def test_a_range_without_counts_has_all_its_steps(control: Control, over: 
     assert starts[-1] <= usage.at_us < starts[-1] + usage.step_s * 1_000_000
     assert not usage.steps[-1].complete
     assert usage.steps[0].complete
+    if usage.step_s == 10:  # as long as counts may be late
+        assert [step.complete for step in usage.steps[-3:]] == [True, False, False]
     assert (usage.totals.requests, usage.cumulative.requests, usage.apis, usage.warnings) == (0, 0, [], [])
     assert {(step.allowed, step.global_tokens, step.store_p50_s, step.revision) for step in usage.steps} == {
         (0, None, None, None)
