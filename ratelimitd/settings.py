@@ -145,7 +145,8 @@ class Settings(BaseModel):
     )
     log_denials: str = Field(
         "",
-        description="Maximum rate of log lines about denied requests, such as 10/s or 100/min. Empty: none.",
+        description="Maximum rate of log lines about denied requests, such as 10/s or 100/min. "
+        "Empty, or `off`: none.",
     )
     metrics_listen: str = Field(
         "127.0.0.1:9091",
@@ -215,8 +216,8 @@ class Settings(BaseModel):
     @field_validator("log_denials")
     @classmethod
     def _log_denials_is_a_rate_that_is_written(cls, value: str, info: ValidationInfo) -> str:
-        if not value:
-            return value
+        if value.lower() in {"", OFF}:
+            return ""
         if not MIN_LINES_PER_SECOND <= per_second(value) <= MAX_LINES_PER_SECOND:
             raise ValueError(f"must be from 1/day to {MAX_LINES_PER_SECOND}/s")
         if info.data.get("log_level", "info") not in {"debug", "info"}:

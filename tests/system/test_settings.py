@@ -254,6 +254,11 @@ def test_the_log_of_denials_has_a_rate(rate: str) -> None:
     assert load({}, {"log_denials": rate}).log_denials == rate
 
 
+@pytest.mark.parametrize("rate", ["", "off", "OFF"])
+def test_the_log_of_denials_can_be_off_at_every_level(rate: str) -> None:
+    assert load({}, {"log_denials": rate, "log_level": "error"}).log_denials == ""
+
+
 @pytest.mark.parametrize(
     ("rate", "problem"),
     [
