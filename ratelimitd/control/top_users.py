@@ -27,7 +27,7 @@ async def read_top_users(
     modes = await _modes(replicas, now_us, warnings) or Counter(period.mode for period in periods)
     if len(modes) > 1:
         counts = ", ".join(f"{count} {mode}" for mode, count in sorted(modes.items()))
-        warnings.append(f"the replicas differ in top_users: {counts}")
+        warnings.append(f"the replicas differ in RATELIMITD_TOP_USERS: {counts}")
     if not periods and "off" not in modes and (reason := await refused_writes(client)):
         warnings.append(f"the store refuses writes, so replicas cannot report: {reason}")
     began_us = min((period.began_us for period in periods), default=now_us)

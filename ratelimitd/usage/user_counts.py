@@ -1,7 +1,7 @@
 """Counts the requests of each user and address in periods, in bounded memory.
 
 On the decision path a request is an entry in a list. Every BUFFERED requests the lists are counted, which
-takes a quarter of a millisecond at most.
+takes less than a millisecond.
 """
 
 from collections.abc import Callable

@@ -82,7 +82,7 @@ async def test_replicas_with_different_settings_are_shown_together(store_url: st
 
         async def differ() -> bool:
             done = await run("top")
-            return "WARNING: the replicas differ in top_users: 1 hashed, 1 off, 1 on\n" in done.out
+            return "WARNING: the replicas differ in RATELIMITD_TOP_USERS: 1 hashed, 1 off, 1 on\n" in done.out
 
         await eventually(differ, "the replicas are listed with their settings")
     answer = (await run("top", "--json")).json

@@ -221,7 +221,9 @@ async def test_the_mode_is_the_setting_of_the_replicas(store: Redis, modes: list
         await Replicas(store, KEY).publish(entry.model_copy(update={"top_users": one}))
     answer = await top(store)
     assert answer.mode == mode
-    assert answer.warnings == (["the replicas differ in top_users: 1 off, 1 on"] if mode == "mixed" else [])
+    assert answer.warnings == (
+        ["the replicas differ in RATELIMITD_TOP_USERS: 1 off, 1 on"] if mode == "mixed" else []
+    )
 
 
 async def test_the_window_begins_with_the_first_period(store: Redis) -> None:
