@@ -69,7 +69,7 @@ async def _measured(
 
 
 def ratio_table(results: Results, other_target: str, title: str) -> Table:
-    """Figures of `fast` divided by those of the other target, by workload and concurrency.
+    """Figures of `fast` divided by the figures of the other target, by workload and concurrency.
 
     The last column compares the minima, which other load on the machine disturbs least.
     """

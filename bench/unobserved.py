@@ -1,6 +1,6 @@
 """The service without anything that observes its decisions, to find what metrics and top users cost.
 
-The options are those of `python -m ratelimitd`.
+It takes the options of `python -m ratelimitd`.
 """
 
 from typing import Any

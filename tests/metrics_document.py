@@ -1,4 +1,4 @@
-"""The metrics in docs/metrics.md, and those in a text of metrics, in the same form."""
+"""The metrics in docs/metrics.md, and the metrics in a text, in the same form."""
 
 import re
 from pathlib import Path

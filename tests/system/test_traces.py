@@ -44,7 +44,7 @@ overrides:
 
 @dataclass(frozen=True)
 class Trace:
-    """The spans of a request: Envoy's, the decision's, and those of calls to the store."""
+    """The spans of a request, of its decision, and of calls to the store."""
 
     status: int
     front: list[Span]

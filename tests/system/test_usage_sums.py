@@ -64,7 +64,7 @@ async def replica(transport: str, store_url: str, target: str) -> AsyncIterator[
 
 
 async def decided(control: Control) -> DecisionTotals:
-    """Returns the cumulative totals, which must agree with those of the range."""
+    """Returns the cumulative totals, which must agree with the totals of the range."""
     usage = await control.usage(UsageRange.QUARTER_HOUR)
     assert usage.cumulative == usage.totals
     assert usage.warnings == []

@@ -131,7 +131,7 @@ def test_totals_are_exact_while_other_threads_read_and_tables_are_emptied() -> N
 
 
 def test_no_table_grows_with_the_rules_of_new_policies() -> None:
-    """Matched rules have no weak references, so this counts those that the garbage collector knows."""
+    """Matched rules have no weak references, so this counts the ones that the garbage collector knows."""
     counts = DecisionCounts()
     for _ in range(3 * MAX_RULES):
         for decision in decisions("/a"):

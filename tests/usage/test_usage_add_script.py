@@ -46,7 +46,7 @@ async def test_at_most_200_apis_of_all_replicas_have_a_name(store: Redis, contro
 
 
 async def test_names_of_policies_that_change_for_weeks_expire(store: Redis) -> None:
-    """A day has room for its own names, and those of a day before it expire."""
+    """A day has room for its own names, and the names of earlier days expire."""
     seconds, _ = await store.time()
     await store.hset(layout.names_key(KEY, seconds - layout.DAY_S), mapping={"#": MAX_NAMES})
     replica = ReportingReplica(store)

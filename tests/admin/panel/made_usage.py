@@ -68,7 +68,7 @@ def start_us(over: UsageRange, step: int) -> int:
 def steps_of(
     over: UsageRange, values: Mapping[int, Mapping[str, Any]] | None = None, **each: Any
 ) -> list[UsageStep]:
-    """Returns equal steps. `values` replaces those of some steps, by their number."""
+    """Returns equal steps. `values` replaces the values of some steps, by their number."""
     count, _ = STEPS[over]
     made = []
     for at in range(count):
