@@ -2,11 +2,15 @@
 
 import json
 import signal
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 
+import httpx
 import pytest
 
+from ratelimitd.address import TcpAddress
 from ratelimitd.core.model import Request
+from ratelimitd.demo.envoy_config import envoy_config
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.transport.client import CheckReply, check_service
@@ -69,6 +73,37 @@ async def test_the_service_survives_its_store_and_its_collector(transport: str) 
     lines = [json.loads(line) for line in output.splitlines()]
     assert status == 0
     assert [line["event"] for line in lines][-2:] == ["spans_lost", "stopped"]
+
+
+async def test_a_silent_collector_does_not_keep_envoy(store_url: str, tmp_path: Path) -> None:
+    front, admin = TcpAddress(LOOPBACK, free_port()), TcpAddress(LOOPBACK, free_port())
+    config = tmp_path / "envoy.yaml"
+    clusters = {"ratelimitd": [TcpAddress(LOOPBACK, 1)], "backend": [admin]}
+    config.write_text(envoy_config(listener=front, admin=admin, clusters=clusters))
+    with otlp_receiver() as receiver:
+        receiver.silent = True
+        env = {
+            "RATELIMITD_REDIS_URL": store_url,
+            "RATELIMITD_METRICS_LISTEN": "",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint("grpc"),
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            "OTEL_BSP_SCHEDULE_DELAY": "20",
+        }
+        async with (
+            started("envoy", "--config", str(config), env=env) as process,
+            httpx.AsyncClient(base_url=f"http://{front}", trust_env=False, timeout=30) as client,
+        ):
+
+            async def spans_are_sent() -> bool:
+                with suppress(httpx.TransportError):
+                    await client.get("/api/ping")
+                return receiver.requests > 0
+
+            await eventually(spans_are_sent, "a request that gets no response")
+            process.send_signal(signal.SIGTERM)
+            status, output = await end_of(process)
+    assert status == 0
+    assert '"spans_lost"' in output
 
 
 async def test_a_collector_that_is_away_causes_few_log_lines_and_disturbs_no_other_exporter() -> None:

@@ -50,6 +50,22 @@ async def test_a_value_that_only_the_sdk_rejects_is_an_error(monkeypatch: pytest
             pass
 
 
+async def test_any_error_of_the_sdk_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "deflate")  # an error of a class of its own
+    with pytest.raises(SettingsError, match="OTEL_EXPORTER_OTLP_COMPRESSION"):
+        async with exporting(TraceExport(("otlp",), "grpc"), ""):
+            pass
+
+
+async def test_a_detector_of_the_process_records_no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "process")
+    monkeypatch.setattr("sys.orig_argv", ["python", "--redis-url", "redis://:hunter2@cache"])
+    async with exporting(CONSOLE, "") as provider:
+        attributes = provider.resource.attributes
+    assert "process.pid" in attributes
+    assert "hunter2" not in str(attributes)
+
+
 def test_messages_of_opentelemetry_are_bounded_lines_of_our_log() -> None:
     logger = logging.getLogger("opentelemetry.exporter")
     with capture_logs() as lines, messages_in_our_log():

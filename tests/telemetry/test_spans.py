@@ -19,7 +19,7 @@ from ratelimitd.core.ports import BatchCallback, Decide
 from ratelimitd.errors import StoreError, StoreRefusedError
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.telemetry.traces.decision_spans import METHOD
-from ratelimitd.telemetry.traces.recorded import RecordedTraces
+from ratelimitd.telemetry.traces.opening import recorded
 from tests.core.fakes import FLAT_POLICY, OracleLimiter, decider_over
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -63,7 +63,7 @@ async def traced(sampler: Sampler = DEFAULT_ON, url: str = "redis://cache:7000/3
     exporter = InMemorySpanExporter()
     provider = TracerProvider(sampler, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    traces = RecordedTraces(provider)
+    traces = recorded(provider)
     store = Store()
     calls = traces.of_calls(store, url, lambda: ("10.0.0.7", 7000))
     async with Batcher(calls, timeout_s=5) as batcher:

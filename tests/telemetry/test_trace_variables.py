@@ -100,6 +100,14 @@ def test_a_password_in_an_endpoint_is_not_shown() -> None:
     assert "hunter2" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION"])
+def test_grpc_knows_fewer_compressions(name: str) -> None:
+    environ = ENDPOINT | {name: "deflate"}
+    assert trace_export(environ) is not None
+    with pytest.raises(SettingsError, match=f"{name} is 'deflate'; expected none or gzip$"):
+        trace_export(environ | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+
+
 def test_all_problems_are_reported_at_once() -> None:
     environ = {"OTEL_TRACES_SAMPLER": "a", "OTEL_EXPORTER_OTLP_PROTOCOL": "b", "OTEL_BSP_MAX_QUEUE_SIZE": "c"}
     with pytest.raises(SettingsError) as raised:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from ratelimitd.telemetry.traces.decision_spans import DecisionSpans
 from ratelimitd.telemetry.traces.opening import open_traces
-from ratelimitd.telemetry.traces.recorded import RecordedTraces
 from tests.core.fakes import OracleLimiter, decider_over
 from tests.telemetry.test_spans import Store
 
@@ -20,4 +20,4 @@ async def test_without_traces_each_part_stays_as_it_is() -> None:
 async def test_a_variable_turns_traces_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     async with open_traces({"OTEL_TRACES_EXPORTER": "console"}, "host:1:abc") as traces:
-        assert isinstance(traces, RecordedTraces)
+        assert isinstance(traces.of_decisions(decider_over(OracleLimiter()), lambda _: None), DecisionSpans)

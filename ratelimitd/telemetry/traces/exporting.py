@@ -42,7 +42,7 @@ async def exporting(export: TraceExport, replica_id: str) -> AsyncIterator[Trace
             provider = TracerProvider(resource=_resource(replica_id), shutdown_on_exit=False)
             for exporter in exporters:
                 provider.add_span_processor(BatchSpanProcessor(exporter))
-        except (ValueError, OSError, RuntimeError) as error:
+        except Exception as error:  # the SDK's errors have no common base
             raise SettingsError(f"an OTEL_* variable has a bad value: {error}") from error
         log.info("traces", exporters=list(export.exporters), sampler=provider.sampler.get_description())
         try:

@@ -30,14 +30,14 @@ class StoreCallSpans:
     """Takes tokens, and records a span for each call with a decision whose span is recorded.
 
     Args:
-        limiter: makes the calls.
         provider: the source of tracers.
+        limiter: makes the calls.
         url: the valid URL of the store.
         peer: returns the address of the store's end of the connection, None while there is no connection.
     """
 
     def __init__(
-        self, limiter: BatchLimiter, provider: TracerProvider, url: str, peer: Callable[[], object]
+        self, provider: TracerProvider, limiter: BatchLimiter, url: str, peer: Callable[[], object]
     ) -> None:
         self._limiter = limiter
         self._tracer = provider.get_tracer(*SCOPE, SCHEMA_URL)

@@ -23,7 +23,7 @@ SAMPLERS = (
     "parentbased_always_off",
     "parentbased_traceidratio",
 )
-COMPRESSIONS = ("none", "gzip", "deflate")
+COMPRESSIONS = {"http/protobuf": ("none", "gzip", "deflate"), "grpc": ("none", "gzip")}
 
 _FILES = ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
 _COUNTS = {
@@ -135,9 +135,10 @@ def _exporter_problems(exporters: tuple[str, ...]) -> Iterator[str]:
 
 
 def _otlp_problems(variables: _Variables) -> Iterator[str]:
-    for what, known in (("PROTOCOL", PROTOCOLS), ("COMPRESSION", COMPRESSIONS)):
+    compressions = COMPRESSIONS.get(variables.protocol, ())
+    for what, known in (("PROTOCOL", PROTOCOLS), ("COMPRESSION", compressions)):
         for name, value in variables.each(*_otlp(what)):
-            if value.lower() not in known:
+            if known and value.lower() not in known:
                 yield f"{name} is {value!r}; expected {_one_of(known)}"
     for name, value in variables.each(*_otlp("ENDPOINT")):
         yield from _endpoint_problems(name, value, variables.protocol)
