@@ -132,3 +132,9 @@ def test_without_traces_the_environment_stays_as_it_is() -> None:
     environ = {"OTEL_TRACES_SAMPLER": " "}
     prepare_environment(environ)
     assert environ == {"OTEL_TRACES_SAMPLER": " "}
+
+
+def test_grpc_writes_no_lines_of_its_own() -> None:
+    environ = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"} | ENDPOINT
+    prepare_environment(environ)
+    assert environ["GRPC_VERBOSITY"] == "NONE"
