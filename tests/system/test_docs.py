@@ -178,4 +178,9 @@ def test_the_readme_names_the_variables_that_compose_takes_from_the_environment(
     sentence = re.search(r"^Compose takes (.*?) from your environment", README, re.MULTILINE | re.DOTALL)
     assert sentence is not None
     compose = (ROOT / "docker-compose.yml").read_text()
-    assert set(re.findall(r"\w*RATELIMITD_\w+", sentence[1])) == set(re.findall(r"\$\{(\w+)", compose))
+    taken = set(re.findall(r"\$\{(\w+)", compose))
+    of_opentelemetry = {name for name in taken if name.startswith("OTEL_")}
+    assert set(re.findall(r"\w*RATELIMITD_\w+", sentence[1])) == taken - of_opentelemetry
+    assert ("four variables of OpenTelemetry" in " ".join(sentence[1].split())) == (
+        len(of_opentelemetry) == 4
+    )
