@@ -97,6 +97,7 @@ async def test_the_figures_are_the_newest_ones_and_the_totals(viewer: Browser, m
     assert page["tile-4"] == "Global bucket 5 tokens of 10"
     assert page["decisions-about"].startswith("allowed: latest 125/s, highest 125/s, 1,253 in total. denied:")
     assert "user: latest 2/s, highest 2/s, 20 in total." in page["tiers-about"]
+    assert page["bucket-about"] == "tokens: latest 5, highest 5. capacity: latest 10, highest 10."
 
 
 async def test_a_long_step_counts_before_it_is_over(viewer: Browser, made: ControlOfUsage) -> None:
@@ -160,6 +161,22 @@ async def test_no_usage_yet_says_what_to_do(viewer: Browser, made: ControlOfUsag
     assert texts["changes"] == "The policy did not change in the last 15 minutes."
 
 
+async def test_counts_without_a_report_are_shown(viewer: Browser, made: ControlOfUsage) -> None:
+    made.made = usage_of(MINUTES, steps_of(MINUTES, {9: {"allowed": 50}}))
+    page = Texts((await viewer.get("/admin")).text)
+    assert page["decisions-about"].startswith("allowed: no recent data, highest 5/s, 50 in total.")
+
+
+async def test_a_row_of_the_table_shows_the_slowest_calls_and_the_last_tokens(
+    viewer: Browser, made: ControlOfUsage
+) -> None:
+    values = {1: {"store_p99_s": 1.0}, 5: {"global_tokens": 3 * MICRO}}  # a row covers six steps
+    made.made = usage_of(UsageRange.HOUR, steps_of(UsageRange.HOUR, values, store_p99_s=0.001, **KNOWN))
+    page = Texts((await viewer.get("/admin?range=1h")).text)
+    assert page["store-data"].endswith(f"{NOTHING}1 s")
+    assert page["bucket-data"].endswith("310")
+
+
 async def test_zeros_are_drawn_as_zeros(viewer: Browser, made: ControlOfUsage) -> None:
     made.made = usage_of(MINUTES, steps_of(MINUTES, **KNOWN))
     page = await viewer.get("/admin")
@@ -215,6 +232,40 @@ async def test_old_values_do_not_stand_for_now(
     assert page["tile-5"] == f"Store, p99 {p99} 2 ms in the range"
     latest = "no recent data" if p99 == NOTHING else f"latest {p99}"
     assert page["store-about"] == f"p50: no data. p99: {latest}, highest 2 ms."
+
+
+@pytest.mark.parametrize(
+    ("over", "labels", "newest"),
+    [
+        (UsageRange.QUARTER_HOUR, "00:42 00:45 00:48 00:51", "00:53:10"),
+        (UsageRange.HOUR, "00:00 00:10 00:20 00:30 00:40", "00:52:30"),
+        (UsageRange.DAY, "04:00 08:00 12:00 16:00 20:00", "30 Nov 00:40"),
+        (UsageRange.WEEK, "24 Nov 25 Nov 26 Nov 27 Nov 28 Nov 29 Nov", "29 Nov 22:00"),
+    ],
+)
+async def test_times_fit_the_range(viewer: Browser, over: UsageRange, labels: str, newest: str) -> None:
+    page = await viewer.get(f"/admin?range={over}")
+    plot = page.text.partition('id="tiers-plot"')[0]
+    assert " ".join(re.findall(r'<text class="time[^>]*>([^<]+)<', plot)) == labels
+    assert f"<title>{newest} UTC\nallowed: " in plot
+    assert f">{newest}</th>" in plot.partition("<tbody>")[2].partition("</tr>")[0]
+
+
+async def test_lines_bars_and_marks_are_drawn_in_their_places(viewer: Browser, made: ControlOfUsage) -> None:
+    apis = [ApiUsage(api="one", allowed=60, denied=40, per_step=[1, 2])]
+    marks = [RevisionMark(number=7, at_us=start_us(MINUTES, 45), author="alice", note="why")]
+    made.made = usage_of(MINUTES, steps_of(MINUTES, replicas=1, undecided=1), apis=apis, revisions=marks)
+    page = (await viewer.get("/admin")).text
+    assert '<rect class="one" width="60.00%" height="100%"/>' in page
+    assert '<rect class="two" x="60.00%" width="40.00%" height="100%"/>' in page
+    assert 'd="M25.00 100L25.00 50.0L75.00 0.0L75.00 100Z"' in page
+    assert page.count('<line class="mark" x1="50.00%" x2="50.00%"') == len(CHARTS - {"store", "bucket"})
+    assert "<title>Revision 7 by \u2068alice\u2069" in page
+    looks = re.findall(r'class="line (\w+)" d="M0\.56', page.partition('id="tiers-plot"')[0])
+    assert looks == ["one", "two", "three"]
+    assert '<div class="card bad" id="tile-3"' in page
+    made.made = None
+    assert 'class="card bad"' not in (await viewer.get("/admin")).text
 
 
 async def test_exempt_and_blocked_requests_have_lines_when_there_are_any(
