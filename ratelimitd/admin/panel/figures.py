@@ -5,12 +5,17 @@ from ratelimitd.display import number
 SMALLEST = 0.001
 """Smaller numbers are shown as less than this."""
 
+MANY = 1e6
+"""Numbers from here on have a unit, so that they fit in a figure on a phone."""
+
 _DECIMALS = ((10, 1), (0.1, 2), (0.01, 3), (0, 4))
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def figures(value: float) -> str:
-    """Returns a number with two or three significant digits, or all before the point: 0.25, 12.5, 1,234."""
+    """Returns a number with two or three significant digits, or all up to a million: 0.25, 1,234, 1.23M."""
+    if value >= MANY:
+        return compact(value)
     if value >= 100 or value == int(value):  # noqa: PLR2004 - three digits
         return f"{value:,.0f}"
     if value < SMALLEST:
@@ -21,8 +26,8 @@ def figures(value: float) -> str:
 
 def compact(value: float) -> str:
     """Returns a number in about five characters: 250, 2.5k, 40M."""
-    size, unit = next((one for one in _UNITS if value >= one[0]), (1, ""))
-    return f"{value / size:g}{unit}"
+    size, unit = next((one for one in _UNITS if value >= one[0] * 0.9995), (1, ""))
+    return f"{value / size:.3g}{unit}"
 
 
 def per_second(value: float) -> str:

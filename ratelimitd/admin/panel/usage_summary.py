@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from ratelimitd.admin.panel.charts import FRESH, NOTHING, newest_of, paths
-from ratelimitd.admin.panel.figures import per_second, seconds, share
+from ratelimitd.admin.panel.figures import figures, per_second, seconds, share
 from ratelimitd.admin.panel.usage_charts import rates
 from ratelimitd.control.usage_answers import ApiUsage, Usage
 from ratelimitd.core.model import MICRO
@@ -90,7 +90,7 @@ def _bucket_tile(usage: Usage) -> Tile:
     if step.global_tokens is None or step.global_capacity is None:
         return Tile("Global bucket", "off", "the policy has no tier global")
     tokens = int(step.global_tokens / MICRO)
-    return Tile("Global bucket", f"{tokens:,}", f"tokens of {step.global_capacity:,}")
+    return Tile("Global bucket", figures(tokens), f"tokens of {step.global_capacity:,}")
 
 
 def _store_tile(usage: Usage) -> Tile:

@@ -121,7 +121,16 @@ def test_marks_outside_the_axis_are_left_out_and_labels_do_not_overlap() -> None
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.0004, "< 0.001"), (0.0033, "0.0033"), (0.25, "0.25"), (12.34, "12.3"), (1234.5, "1,234")],
+    [
+        (0, "0"),
+        (0.0004, "< 0.001"),
+        (0.0033, "0.0033"),
+        (0.25, "0.25"),
+        (12.34, "12.3"),
+        (1234.5, "1,234"),
+        (1_234_567, "1.23M"),
+        (999_999_999, "1G"),
+    ],
 )
 def test_numbers_have_about_three_digits(value: float, text: str) -> None:
     assert figures(value) == text

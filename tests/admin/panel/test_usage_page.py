@@ -170,7 +170,10 @@ async def test_counts_without_a_report_are_shown(viewer: Browser, made: ControlO
 async def test_a_row_of_the_table_shows_the_slowest_calls_and_the_last_tokens(
     viewer: Browser, made: ControlOfUsage
 ) -> None:
-    values = {1: {"store_p99_s": 1.0}, 5: {"global_tokens": 3 * MICRO}}  # a row covers six steps
+    values: dict[int, dict[str, Any]] = {
+        1: {"store_p99_s": 1.0},
+        5: {"global_tokens": 3 * MICRO},
+    }  # a row covers six steps
     made.made = usage_of(UsageRange.HOUR, steps_of(UsageRange.HOUR, values, store_p99_s=0.001, **KNOWN))
     page = Texts((await viewer.get("/admin?range=1h")).text)
     assert page["store-data"].endswith(f"{NOTHING}1 s")
