@@ -45,7 +45,7 @@ EMPTY_MEANS_OFF = {"metrics_listen"}
 """Settings whose variable counts as set when it is empty, because that turns something off."""
 
 OFF = "off"
-"""The value of `metrics_listen` that means the same as an empty one."""
+"""The value of `metrics_listen` and `log_denials` that means the same as an empty one."""
 
 EMBEDDED = "embedded"
 """The store URL that stands for the bundled Valkey, started as a child process."""
