@@ -118,6 +118,7 @@ async def test_an_envoy_that_hosts_the_service_reports_before_it_ends(
         replies = [await client.get("/api/ready", headers={"x-user-id": "u"}) for _ in range(20)]
         assert {reply.status_code for reply in replies} <= {200, 429, 503}
     assert (await decided(control)).requests == 20
+    assert (await control.status()).replicas == []  # its entry was removed
 
 
 async def test_a_store_that_hangs_does_not_delay_the_stop(store_url: str) -> None:
