@@ -1,8 +1,8 @@
 """Runs the demo from start to Ctrl-C. It leaves no process and no file behind.
 
-In a store of the user it charges the buckets of user1, user2 and the global one, which then expire, and with
-traffic those of users named demo-*. Without a policy in that store, the limits of the demo become a revision
-there and are deleted at the end.
+In a store of the user it charges the buckets of user1, user2 and the global one, which then expire. With
+traffic it also charges the buckets of users named demo-*. Without a policy in that store, the limits of the
+demo become a revision there and are deleted at the end.
 """
 
 import asyncio
