@@ -11,6 +11,7 @@ from bench.echo import APPLICATION, RESPONSE
 from bench.echo_store import StoreCall, open_store_call
 from ratelimitd.address import parse_address
 from ratelimitd.core.grpc_code import GrpcCode
+from ratelimitd.transport.fast.application import end_host
 from ratelimitd.transport.fast.framing import frame, status_fields
 from ratelimitd.transport.fast.supervisor import LIFELINE, serve_hosted
 
@@ -48,7 +49,7 @@ class Application:
         """Ends the process when the supervisor closes the lifeline; the front Envoy has no lifeline."""
         await receive()
         if lifeline := os.environ.get(LIFELINE):
-            asyncio.get_running_loop().add_reader(int(lifeline), os.kill, os.getpid(), signal.SIGTERM)
+            asyncio.get_running_loop().add_reader(int(lifeline), end_host)
         async with open_store_call() as self._call_store:
             await send({"type": "lifespan.startup.complete"})
             await receive()

@@ -94,8 +94,13 @@ class HostedApplication:
                 await self._grpc.drain()
         except TimeoutError:
             pass  # the calls that are left are cut off
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the supervisor has blocked it
-        os.kill(os.getpid(), signal.SIGTERM)
+        end_host()
+
+
+def end_host() -> None:
+    """Ends the Envoy that hosts this application, whose supervisor has blocked SIGTERM."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _grpc_application(
