@@ -4,7 +4,6 @@ import asyncio
 import socket
 import ssl
 import struct
-import subprocess
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +22,7 @@ from ratelimitd.store.link import (
 from tests.both_loops import on_both_loops
 from tests.eventually import eventually
 from tests.limiter.stepped_loops import on_stepped_loop, stall
-from tests.required_programs import need
+from tests.self_signed import make_certificate
 from tests.store.server import Clock, Server, execute, opened, opened_again, serving
 
 SILENT_S = 0.02
@@ -373,27 +372,8 @@ async def test_the_url_sets_user_password_and_database(store_url: str) -> None:
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Makes a self-signed certificate for localhost; certificate and key are in one file."""
-    need("openssl")
     path = tmp_path_factory.mktemp("tls") / "both.pem"
-    key, made = path.with_name("key.pem"), path.with_name("certificate.pem")
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-            ),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "1"),
-            *("-keyout", key, "-out", made),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    made, key = make_certificate(path.parent, "localhost")
     path.write_text(made.read_text() + key.read_text())
     return path
 

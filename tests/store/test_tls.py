@@ -1,6 +1,5 @@
 """Tests of connections with TLS, on a real Redis with certificates made for the test."""
 
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from ratelimitd.process.loopback import free_port
 from ratelimitd.store.client import connector, open_client, store_errors
 from ratelimitd.store.link import Link
 from tests.redis_server import redis_server
-from tests.required_programs import need
+from tests.self_signed import make_certificate
 from tests.store.server import execute
 
 NAME = "localhost"
@@ -21,27 +20,8 @@ NAME = "localhost"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a folder with cert.pem, which signs itself and is valid for NAME, and its key.pem."""
-    need("openssl")
     folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-            ),
-            *("-keyout", "key.pem", "-out", "cert.pem", "-days", "1", "-subj", f"/CN={NAME}"),
-            *("-addext", f"subjectAltName=DNS:{NAME}"),
-        ],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
+    make_certificate(folder, NAME)
     return folder
 
 
