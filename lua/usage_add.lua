@@ -32,7 +32,7 @@ local function tried(...)
   failure = reply.err
 end
 
--- The ids of APIs for which there is no room. An absent field is false, and one that cannot be read is nil.
+-- The ids of the APIs that exceed the limit of names. An absent field is false, and one that cannot be read is nil.
 local without_room = {}
 local apis = tonumber(argument())
 local names = apis > 0 and tonumber(tried('HGET', KEYS[2], '#') or 0) or most

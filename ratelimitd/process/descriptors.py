@@ -20,7 +20,7 @@ POLL_INTERVAL_S = 1.0
 
 
 def raise_limit() -> None:
-    """Raises the limit of open files of this process, and of those that it starts, as far as it may."""
+    """Raises the limit of open files of this process and its children to the highest allowed value."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -94,7 +94,7 @@ def ipv6_port_taken(address: Address) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if isinstance(address, TcpAddress) and address.host == "0.0.0.0":
-            with suppress(OSError):  # there is no IPv6, or the port is in use: grpc cannot have it either
+            with suppress(OSError):  # without IPv6, or with the port in use, grpc would fail too
                 taken = stack.enter_context(socket.socket(socket.AF_INET6))
                 taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 taken.bind(("::", address.port))

@@ -236,7 +236,7 @@ def translated(client: IPv4Address, prefix: IPv6Address, bits: int) -> IPv6Addre
 def test_every_client_of_a_local_nat64_is_charged_alone(
     client: IPv4Address, prefix: IPv6Address, bits: int
 ) -> None:
-    """Whichever length the prefix has. An IPv4 address that ends in .0.0.0 is no host's."""
+    """The length of the prefix does not matter. No host has an IPv4 address that ends in .0.0.0."""
     prefix = IPv6Address(prefix.packed[:8] + bytes(1) + prefix.packed[9:])  # bits 64 to 71 are 0
     address = translated(client, prefix, bits)
     alone = client if bits == 96 and int(client) & 0xFF_FFFF else address

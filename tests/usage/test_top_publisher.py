@@ -30,7 +30,7 @@ IMPOSSIBLE = (
     '{"version":1,"mode":"on","began_us":0,"all":{"total":1,"floor":0,"users":[["a",1,2]]},'
     '"denied":{"total":0,"floor":0,"users":[]}}'
 )
-"""A period with a user who has more than 1 - 2 requests."""
+"""A period with a user whose error exceeds its count, which no replica writes."""
 
 REQUEST = Request("GET", "/", "host", {}, "203.0.113.9", {})
 
