@@ -43,7 +43,7 @@ class Prometheus:
     async def values(self, expr: str) -> list[float]:
         """Returns all values other than NaN that an expression had within the last ten minutes."""
         now_s = time.time()
-        span = {"start": str(now_s - 600), "end": str(now_s), "step": "1s"}
+        span = {"start": str(now_s - 600), "end": str(now_s), "step": "500ms"}
         series = (await self._get("/api/v1/query_range", query=expr, **span))["result"]
         values = [float(value) for one in series for _, value in one["values"]]
         return [value for value in values if not math.isnan(value)]
