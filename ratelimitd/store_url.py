@@ -1,5 +1,12 @@
 """Parses the URL of a store at start-up, before anything connects.
 
+    redis://HOST:PORT/DB                              one server
+    unix:///PATH                                      one server at a socket
+    redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB   the master that Sentinels watch as SERVICE
+    redis+cluster://HOST:PORT,HOST:PORT               a Redis Cluster
+
+`rediss` in place of `redis` means TLS.
+
 redis-py ignores what it does not understand, such as a database that is not a number, and would then use
 another database than the one that the operator meant. Here every part is valid or the URL is refused. No
 error shows a part that may belong to the password.
@@ -15,11 +22,24 @@ from redis.asyncio import SSLConnection
 from ratelimitd.store_options import OPTIONS, TLS_OPTIONS, check_tls_options, database
 
 Scheme = Literal["redis", "rediss", "unix"]
+"""How each server is reached: TCP, TLS, Unix socket."""
 
-SCHEMES: dict[str, Scheme] = {"redis://": "redis", "rediss://": "rediss", "unix://": "unix"}
-"""Schemes by the prefix of a store URL: TCP, TLS, Unix socket."""
+Topology = Literal["single", "sentinel", "cluster"]
+"""How the servers of a store belong together."""
+
+SCHEMES: dict[str, tuple[Scheme, Topology]] = {
+    "redis://": ("redis", "single"),
+    "rediss://": ("rediss", "single"),
+    "unix://": ("unix", "single"),
+    "redis+sentinel://": ("redis", "sentinel"),
+    "rediss+sentinel://": ("rediss", "sentinel"),
+    "redis+cluster://": ("redis", "cluster"),
+    "rediss+cluster://": ("rediss", "cluster"),
+}
+"""What the prefix of a store URL stands for."""
 
 DEFAULT_PORT = 6379
+DEFAULT_SENTINEL_PORT = 26379
 MAX_PORT = 65535
 MAX_LABEL = 63
 """Characters between two dots of a host name: RFC 1035."""
@@ -28,6 +48,8 @@ MAX_SOCKET_PATH_BYTES = 107
 """The size of `sun_path` on Linux, without its final zero byte."""
 
 _TCP_FORM = "SCHEME://HOST:PORT/DB or SCHEME://USER:PASSWORD@HOST:PORT/DB"
+_SENTINEL_FORM = "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE or .../SERVICE/DB"
+_CLUSTER_FORM = "redis+cluster://HOST:PORT,HOST:PORT"
 _UNIX_FORM = "unix:///PATH or unix://USER:PASSWORD@/PATH"
 _ENCODING = "percent-encode / @ : ? # and % in USER and PASSWORD"
 _TLS_FILES = (
@@ -35,14 +57,38 @@ _TLS_FILES = (
     "key in ssl_keyfile or in the same file, and in ssl_password the password of the key if it has one"
 )
 
+_SERVICE = re.compile(r"[A-Za-z0-9_.-]+")
+"""Names that Sentinel accepts for a master that it watches."""
+
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
 
+class Node(NamedTuple):
+    """The address of a server: a name or an address without brackets, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
 class StoreUrl(NamedTuple):
-    """A valid store URL: its scheme, and the arguments of redis-py's connection."""
+    """A valid store URL.
+
+    Args:
+        scheme: how each server is reached.
+        arguments: arguments of redis-py's connections. `host` and `port` are those of the first node.
+        topology: how the servers belong together.
+        nodes: the servers of the URL, which for `sentinel` are the Sentinels; none for a socket.
+        service: the name of the master that the Sentinels watch; empty for other topologies.
+    """
 
     scheme: Scheme
     arguments: dict[str, Any]
+    topology: Topology = "single"
+    nodes: tuple[Node, ...] = ()
+    service: str = ""
 
 
 def parse_store_url(url: str) -> StoreUrl:
@@ -51,14 +97,14 @@ def parse_store_url(url: str) -> StoreUrl:
     if prefix is None:
         raise ValueError(f"must begin with {', '.join(SCHEMES)}, or be `embedded`")
     try:
-        return _parse(SCHEMES[prefix], url[len(prefix) :])
+        return _parse(*SCHEMES[prefix], url[len(prefix) :])
     except ValueError as error:
         raise ValueError(f"not a valid store URL: {error}") from error
 
 
 def check_store_url(url: str) -> None:
     """Raises ValueError, with a sentence, for a URL that cannot be used. It also loads the files for TLS."""
-    scheme, arguments = parse_store_url(url)
+    scheme, arguments, *_ = parse_store_url(url)
     if scheme != "rediss":
         return
     try:
@@ -69,7 +115,7 @@ def check_store_url(url: str) -> None:
         ) from error
 
 
-def _parse(scheme: Scheme, rest: str) -> StoreUrl:
+def _parse(scheme: Scheme, topology: Topology, rest: str) -> StoreUrl:
     if re.search(r"[\s\x00-\x1f\x7f]", rest):
         raise ValueError("it contains white space or control characters; percent-encode them")
     before_query, _, query = rest.partition("?")
@@ -81,17 +127,25 @@ def _parse(scheme: Scheme, rest: str) -> StoreUrl:
         )
     userinfo, at, server = authority.rpartition("@")
     arguments = _credentials(userinfo) if at else {}
+    nodes: tuple[Node, ...] = ()
+    service = ""
     if scheme == "unix":
         arguments |= _socket(server, slash + path)
     else:
-        arguments |= _server(server) | ({"db": _path_database(path)} if path else {})
+        nodes = _nodes(server, topology)
+        if topology == "sentinel":
+            service, _, path = path.partition("/")
+            _check_service(service)
+        arguments |= nodes[0]._asdict() | ({"db": _path_database(path)} if path else {})
     options = _options(query, scheme)
+    if topology == "cluster" and (arguments.get("db") or options.get("db")):
+        raise ValueError(f"a Redis Cluster has only the database 0; expected {_CLUSTER_FORM}")
     if "db" in arguments and "db" in options:
         raise ValueError("it names a database twice; expected either /DB or ?db=DB")
     if scheme == "rediss":
         check_tls_options(options)
         options.setdefault("ssl_password", "")  # with None, OpenSSL would ask for it on the terminal
-    return StoreUrl(scheme, arguments | options)
+    return StoreUrl(scheme, arguments | options, topology, nodes, service)
 
 
 def _decoded(text: str, what: str) -> str:
@@ -117,19 +171,35 @@ def _credentials(userinfo: str) -> dict[str, Any]:
     return username | {"password": _decoded(password, "the password")}
 
 
-def _server(authority: str) -> dict[str, Any]:
+def _nodes(servers: str, topology: Topology) -> tuple[Node, ...]:
+    if topology == "single":
+        return (_node(servers, _TCP_FORM, DEFAULT_PORT),)
+    form, port = (
+        (_SENTINEL_FORM, DEFAULT_SENTINEL_PORT) if topology == "sentinel" else (_CLUSTER_FORM, DEFAULT_PORT)
+    )
+    return tuple(_node(server, form, port) for server in servers.split(","))
+
+
+def _check_service(name: str) -> None:
+    if not _SERVICE.fullmatch(name):
+        raise ValueError(
+            f"it does not name the service, the master that the Sentinels watch; expected {_SENTINEL_FORM}"
+        )
+
+
+def _node(authority: str, form: str, default_port: int) -> Node:
     match = re.fullmatch(r"(\[[^\[\]]*\]|[^\[\]:]*)(?::([^:]*))?", authority)
     if match is None:
-        raise ValueError(f"expected {_TCP_FORM}, with brackets around an IPv6 address; {_ENCODING}")
+        raise ValueError(f"expected {form}, with brackets around an IPv6 address; {_ENCODING}")
     host, port = match[1], match[2]
     if not host:
-        raise ValueError(f"it names no host; expected {_TCP_FORM}")
+        raise ValueError(f"it names no host; expected {form}")
     if port is not None and (not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= MAX_PORT):
-        raise ValueError(f"PORT must be 1 to {MAX_PORT}; expected {_TCP_FORM}; {_ENCODING}")
-    return {"host": _host(host), "port": int(port) if port else DEFAULT_PORT}
+        raise ValueError(f"PORT must be 1 to {MAX_PORT}; expected {form}; {_ENCODING}")
+    return Node(_host(host, form), int(port) if port else default_port)
 
 
-def _host(text: str) -> str:
+def _host(text: str, form: str) -> str:
     """Returns a host name or an address without brackets. Raises ValueError."""
     if text.startswith("["):
         try:
@@ -138,7 +208,7 @@ def _host(text: str) -> str:
         except ValueError as error:
             raise ValueError("an IPv6 address is expected between [ and ]") from error
     if not _HOST.fullmatch(text) or ".." in text or any(len(label) > MAX_LABEL for label in text.split(".")):
-        raise ValueError(f"HOST must be a name or an address; expected {_TCP_FORM}; {_ENCODING}")
+        raise ValueError(f"HOST must be a name or an address; expected {form}; {_ENCODING}")
     return text
 
 

@@ -40,7 +40,7 @@ def _arguments(url: str) -> dict[str, Any]:
 
     The driver must not retry by itself: a call whose connection broke may have taken its tokens already.
     """
-    scheme, arguments = parse_store_url(url)
+    scheme, arguments, *_ = parse_store_url(url)
     return arguments | {
         "connection_class": _CLASSES[scheme],
         "driver_info": None,  # without it, redis-py sends CLIENT SETINFO

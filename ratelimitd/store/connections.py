@@ -6,7 +6,7 @@ tried after ATTEMPT_DELAY_S, and the first one that accepts wins.
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from socket import SOCK_STREAM, socket
 from typing import Any
@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import ResponseError
 
 from ratelimitd.store.reply_errors import CLUSTER, SENTINEL, UnsupportedStoreError
+from ratelimitd.store_url import Node
 
 ATTEMPT_DELAY_S = 0.25
 """How long an attempt to connect to one address runs before the next address is tried as well: RFC 8305."""
@@ -27,6 +28,10 @@ CLIENT_NAME = "ratelimitd"
 
 UNSUPPORTED = {b"cluster": CLUSTER, b"sentinel": SENTINEL}
 """Reasons to refuse a server, by the mode that it reports."""
+
+
+Locate = Callable[[], Awaitable[Node]]
+"""Finds the server to connect to, such as the master that Sentinels name. Raises RedisError or OSError."""
 
 
 async def addresses_of(host: str, port: int) -> list[AddrInfoType]:
@@ -76,10 +81,19 @@ class _Handshake(AbstractConnection):
 
 
 class TcpConnection(_Handshake, Connection):
-    """A TCP connection to the first address that accepts."""
+    """A TCP connection to the first address that accepts.
+
+    Args:
+        locate: finds the server at each connect, in place of `host` and `port`.
+        arguments: those of redis-py's connection.
+    """
 
     _socket: socket
     _kind = "connection"
+
+    def __init__(self, *, locate: Locate | None = None, **arguments: Any) -> None:
+        self._locate = locate
+        super().__init__(**arguments)
 
     async def _connect(self) -> None:
         # redis-py bounds its own part, the TLS handshake; this bounds all of it.
@@ -92,6 +106,8 @@ class TcpConnection(_Handshake, Connection):
             ) from error
 
     async def _connect_to_first(self) -> None:
+        if self._locate is not None:
+            self.host, self.port = await self._locate()
         self._socket = await start_connection(
             await addresses_of(self.host, self.port), happy_eyeballs_delay=ATTEMPT_DELAY_S, interleave=1
         )

@@ -9,12 +9,58 @@ import pytest
 
 from ratelimitd.store.client import new_connection
 from ratelimitd.store_options import OPTIONS, TLS_OPTIONS
-from ratelimitd.store_url import check_store_url, parse_store_url
+from ratelimitd.store_url import Node, StoreUrl, check_store_url, parse_store_url
 from tests.system.processes import run
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 SECRET = "hunter2"  # noqa: S105 - it is meant to be found
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (
+            "redis+sentinel://u:hunter2@a,[::1]:5,c:7/main/2",
+            StoreUrl(
+                "redis",
+                {"username": "u", "password": SECRET, "host": "a", "port": 26379, "db": 2},
+                "sentinel",
+                (Node("a", 26379), Node("::1", 5), Node("c", 7)),
+                "main",
+            ),
+        ),
+        (
+            "rediss+cluster://a,b:7",
+            StoreUrl(
+                "rediss",
+                {"host": "a", "port": 6379, "ssl_password": ""},
+                "cluster",
+                (Node("a", 6379), Node("b", 7)),
+            ),
+        ),
+    ],
+)
+def test_a_url_with_several_nodes_means_what_it_says(url: str, expected: StoreUrl) -> None:
+    check_store_url(url)
+    assert parse_store_url(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis+sentinel://a", "does not name the service"),
+        ("redis+sentinel://a//0", "does not name the service"),
+        ("redis+sentinel://a,/main", "names no host; expected redis+sentinel://HOST:PORT,HOST:PORT/SERVICE"),
+        ("redis+sentinel://a/main/x", "names no database"),
+        ("redis+cluster://a,b/1", "has only the database 0"),
+        ("redis+cluster://a?db=1", "has only the database 0"),
+        ("redis+cluster://a:0,b", "PORT must be 1 to 65535; expected redis+cluster://HOST:PORT,HOST:PORT"),
+    ],
+)
+def test_a_url_with_several_nodes_that_is_invalid_is_refused(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        parse_store_url(url)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +118,7 @@ def test_a_path_that_is_not_a_database_is_refused(path: str) -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("http://:hunter2@h", "must begin with redis://, rediss://, unix://, or be `embedded`"),
-        ("redis+sentinel://:hunter2@h/mymaster", "must begin with"),
+        ("http://:hunter2@h", "must begin with redis://, rediss://, unix://, redis+sentinel://"),
         ("redis:/:hunter2@h", "must begin with"),
         (" redis://:hunter2@h", "must begin with"),
         ("redis://:hunter2@h\n", "white space"),

@@ -68,7 +68,7 @@ def _source(decision: Decision) -> str:
 
 def store_attributes(url: str) -> Attributes:
     """Returns the attributes of the store at a valid URL, and of the calls of decisions."""
-    scheme, arguments = parse_store_url(url)
+    scheme, arguments, *_ = parse_store_url(url)
     found: Attributes = {
         "db.system.name": "redis",
         "db.operation.name": "EVALSHA",
