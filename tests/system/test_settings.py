@@ -81,7 +81,7 @@ def test_all_problems_are_reported_at_once() -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("http://user:hunter2@host", "must begin with redis://, rediss://, unix://, or be `embedded`"),
+        ("http://user:hunter2@host", "must begin with redis://, rediss://, unix://, redis+sentinel://"),
         ("user:hunter2@host:6379", "must begin with"),
         ("redis://:p/hunter2@host:6379", "not a valid store URL"),
         ("redis://:hunter2@host:notaport/0", "not a valid store URL"),
