@@ -116,6 +116,23 @@ TLS_OPTIONS = {
 }
 """Options of a store URL with TLS."""
 
+SENTINEL_OPTIONS = {
+    "sentinel_password": Option(str, secret=True),
+    "sentinel_tls": Option(_boolean),
+    "sentinel_username": Option(str),
+}
+"""Options of a store URL with Sentinels, about the connections to these."""
+
+
+def check_sentinel_options(options: Mapping[str, Any], *, tls: bool) -> None:
+    """Raises ValueError for an option that would have no effect. `tls`: the store uses TLS."""
+    if "sentinel_username" in options and "sentinel_password" not in options:
+        raise ValueError("the option sentinel_username needs sentinel_password")
+    if "sentinel_tls" in options and not tls:
+        raise ValueError(
+            "the option sentinel_tls needs rediss+sentinel://, as it turns TLS off for Sentinels"
+        )
+
 
 def check_tls_options(options: Mapping[str, Any]) -> None:
     """Raises ValueError for an option that another one would leave without effect."""

@@ -14,12 +14,21 @@ error shows a part that may belong to the password.
 
 import ipaddress
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 from redis.asyncio import SSLConnection
 
-from ratelimitd.store_options import OPTIONS, TLS_OPTIONS, check_tls_options, database
+from ratelimitd.store_options import (
+    OPTIONS,
+    SENTINEL_OPTIONS,
+    TLS_OPTIONS,
+    check_sentinel_options,
+    check_tls_options,
+    database,
+)
 
 Scheme = Literal["redis", "rediss", "unix"]
 """How each server is reached: TCP, TLS, Unix socket."""
@@ -82,6 +91,7 @@ class StoreUrl(NamedTuple):
         topology: how the servers belong together.
         nodes: the servers of the URL, which for `sentinel` are the Sentinels; none for a socket.
         service: the name of the master that the Sentinels watch; empty for other topologies.
+        sentinel: the options of SENTINEL_OPTIONS that the URL has.
     """
 
     scheme: Scheme
@@ -89,6 +99,7 @@ class StoreUrl(NamedTuple):
     topology: Topology = "single"
     nodes: tuple[Node, ...] = ()
     service: str = ""
+    sentinel: Mapping[str, Any] = MappingProxyType({})
 
 
 def parse_store_url(url: str) -> StoreUrl:
@@ -137,7 +148,7 @@ def _parse(scheme: Scheme, topology: Topology, rest: str) -> StoreUrl:
             service, _, path = path.partition("/")
             _check_service(service)
         arguments |= nodes[0]._asdict() | ({"db": _path_database(path)} if path else {})
-    options = _options(query, scheme)
+    options = _options(query, scheme, topology)
     if topology == "cluster" and (arguments.get("db") or options.get("db")):
         raise ValueError(f"a Redis Cluster has only the database 0; expected {_CLUSTER_FORM}")
     if "db" in arguments and "db" in options:
@@ -145,7 +156,9 @@ def _parse(scheme: Scheme, topology: Topology, rest: str) -> StoreUrl:
     if scheme == "rediss":
         check_tls_options(options)
         options.setdefault("ssl_password", "")  # with None, OpenSSL would ask for it on the terminal
-    return StoreUrl(scheme, arguments | options, topology, nodes, service)
+    sentinel = {name: options.pop(name) for name in SENTINEL_OPTIONS if name in options}
+    check_sentinel_options(sentinel, tls=scheme == "rediss")
+    return StoreUrl(scheme, arguments | options, topology, nodes, service, sentinel)
 
 
 def _decoded(text: str, what: str) -> str:
@@ -230,16 +243,23 @@ def _path_database(path: str) -> int:
         ) from error
 
 
-def _options(query: str, scheme: Scheme) -> dict[str, Any]:
+def _options(query: str, scheme: Scheme, topology: Topology) -> dict[str, Any]:
     """Returns the options of a URL by name."""
-    known = OPTIONS | TLS_OPTIONS if scheme == "rediss" else OPTIONS
+    known = OPTIONS | (TLS_OPTIONS if scheme == "rediss" else {})
+    known |= SENTINEL_OPTIONS if topology == "sentinel" else {}
     found: dict[str, Any] = {}
     for pair in query.split("&") if query else ():
         raw_name, equals, raw_value = pair.partition("=")
         name = _decoded(raw_name, "the name of an option")
         option = known.get(name)
         if option is None:
-            reason = "needs rediss://" if name in TLS_OPTIONS else "is not allowed"
+            reason = (
+                "needs rediss://"
+                if name in TLS_OPTIONS
+                else "needs redis+sentinel://"
+                if name in SENTINEL_OPTIONS
+                else "is not allowed"
+            )
             raise ValueError(f"the option {name!r} {reason}; allowed are {', '.join(known)}")
         if not equals or not raw_value or name in found:
             raise ValueError(f"the option {name} must occur once, as {name}=VALUE")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ratelimitd.store.client import new_connection
-from ratelimitd.store_options import OPTIONS, TLS_OPTIONS
+from ratelimitd.store_options import OPTIONS, SENTINEL_OPTIONS, TLS_OPTIONS
 from ratelimitd.store_url import Node, StoreUrl, check_store_url, parse_store_url
 from tests.system.processes import run
 
@@ -28,6 +28,17 @@ SECRET = "hunter2"  # noqa: S105 - it is meant to be found
                 "sentinel",
                 (Node("a", 26379), Node("::1", 5), Node("c", 7)),
                 "main",
+            ),
+        ),
+        (
+            "rediss+sentinel://a/main?sentinel_username=s&sentinel_password=hunter2&sentinel_tls=no",
+            StoreUrl(
+                "rediss",
+                {"host": "a", "port": 26379, "ssl_password": ""},
+                "sentinel",
+                (Node("a", 26379),),
+                "main",
+                {"sentinel_password": SECRET, "sentinel_tls": False, "sentinel_username": "s"},
             ),
         ),
         (
@@ -53,6 +64,11 @@ def test_a_url_with_several_nodes_means_what_it_says(url: str, expected: StoreUr
         ("redis+sentinel://a//0", "does not name the service"),
         ("redis+sentinel://a,/main", "names no host; expected redis+sentinel://HOST:PORT,HOST:PORT/SERVICE"),
         ("redis+sentinel://a/main/x", "names no database"),
+        ("redis+sentinel://a/main?sentinel_username=u", "needs sentinel_password"),
+        ("redis+sentinel://a/main?sentinel_tls=no", "needs rediss+sentinel://"),
+        ("redis+sentinel://a/main?sentinel_password=a@hunter2", "it has a #, a second ?, or an @"),
+        ("redis+sentinel://a/main?sentinel_password=hunter2%", "a % in the option sentinel_password"),
+        ("redis://a?sentinel_password=hunter2", "'sentinel_password' needs redis+sentinel://"),
         ("redis+cluster://a,b/1", "has only the database 0"),
         ("redis+cluster://a?db=1", "has only the database 0"),
         ("redis+cluster://a:0,b", "PORT must be 1 to 65535; expected redis+cluster://HOST:PORT,HOST:PORT"),
@@ -225,4 +241,4 @@ async def test_every_command_refuses_an_invalid_url_in_one_line(arguments: tuple
 def test_the_documentation_lists_the_options() -> None:
     documented = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ", OPERATIONS.read_text(), re.MULTILINE)
     names = [name.strip("`") for cell in documented for name in cell.split(", ")]
-    assert set(names) >= set(OPTIONS | TLS_OPTIONS)
+    assert set(names) >= set(OPTIONS | TLS_OPTIONS | SENTINEL_OPTIONS)
