@@ -1,4 +1,4 @@
-"""Write the settings into README.md, and the options and exit statuses of the commands into docs/cli.md.
+"""Write the settings, and the options and exit statuses of the commands, into README.md and docs/.
 
 Run it with .venv/bin/python docs/reference.py. With --check it writes nothing, and exits with status 1 when a
 document is out of date.
@@ -6,7 +6,7 @@ document is out of date.
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,20 @@ from ratelimitd.settings import Settings, env_name
 ROOT = Path(__file__).parents[1]
 COMMON = {"as_json", "redis_url"}
 """Options of every command for operators, which the document describes once."""
+
+IMPORTANT = (
+    "listen",
+    "transport",
+    "redis_url",
+    "store_timeout_ms",
+    "on_store_error",
+    "identity",
+    "address_header",
+    "log_format",
+    "metrics_listen",
+    "admin_key_file",
+)
+"""Settings in the table of README.md."""
 
 _SECTION = re.compile(
     r"(?P<heading>^### `ratelimitd (?P<name>[a-z ]+)`\n(?:(?!^#).*\n)*?<!-- options -->\n)"
@@ -36,9 +50,19 @@ def with_commands(text: str) -> str:
 
 
 def with_settings(text: str) -> str:
-    """Return README.md with the current table of settings."""
+    """Return docs/settings.md with the current table of settings."""
+    return _with_settings(text, Settings.model_fields)
+
+
+def with_important_settings(text: str) -> str:
+    """Return README.md with the current table of the most important settings."""
+    return _with_settings(text, IMPORTANT)
+
+
+def _with_settings(text: str, names: Iterable[str]) -> str:
     rows = []
-    for name, field in Settings.model_fields.items():
+    for name in names:
+        field = Settings.model_fields[name]
         default = str(getattr(field.default, "value", field.default))
         rows.append(f"| `{env_name(name)}` | {default and f'`{default}`'} | {field.description} |")
     return _table_replaced(text, "| variable | default | meaning |", rows)
@@ -89,10 +113,17 @@ def _name(parameter: Any) -> str:
     return names + value
 
 
+DOCUMENTS = {
+    "README.md": with_important_settings,
+    "docs/settings.md": with_settings,
+    "docs/cli.md": with_commands,
+}
+
+
 def run(arguments: list[str]) -> int:
     """Update the documents, or check them; return the exit status."""
     stale = 0
-    for name, update in (("README.md", with_settings), ("docs/cli.md", with_commands)):
+    for name, update in DOCUMENTS.items():
         before = (ROOT / name).read_text()
         after = update(before)
         stale |= before != after

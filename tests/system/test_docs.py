@@ -17,18 +17,27 @@ from ratelimitd.settings import Settings, env_name
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 
 
 def test_the_readme_has_at_most_250_lines() -> None:
     assert len(README.splitlines()) <= 250
 
 
-def test_the_table_of_settings_equals_the_settings() -> None:
-    rows = re.findall(r"^\| `(RATELIMITD_\w+)` \| (?:`(.*)`)? \| (.*) \|$", README, re.MULTILINE)
+def rows_of_settings(document: str) -> list[tuple[str, str, str]]:
+    """Returns name, default and meaning of the settings in a document."""
+    return re.findall(r"^\| `(RATELIMITD_\w+)` \| (?:`(.*)`)? \| (.*) \|$", document, re.MULTILINE)
+
+
+def test_the_tables_of_settings_equal_the_settings() -> None:
+    rows = rows_of_settings(SETTINGS)
     assert rows == [
         (env_name(name), str(getattr(field.default, "value", field.default)), field.description)
         for name, field in Settings.model_fields.items()
     ]
+    important = rows_of_settings(README)
+    assert important
+    assert [row for row in important if row not in rows] == []
 
 
 def test_the_changelog_begins_with_the_version_of_the_package_and_a_date() -> None:
@@ -174,8 +183,8 @@ def test_adrs_are_numbered_without_a_gap_and_have_the_same_sections() -> None:
             assert part in path.read_text(), (path.name, part)
 
 
-def test_the_readme_names_the_variables_that_compose_takes_from_the_environment() -> None:
-    sentence = re.search(r"^Compose takes (.*?) from your environment", README, re.MULTILINE | re.DOTALL)
+def test_the_settings_page_names_the_variables_that_compose_takes_from_the_environment() -> None:
+    sentence = re.search(r"^Compose takes (.*?) from your environment", SETTINGS, re.MULTILINE | re.DOTALL)
     assert sentence is not None
     compose = (ROOT / "docker-compose.yml").read_text()
     taken = set(re.findall(r"\$\{(\w+)", compose))

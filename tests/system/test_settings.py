@@ -226,7 +226,7 @@ def test_the_variables_made_from_settings_lead_to_the_same_settings(name: str) -
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_has_a_description_and_a_default(name: str) -> None:
-    """The description is the flag's help and the README's text."""
+    """The description is the flag's help and the text in docs/settings.md."""
     field = Settings.model_fields[name]
     assert field.description
     assert not field.is_required()
