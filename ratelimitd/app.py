@@ -16,6 +16,7 @@ from ratelimitd.errors import ChildError
 from ratelimitd.process import descriptors
 from ratelimitd.process.signals import on_signal
 from ratelimitd.settings import EMBEDDED, Settings, environment
+from ratelimitd.store.access import access_by
 from ratelimitd.store.client import refuse_unsupported
 from ratelimitd.store.embedded import embedded_store
 from ratelimitd.telemetry.logs import configure_logs, is_json
@@ -47,7 +48,7 @@ async def run_service(settings: Settings, transport: TransportName) -> AsyncIter
             url = await stack.enter_async_context(embedded_store())
             structlog.get_logger("ratelimitd").info("embedded_store", url=url)
             settings = settings.model_copy(update={"redis_url": url})
-        await refuse_unsupported(settings.redis_url)
+        await refuse_unsupported(access_by(settings))
         serving = _hosted if transport == "fast" else _in_this_process
         yield await stack.enter_async_context(serving(settings, metrics_sockets))
 

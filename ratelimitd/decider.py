@@ -24,6 +24,7 @@ from ratelimitd.rate_text import per_second
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replica
 from ratelimitd.settings import Settings
+from ratelimitd.store.access import StoreAccess, access_by
 from ratelimitd.store.client import connector, open_client
 from ratelimitd.store.fresh_pool import pool_of
 from ratelimitd.store.link import SILENCE_S, Link
@@ -68,12 +69,13 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
     async with AsyncExitStack() as stack:
         replica = _replica(settings)
         traces = await stack.enter_async_context(open_traces(os.environ, replica.id))
-        client = await stack.enter_async_context(open_client(settings.redis_url))
-        link = _link(settings)
+        access = access_by(settings)
+        client = await stack.enter_async_context(open_client(access))
+        link = _link(settings, access)
         pool_of(client).follow(lambda: link.opened)
         calls = StoreCalls()
         redis_limiter = traces.of_calls(
-            RedisLimiter(await stack.enter_async_context(link)), settings.redis_url, lambda: link.peer
+            RedisLimiter(await stack.enter_async_context(link)), access.url, lambda: link.peer
         )
         batcher = await stack.enter_async_context(_batcher(settings, redis_limiter, calls))
         limiter = DenyCache(traces.of_takes(batcher))
@@ -125,13 +127,13 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         yield Deciding(traces.of_decisions(decider, policies.revision_of), metrics.exposition)
 
 
-def _link(settings: Settings) -> Link:
+def _link(settings: Settings, access: StoreAccess) -> Link:
     """Returns the connection of the decisions.
 
     A call to the store may take longer than its decisions wait, because it may have to connect first.
     """
     silence_s = max(SILENCE_S, settings.store_timeout_s)
-    return Link(connector(settings.redis_url), greeting=greeting(), silence_s=silence_s)
+    return Link(connector(access), greeting=greeting(), silence_s=silence_s)
 
 
 def _batcher(settings: Settings, limiter: BatchLimiter, calls: StoreCalls) -> Batcher:

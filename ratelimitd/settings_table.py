@@ -13,7 +13,7 @@ from ratelimitd.address import DEFAULT_LISTEN, Address, TcpAddress, UnixAddress,
 from ratelimitd.core.identity import HEADER_NAME, Source, Unreadable, ignore_unreadable, parse_sources
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.rate_text import per_second
-from ratelimitd.store_url import check_store_url
+from ratelimitd.store_source import check_store_url
 from ratelimitd.whole_number import whole_number_in_text
 
 PREFIX = "RATELIMITD_"

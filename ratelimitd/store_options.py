@@ -1,5 +1,6 @@
 """The options that a store URL may have, such as `?ssl_ca_certs=/etc/ca.pem`, and the check of each value."""
 
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,6 +63,12 @@ def _verification(text: str) -> str:
     return text.lower()
 
 
+def _server_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", text):
+        raise ValueError("must be the name of a host, without a port")
+    return text
+
+
 def _tls_version(text: str) -> ssl.TLSVersion:
     for name, version in _TLS_VERSIONS.items():
         if text.lower() in {name.lower(), str(int(version))}:
@@ -113,6 +120,7 @@ TLS_OPTIONS = {
     "ssl_keyfile": Option(_file),
     "ssl_min_version": Option(_tls_version),
     "ssl_password": Option(str, secret=True),
+    "ssl_server_name": Option(_server_name),
 }
 """Options of a store URL with TLS."""
 

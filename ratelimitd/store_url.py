@@ -19,8 +19,6 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
-from redis.asyncio import SSLConnection
-
 from ratelimitd.store_options import (
     OPTIONS,
     SENTINEL_OPTIONS,
@@ -61,11 +59,6 @@ _SENTINEL_FORM = "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE or .../SERVICE/DB
 _CLUSTER_FORM = "redis+cluster://HOST:PORT,HOST:PORT"
 _UNIX_FORM = "unix:///PATH or unix://USER:PASSWORD@/PATH"
 _ENCODING = "percent-encode / @ : ? # and % in USER and PASSWORD"
-_TLS_FILES = (
-    "expected PEM files: certificates in ssl_ca_certs, the client's certificate in ssl_certfile, its private "
-    "key in ssl_keyfile or in the same file, and in ssl_password the password of the key if it has one"
-)
-
 _SERVICE = re.compile(r"[A-Za-z0-9_.-]+")
 """Names that Sentinel accepts for a master that it watches."""
 
@@ -111,19 +104,6 @@ def parse_store_url(url: str) -> StoreUrl:
         return _parse(*SCHEMES[prefix], url[len(prefix) :])
     except ValueError as error:
         raise ValueError(f"not a valid store URL: {error}") from error
-
-
-def check_store_url(url: str) -> None:
-    """Raises ValueError, with a sentence, for a URL that cannot be used. It also loads the files for TLS."""
-    scheme, arguments, *_ = parse_store_url(url)
-    if scheme != "rediss":
-        return
-    try:
-        SSLConnection(**arguments).ssl_context.get()
-    except (OSError, ValueError) as error:  # an ssl.SSLError is an OSError
-        raise ValueError(
-            f"not a valid store URL: its TLS files cannot be used: {error}; {_TLS_FILES}"
-        ) from error
 
 
 def _parse(scheme: Scheme, topology: Topology, rest: str) -> StoreUrl:

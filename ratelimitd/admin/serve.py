@@ -18,6 +18,7 @@ from ratelimitd.errors import SettingsError
 from ratelimitd.process import descriptors
 from ratelimitd.process.signals import ENDING, on_signal
 from ratelimitd.settings import EMBEDDED, Settings, env_name
+from ratelimitd.store.access import access_by
 from ratelimitd.store.client import open_client, refuse_unsupported
 from ratelimitd.telemetry.logs import configure_logs
 from ratelimitd.transport.binding import open_sockets
@@ -67,8 +68,9 @@ async def serve_admin(settings: Settings) -> None:
         servers = await asyncio.to_thread(open_sockets, address)
         for server in servers:
             stack.enter_context(server)
-        await refuse_unsupported(settings.redis_url)
-        client = await stack.enter_async_context(open_client(settings.redis_url))
+        access = access_by(settings)
+        await refuse_unsupported(access)
+        client = await stack.enter_async_context(open_client(access))
         app = admin_app(Control(client, settings), keys, settings, check_service)
         config = uvicorn.Config(
             app,

@@ -7,7 +7,7 @@ import typer
 from ratelimitd.errors import ListenError, MissingExtraError, SettingsError
 from ratelimitd.process import event_loop
 from ratelimitd.settings import EMBEDDED
-from ratelimitd.store_url import check_store_url
+from ratelimitd.store_source import check_store_url
 
 
 def demo(

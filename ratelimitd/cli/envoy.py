@@ -12,6 +12,7 @@ from ratelimitd.app import HOSTED
 from ratelimitd.cli.failure import logged_as_json
 from ratelimitd.errors import FrontConfigError, MissingExtraError, SettingsError
 from ratelimitd.settings import EMBEDDED, env_name
+from ratelimitd.store.access import access_by
 from ratelimitd.store.client import refuse_unsupported
 from ratelimitd.telemetry.traces.variables import prepare_environment
 from ratelimitd.transport.metrics_sockets import open_metrics_sockets
@@ -57,6 +58,6 @@ def envoy(
         return
     prepare_environment(os.environ)
     metrics_sockets = open_metrics_sockets(chosen, beside=None)
-    asyncio.run(refuse_unsupported(chosen.redis_url))
+    asyncio.run(refuse_unsupported(access_by(chosen)))
     environ = {**os.environ, **settings.environment(chosen)}
     bootstrap.become(changed, environ=environ, arguments=arguments or [], metrics_sockets=metrics_sockets)

@@ -9,6 +9,7 @@ from ratelimitd.control.control import Control
 from ratelimitd.errors import SettingsError
 from ratelimitd.process import event_loop
 from ratelimitd.settings import EMBEDDED, Settings, env_name
+from ratelimitd.store.access import access_by
 from ratelimitd.store.client import open_client
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ def with_control(redis_url: str | None, operation: Callable[[Control], Awaitable
         )
 
     async def run() -> T:
-        async with open_client(loaded.redis_url) as client:
+        async with open_client(access_by(loaded)) as client:
             return await operation(Control(client, loaded))
 
     return event_loop.run(run())

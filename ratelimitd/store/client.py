@@ -5,21 +5,17 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
-from redis.maint_notifications import MaintNotificationsConfig
 
 from ratelimitd.errors import StoreError
-from ratelimitd.store.connections import TcpConnection, TlsConnection, UnixConnection
+from ratelimitd.store.access import Store, access_to, make_connection
 from ratelimitd.store.fresh_pool import FreshPool
 from ratelimitd.store.link import Connect, Connection
-from ratelimitd.store.reply_errors import CodedParser, UnsupportedStoreError, name_command
-from ratelimitd.store_url import parse_store_url
+from ratelimitd.store.reply_errors import UnsupportedStoreError, name_command
 
 MAX_CONNECTIONS = 4
 """One polls the policy, one waits for messages, two are spare. Decisions use a link (store/link.py)."""
@@ -27,34 +23,12 @@ MAX_CONNECTIONS = 4
 PROBE_TIMEOUT_S = 1.0
 """How long a start waits for the answer to what kind of server the store is."""
 
-_CLASSES: dict[str, type[AbstractConnection]] = {
-    "redis": TcpConnection,
-    "rediss": TlsConnection,
-    "unix": UnixConnection,
-}
-"""Connections by the scheme of the URL."""
-
-
-def _arguments(url: str) -> dict[str, Any]:
-    """Returns the class of the connections to `url` and their arguments. Raises ValueError.
-
-    The driver must not retry by itself: a call whose connection broke may have taken its tokens already.
-    """
-    scheme, arguments, *_ = parse_store_url(url)
-    return arguments | {
-        "connection_class": _CLASSES[scheme],
-        "driver_info": None,  # without it, redis-py sends CLIENT SETINFO
-        "parser_class": CodedParser,
-        "protocol": 2,
-        "retry": Retry(NoBackoff(), 0),
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-    }
-
 
 @asynccontextmanager
-async def open_client(url: str) -> AsyncIterator[Redis]:
-    """Yields a client for `url` and closes it. It connects at its first use, so the store may start later."""
-    pool = FreshPool(max_connections=MAX_CONNECTIONS, timeout=None, **_arguments(url))
+async def open_client(store: Store) -> AsyncIterator[Redis]:
+    """Yields a client of a store and closes it. It connects at its first use, so a store may start later."""
+    access = access_to(store)
+    pool = FreshPool(access.arguments, lambda: access.version, max_connections=MAX_CONNECTIONS)
     async with _Client.from_pool(pool) as client:
         yield client
 
@@ -100,19 +74,17 @@ class _Pipeline(Pipeline):
         return replies
 
 
-def new_connection(url: str) -> AbstractConnection:
-    """Returns a connection to `url` that is not open yet. Raises ValueError."""
-    pool = ConnectionPool(**_arguments(url))
-    connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call] # it is untyped
-    return connection
+def new_connection(store: Store) -> AbstractConnection:
+    """Returns a connection to a store that is not open yet. Raises ValueError."""
+    return make_connection(access_to(store).arguments())
 
 
-async def refuse_unsupported(url: str) -> None:
-    """Raises StoreError if a cluster, a Sentinel, or a server without the URL's database answers at `url`.
+async def refuse_unsupported(store: Store) -> None:
+    """Raises StoreError if a cluster, a Sentinel, or a server without the URL's database answers.
 
     Any other failure is not an error here, because the store may start later than its users.
     """
-    connection = new_connection(url)
+    connection = new_connection(store)
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
             await connection.connect()  # type: ignore[no-untyped-call] # it is untyped
@@ -124,9 +96,10 @@ async def refuse_unsupported(url: str) -> None:
         await connection.disconnect(nowait=True)
 
 
-def connector(url: str) -> Connect:
-    """Returns the function that opens connections to `url` for a link."""
-    return lambda: negotiate(new_connection(url))
+def connector(store: Store) -> Connect:
+    """Returns the function that opens connections to a store for a link."""
+    access = access_to(store)
+    return lambda: negotiate(new_connection(access))
 
 
 async def negotiate(connection: AbstractConnection) -> Connection:

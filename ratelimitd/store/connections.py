@@ -12,12 +12,14 @@ from socket import SOCK_STREAM, socket
 from typing import Any
 
 from aiohappyeyeballs import AddrInfoType, start_connection
-from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import Connection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as NotConnectedError
-from redis.exceptions import ResponseError
 
+from ratelimitd.store.credentials import Login
 from ratelimitd.store.reply_errors import CLUSTER, SENTINEL, UnsupportedStoreError
+from ratelimitd.store_tls import Tls
 from ratelimitd.store_url import Node
 
 ATTEMPT_DELAY_S = 0.25
@@ -52,7 +54,7 @@ class _Handshake(AbstractConnection):
         """
         refused = None
         try:
-            await super().on_connect_check_health(check_health=check_health)
+            await self._authenticate(check_health=check_health)
         except ResponseError as error:  # only SELECT may fail so; a cluster and a Sentinel refuse it
             error.args = (f"{error} (database {self.db} of the URL)",)
             refused = error
@@ -65,6 +67,18 @@ class _Handshake(AbstractConnection):
             raise UnsupportedStoreError(reason)
         if refused is not None:
             raise refused
+
+    async def _authenticate(self, *, check_health: bool) -> None:
+        """Authenticates and selects the database, with the last accepted credentials if need be."""
+        login = self.credential_provider
+        try:
+            await super().on_connect_check_health(check_health=check_health)
+        except AuthenticationError as error:
+            if not isinstance(login, Login) or not login.fall_back(str(error)):
+                raise
+            await super().on_connect_check_health(check_health=check_health)
+        if isinstance(login, Login):
+            login.accepted()
 
     async def _mode(self) -> bytes:
         """Returns what the server is, from its reply to HELLO; `b""` if it does not say."""
@@ -85,14 +99,15 @@ class TcpConnection(_Handshake, Connection):
 
     Args:
         locate: finds the server at each connect, in place of `host` and `port`.
+        tls: the TLS of the connection; None without TLS.
         arguments: those of redis-py's connection.
     """
 
     _socket: socket
-    _kind = "connection"
 
-    def __init__(self, *, locate: Locate | None = None, **arguments: Any) -> None:
+    def __init__(self, *, locate: Locate | None = None, tls: Tls | None = None, **arguments: Any) -> None:
         self._locate = locate
+        self._tls = tls
         super().__init__(**arguments)
 
     async def _connect(self) -> None:
@@ -101,8 +116,9 @@ class TcpConnection(_Handshake, Connection):
             async with asyncio.timeout(self.socket_connect_timeout):
                 await self._connect_to_first()
         except TimeoutError as error:
+            kind = "TLS connection" if self._tls else "connection"
             raise NotConnectedError(
-                f"no {self._kind} to {self.host}:{self.port} within {self.socket_connect_timeout:g} s"
+                f"no {kind} to {self.host}:{self.port} within {self.socket_connect_timeout:g} s"
             ) from error
 
     async def _connect_to_first(self) -> None:
@@ -118,16 +134,10 @@ class TcpConnection(_Handshake, Connection):
             raise
 
     def _connection_arguments(self) -> Mapping[str, Any]:
-        return {"sock": self._socket}
-
-
-class TlsConnection(TcpConnection, SSLConnection):
-    """A TLS connection to the first address that accepts TCP."""
-
-    _kind = "TLS connection"
-
-    def _connection_arguments(self) -> Mapping[str, Any]:
-        return {"sock": self._socket, "ssl": self.ssl_context.get(), "server_hostname": self.host}
+        found: dict[str, Any] = {"sock": self._socket}
+        if self._tls is not None:
+            found |= {"ssl": self._tls.context, "server_hostname": self._tls.server_name or self.host}
+        return found
 
 
 class UnixConnection(_Handshake, UnixDomainSocketConnection):

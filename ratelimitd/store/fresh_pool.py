@@ -11,6 +11,7 @@ writes that are lost. So the pool replaces a connection before its next use when
 
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,16 +27,20 @@ class FreshPool(BlockingConnectionPool):
     """A pool whose connections lead to the server that the address leads to now.
 
     Args:
-        connection_class: class of the connections.
-        arguments: arguments of BlockingConnectionPool and of the connections.
+        arguments: returns the class of a new connection, as `connection_class`, and its arguments.
+        version: returns a number that changes when the arguments do.
+        max_connections: at most so many connections are open. A caller waits for the next free one.
     """
 
-    def __init__(self, connection_class: type[AbstractConnection], **arguments: Any) -> None:
+    def __init__(
+        self, arguments: Callable[[], dict[str, Any]], version: Callable[[], int], *, max_connections: int
+    ) -> None:
         self._given_up = 0
+        self._arguments = arguments
+        self._version = version
         self._replacements: Callable[[], int] = lambda: 0
-        self._opened: WeakKeyDictionary[AbstractConnection, tuple[int, float]] = WeakKeyDictionary()
-        watched = type(f"Watched{connection_class.__name__}", (_Watched, connection_class), {})
-        super().__init__(connection_class=watched, **arguments)
+        self._made: WeakKeyDictionary[AbstractConnection, tuple[int, float]] = WeakKeyDictionary()
+        super().__init__(max_connections=max_connections, timeout=None, protocol=2)  # the client asks for it
 
     def follow(self, replacements: Callable[[], int]) -> None:
         """Makes the pool replace its connections whenever this number has changed."""
@@ -43,15 +48,29 @@ class FreshPool(BlockingConnectionPool):
 
     def is_outdated(self, connection: AbstractConnection) -> bool:
         """Returns whether a connection must be replaced before its next use."""
-        epoch, opened_s = self._opened.get(connection, (-1, 0.0))
-        return epoch != self._epoch() or time.monotonic() - opened_s > MAX_AGE_S
+        epoch, made_s = self._made.get(connection, (-1, 0.0))
+        return epoch != self._epoch() or time.monotonic() - made_s > MAX_AGE_S
+
+    def make_connection(self) -> AbstractConnection:
+        """Returns a new connection that is not open yet."""
+        arguments = self._arguments()
+        connection: AbstractConnection = _watched(arguments.pop("connection_class"))(**arguments)
+        self._made[connection] = (self._epoch(), time.monotonic())
+        return connection
+
+    async def get_connection(self, *_arguments: Any, **_named: Any) -> AbstractConnection:
+        """Returns an open connection, in place of an outdated one if need be. The caller gives it back."""
+        for connection in [*self._available_connections]:
+            if not connection.is_connected or self.is_outdated(connection):
+                self._available_connections.remove(connection)
+                await connection.disconnect(nowait=True)
+        opened: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call] # it is untyped
+        return opened
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
-        """Opens a connection that is closed or outdated. The pool calls this before each use."""
+        """Opens a connection, anew if it became outdated while a caller waited for it."""
         if self.is_outdated(connection):
             await connection.disconnect(nowait=True)
-        if not connection.is_connected:
-            self._opened[connection] = (self._epoch(), time.monotonic())
         await super().ensure_connection(connection)
 
     async def release(self, connection: AbstractConnection) -> None:
@@ -62,7 +81,7 @@ class FreshPool(BlockingConnectionPool):
         await super().release(connection)
 
     def _epoch(self) -> int:
-        return self._given_up + self._replacements()
+        return self._given_up + self._replacements() + self._version()
 
 
 class _Watched(AbstractConnection):
@@ -82,6 +101,12 @@ class _Watched(AbstractConnection):
         except BaseException:  # a lost connection, or the timeout of a caller
             self.failed = True
             raise
+
+
+@cache
+def _watched(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """Returns the class with what the pool needs to know."""
+    return type(f"Watched{kind.__name__}", (_Watched, kind), {})
 
 
 def pool_of(client: Redis) -> FreshPool:

@@ -9,7 +9,8 @@ import pytest
 
 from ratelimitd.store.client import new_connection
 from ratelimitd.store_options import OPTIONS, SENTINEL_OPTIONS, TLS_OPTIONS
-from ratelimitd.store_url import Node, StoreUrl, check_store_url, parse_store_url
+from ratelimitd.store_source import check_store_url
+from ratelimitd.store_url import Node, StoreUrl, parse_store_url
 from tests.system.processes import run
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"

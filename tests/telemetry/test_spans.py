@@ -18,6 +18,7 @@ from ratelimitd.core.model import Outcome, Request, TakeRequest, Verdict
 from ratelimitd.core.ports import BatchCallback, Decide
 from ratelimitd.errors import StoreError, StoreRefusedError
 from ratelimitd.limiter.batcher import Batcher
+from ratelimitd.store_url import parse_store_url
 from ratelimitd.telemetry.traces.decision_spans import METHOD
 from ratelimitd.telemetry.traces.opening import recorded
 from tests.core.fakes import FLAT_POLICY, OracleLimiter, decider_over
@@ -65,7 +66,7 @@ async def traced(sampler: Sampler = DEFAULT_ON, url: str = "redis://cache:7000/3
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     traces = recorded(provider)
     store = Store()
-    calls = traces.of_calls(store, url, lambda: ("10.0.0.7", 7000))
+    calls = traces.of_calls(store, parse_store_url(url), lambda: ("10.0.0.7", 7000))
     async with Batcher(calls, timeout_s=5) as batcher:
         decide = decider_over(traces.of_takes(batcher))
         yield Traced(traces.of_decisions(decide, {FLAT_POLICY.digest: 7}.get), store, provider, exporter)

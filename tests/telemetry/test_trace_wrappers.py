@@ -2,6 +2,7 @@
 
 import pytest
 
+from ratelimitd.store_url import parse_store_url
 from ratelimitd.telemetry.traces.decision_spans import DecisionSpans
 from ratelimitd.telemetry.traces.opening import open_traces
 from tests.core.fakes import OracleLimiter, decider_over
@@ -12,7 +13,7 @@ async def test_without_traces_each_part_stays_as_it_is() -> None:
     store, limiter = Store(), OracleLimiter()
     decider = decider_over(limiter)
     async with open_traces({}, "host:1:abc") as traces:
-        assert traces.of_calls(store, "redis://cache", lambda: None) is store
+        assert traces.of_calls(store, parse_store_url("redis://cache"), lambda: None) is store
         assert traces.of_takes(limiter) is limiter
         assert traces.of_decisions(decider, lambda _: None) is decider
 

@@ -11,7 +11,7 @@ from ratelimitd.core.denial import denying_tier
 from ratelimitd.core.match import ANY_API
 from ratelimitd.core.model import Verdict
 from ratelimitd.errors import StoreRefusedError
-from ratelimitd.store_url import parse_store_url
+from ratelimitd.store_url import StoreUrl
 
 SCOPE = ("ratelimitd", __version__)
 """The name and the version of what makes the spans."""
@@ -66,9 +66,9 @@ def _source(decision: Decision) -> str:
     return "local" if decision.outcome.local else "store"
 
 
-def store_attributes(url: str) -> Attributes:
+def store_attributes(url: StoreUrl) -> Attributes:
     """Returns the attributes of the store at a valid URL, and of the calls of decisions."""
-    scheme, arguments, *_ = parse_store_url(url)
+    scheme, arguments = url.scheme, url.arguments
     found: Attributes = {
         "db.system.name": "redis",
         "db.operation.name": "EVALSHA",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ratelimitd.core.ports import BatchLimiter, Decide, Limiter
 from ratelimitd.errors import MissingExtraError
+from ratelimitd.store_url import StoreUrl
 from ratelimitd.telemetry.traces.variables import missing_extra, trace_export
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Traces(NamedTuple):
             of the policy with a digest, if it is known.
     """
 
-    of_calls: Callable[[BatchLimiter, str, Callable[[], object]], BatchLimiter]
+    of_calls: Callable[[BatchLimiter, StoreUrl, Callable[[], object]], BatchLimiter]
     of_takes: Callable[[Limiter], Limiter]
     of_decisions: Callable[[Decide, Callable[[str], int | None]], Decide]
 

@@ -11,6 +11,7 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode, set_span_in_co
 
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.core.ports import BatchCallback, BatchLimiter
+from ratelimitd.store_url import StoreUrl
 from ratelimitd.telemetry.traces.attributes import (
     SCHEMA_URL,
     SCOPE,
@@ -32,12 +33,12 @@ class StoreCallSpans:
     Args:
         provider: the source of tracers.
         limiter: makes the calls.
-        url: the valid URL of the store.
+        url: the URL of the store.
         peer: returns the address of the store's end of the connection, None while there is no connection.
     """
 
     def __init__(
-        self, provider: TracerProvider, limiter: BatchLimiter, url: str, peer: Callable[[], object]
+        self, provider: TracerProvider, limiter: BatchLimiter, url: StoreUrl, peer: Callable[[], object]
     ) -> None:
         self._limiter = limiter
         self._tracer = provider.get_tracer(*SCOPE, SCHEMA_URL)
