@@ -20,6 +20,12 @@ class StoreTimeoutError(StoreError):
     reason = "timeout"
 
 
+class StoreAwayError(StoreError):
+    """The store was not asked, because it is known not to answer. The text says how that was noticed."""
+
+    reason = "away"
+
+
 class StoreConnectionError(StoreError):
     """There was no connection to the store, or it ended before the reply."""
 

@@ -28,7 +28,10 @@ class BatchLimiter(Protocol):
     """Takes tokens for many requests in one call."""
 
     def submit(self, requests: Sequence[TakeRequest], callback: BatchCallback) -> None:
-        """Starts one call. `callback` is called when it ends, and not before `submit` has returned."""
+        """Starts one call. `callback` is called when it ends, and not before `submit` has returned.
+
+        A call without requests takes nothing. It finds out whether the store answers.
+        """
         ...
 
 

@@ -15,7 +15,8 @@ from typing import Self
 
 from ratelimitd.core.model import Outcome, TakeRequest
 from ratelimitd.core.ports import BatchLimiter, Limiter
-from ratelimitd.errors import StoreError, StoreOverloadError, StoreTimeoutError
+from ratelimitd.errors import StoreAwayError, StoreError, StoreOverloadError, StoreTimeoutError
+from ratelimitd.limiter.breaker import Breaker, is_answer
 from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.settings import MAX_BATCH, MAX_IN_FLIGHT
 from ratelimitd.telemetry.store_calls import StoreCalls
@@ -67,6 +68,8 @@ class Batcher:
         self._now_ns = now_ns
         self._loop = asyncio.get_running_loop()
         self._outages = OutageLog(self._loop)
+        self._breaker = Breaker(limiter, timeout_s, self._loop)
+        self._answered_s = float("-inf")  # when the store last answered a call
         self._waiting: deque[_Caller] = deque()
         self._unanswered: deque[_Caller] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -86,6 +89,7 @@ class Batcher:
             await self._ended.wait()
         if self._timer is not None:
             self._timer.cancel()
+        self._breaker.close()
         self._outages.close()
 
     @property
@@ -97,11 +101,12 @@ class Batcher:
         return sum([not outcome.done() for _, outcome, _ in self._unanswered.copy()])
 
     def take(self, request: TakeRequest) -> Awaitable[Outcome]:
-        """The outcome. Raises StoreError after the timeout, and at once when too many callers wait."""
-        if len(self._waiting) >= self._max_waiting:
-            error = StoreOverloadError(f"{self._max_waiting} decisions already wait for the store")
-            self._note(error)
-            raise error
+        """The outcome. Raises StoreError after the timeout.
+
+        Raises it at once while the store is away, and when too many callers wait.
+        """
+        if self._breaker.is_open or len(self._waiting) >= self._max_waiting:
+            raise self._refusal()
         outcome = self._loop.create_future()
         due_s = self._loop.time() + self._timeout_s
         caller = (request, outcome, due_s)
@@ -111,6 +116,16 @@ class Batcher:
             self._timer = self._loop.call_at(due_s, self._expire, GRACE_TURNS)
         self._go_on()
         return outcome
+
+    def _refusal(self) -> StoreError:
+        """Counts a decision that is not sent, and returns its error."""
+        error: StoreError
+        if self._breaker.is_open:
+            error = StoreAwayError(self._breaker.reason)
+        else:
+            error = StoreOverloadError(f"{self._max_waiting} decisions already wait for the store")
+        self._note(error)
+        return error
 
     def _expire(self, turns: int) -> None:
         """Fails callers past their deadline. All have the same timeout, so one timer serves them in order."""
@@ -125,7 +140,10 @@ class Batcher:
                 if due_s > now_s:
                     self._timer = self._loop.call_at(due_s, self._expire, GRACE_TURNS)
                     break
-                self._fail(outcome, StoreTimeoutError(f"no answer within {self._timeout_s * 1000:g} ms"))
+                error = StoreTimeoutError(f"no answer within {self._timeout_s * 1000:g} ms")
+                self._fail(outcome, error)
+                if self._answered_s < due_s - self._timeout_s:
+                    self._breaker.open(str(error))
             self._unanswered.popleft()
 
     def _call(self) -> None:
@@ -164,9 +182,12 @@ class Batcher:
     ) -> None:
         self._in_flight -= 1
         if isinstance(answer, Exception):
+            if is_answer(answer):
+                self._answered_s = self._loop.time()
             for _, outcome, _ in callers:
                 self._fail(outcome, answer)
         else:
+            self._answered_s = self._loop.time()
             self._calls.seconds.observe(self._now_ns() - started_ns)
             for (request, outcome, _), known in zip(callers, answer, strict=True):
                 if not outcome.done():

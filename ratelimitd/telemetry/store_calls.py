@@ -4,7 +4,7 @@ from collections import Counter
 
 from ratelimitd.telemetry.histogram import Histogram
 
-REASONS = ("timeout", "connection", "refused", "overload", "reply", "other")
+REASONS = ("timeout", "away", "connection", "refused", "overload", "reply", "other")
 """Values of `StoreError.reason`: why the store made no decision."""
 
 

@@ -25,19 +25,31 @@ class HeldLimiter:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.probes = 0
         self._held: list[tuple[list[int], BatchCallback]] = []
 
     def submit(self, requests: Sequence[TakeRequest], callback: BatchCallback) -> None:
         """Records the numbers in the call."""
         numbers = [int(one.keys[0]) for one in requests]
-        self.batches.append(numbers)
+        if numbers:
+            self.batches.append(numbers)
+        else:
+            self.probes += 1
         self._held.append((numbers, callback))
 
     def answer_all(self) -> None:
         """Answers each call; the tokens left are the number of the request."""
         while self._held:
-            numbers, callback = self._held.pop(0)
-            callback([Outcome(allowed=True, tokens=(number * MICRO,)) for number in numbers])
+            self.answer_first()
+
+    def answer_first(self) -> None:
+        """Answers the oldest call."""
+        numbers, callback = self._held.pop(0)
+        callback([Outcome(allowed=True, tokens=(number * MICRO,)) for number in numbers])
+
+    def hold_back_first(self) -> None:
+        """Makes the oldest call the newest."""
+        self._held.append(self._held.pop(0))
 
     def fail_first(self, error: Exception) -> None:
         """Fails the oldest call."""
@@ -253,10 +265,9 @@ async def test_each_request_has_its_own_timeout() -> None:
             with pytest.raises(StoreError, match="no answer within 30000 ms"):
                 await late[0]
             assert other[0].done() == (late is queued)
-        later = start_callers(batcher, [2])
-        await run_ready_tasks()
         assert limiter.batches == [[0]]
         limiter.answer_all()
+        later = start_callers(batcher, [2])
         await run_ready_tasks()
         assert limiter.batches == [[0], [2]]
         limiter.answer_all()
