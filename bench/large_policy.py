@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.match import API_CONTEXT, Matcher
 from ratelimitd.core.model import Identity, Limit, Request
 from ratelimitd.core.policy import Override, PolicySet, Route
@@ -55,7 +56,7 @@ def added_us(policy: PolicySet, times: int, measure: Callable[[Callable[[], obje
     requests = [Request("GET", path, "", {}, "", {API_CONTEXT: "/api/*"}) for path in PATHS]
 
     def each(one: PolicySet) -> Callable[[], object]:
-        matcher = Matcher(one, "rate")
+        matcher = Matcher(one, KeyLayout("rate"))
         return lambda: [matcher.match(request, identity) for request in requests]
 
     return [(measure(each(larger)) - measure(each(policy))) / len(PATHS) for _ in range(times)]

@@ -11,6 +11,7 @@ from bench.table import Table, with_spread
 from ratelimitd.core.decide import Decider
 from ratelimitd.core.decision import Decision
 from ratelimitd.core.identity import identify, parse_sources
+from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.match import Matcher
 from ratelimitd.core.model import MICRO, OnStoreError, Outcome, TakeRequest
 from ratelimitd.core.policy import PolicySet
@@ -46,7 +47,7 @@ def _decider(*, allowed: bool, local: bool = False) -> Decider:
         policies=_Policies(),
         limiter=_FixedLimiter(allowed=allowed, local=local),
         sources=SOURCES,
-        key_prefix="rate",
+        layout=KeyLayout("rate"),
         on_store_error=OnStoreError.DENY,
     )
 
@@ -69,7 +70,7 @@ def _steps() -> list[tuple[str, Callable[[], object], int]]:
     payload = grpc_methods.USER.join(grpc_methods.check().pieces)[_PREFIX_BYTES:]
     request = decode(payload)
     identity = identify(SOURCES, request)
-    matcher, encode = Matcher(POLICY_SET, "rate"), Encoder()
+    matcher, encode = Matcher(POLICY_SET, KeyLayout("rate")), Encoder()
     allowing, denying = _decider(allowed=True), _decider(allowed=False)
     allowed, denied = (_finished(decide(request)) for decide in (allowing, denying))
     counts = DecisionCounts()

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from bench.errors import BenchError
 from bench.workloads import API, HOT_USER, user_id
+from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.match import API_CONTEXT, Matcher
 from ratelimitd.core.model import Identity, Request, TakeRequest
 from ratelimitd.errors import StoreError
@@ -51,7 +52,7 @@ _REQUEST = Request("GET", "/api/ping", "", {}, "", {API_CONTEXT: API})
 def take_request(user: int) -> TakeRequest:
     """The store request for a call of the user with this number."""
     identity = Identity("header", user_id(user))
-    return Matcher(POLICY_SET, "rate").match(_REQUEST, identity).take_request(identity)
+    return Matcher(POLICY_SET, KeyLayout("rate")).match(_REQUEST, identity).take_request(identity)
 
 
 @asynccontextmanager

@@ -90,7 +90,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         )
         await stack.enter_async_context(policies.following())
         counts = DecisionCounts()
-        bucket = GlobalBucket(client, policies, settings.key_prefix, lambda: policies.number)
+        bucket = GlobalBucket(client, policies, settings.key_layout, lambda: policies.number)
         additions = Additions(settings.config_key, replica.id)
         usage = UsageReport(client, additions, Sampler(counts, calls), bucket)
         await stack.enter_async_context(usage.reporting())
@@ -105,7 +105,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
             policies=policies,
             limiter=limiter,
             sources=settings.sources(on_unreadable=unreadable),
-            key_prefix=settings.key_prefix,
+            layout=settings.key_layout,
             on_store_error=settings.on_store_error,
             observers=(policies.shadow_counts, counts, *denials, *user_counts),
             on_observer_error=ObserverErrorLog(),

@@ -2,7 +2,7 @@
 
 from ratelimitd.control.answers import BucketState
 from ratelimitd.core.bucket import Bucket, refill
-from ratelimitd.core.keys import parse_key
+from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.match import limit_for
 from ratelimitd.core.model import Identity, Limit
 from ratelimitd.core.policy import PolicySet
@@ -10,12 +10,12 @@ from ratelimitd.store.buckets import Stored
 
 
 def bucket_states(
-    stored: Stored, policy: PolicySet, identity: Identity, key_prefix: str
+    stored: Stored, policy: PolicySet, identity: Identity, layout: KeyLayout
 ) -> list[BucketState]:
     """Returns the states of the keys that are a bucket's, in the order of the keys."""
     states = []
     for key in sorted([*stored.buckets, *stored.not_buckets]):
-        named = parse_key(key, key_prefix)
+        named = layout.parse(key)
         if named is None:
             continue
         limit = limit_for(policy, named.tier, identity, named.api)

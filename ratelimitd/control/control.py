@@ -53,7 +53,7 @@ class Control:
         self._settings = settings
         self._revisions = Revisions(client, settings.config_key)
         self._replicas = Replicas(client, settings.config_key)
-        self._buckets = Buckets(client, settings.key_prefix)
+        self._buckets = Buckets(client, settings.key_layout)
         self._series = SeriesReader(client, settings.config_key)
 
     async def current(self) -> CurrentPolicy:
@@ -153,10 +153,10 @@ class Control:
         request = spec.request(self._settings)
         identity = identity_of(spec, request, self._settings)
         policy = await self._policy()
-        keys = keys_of(policy, request, identity, self._settings.key_prefix)
+        keys = keys_of(policy, request, identity, self._settings.key_layout)
         stored = await self._buckets.read(keys)
         return ExplainedRequest.of(
-            explain(policy, request, identity, self._settings.key_prefix, stored.buckets, stored.now_us),
+            explain(policy, request, identity, self._settings.key_layout, stored.buckets, stored.now_us),
             stored.not_buckets,
         )
 
@@ -166,7 +166,7 @@ class Control:
         policy = await self._policy()
         keys = await self._buckets.keys_of(identity.key)
         stored = await self._buckets.read(keys)
-        return bucket_states(stored, policy, identity, self._settings.key_prefix)
+        return bucket_states(stored, policy, identity, self._settings.key_layout)
 
     async def reset(self, subject: Subject) -> list[str]:
         """Makes every bucket of a subject full. Returns the keys deleted. Raises RequestSpecError."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from ratelimitd.core.decision import Decision
 from ratelimitd.core.denial import denying_shadow
 from ratelimitd.core.identity import Source, identify
+from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.match import DRY_RUN_CONTEXT, Matcher
 from ratelimitd.core.model import OnStoreError, Request, Verdict, new
 from ratelimitd.core.ports import Limiter, Observer, Policies
@@ -27,7 +28,7 @@ class Decider:
         policies: the policy in force.
         limiter: takes the tokens.
         sources: sources of a request's identity, in order of preference.
-        key_prefix: what the key of every bucket begins with.
+        layout: how the keys of buckets are built.
         on_store_error: the reply when the store cannot decide and the policy names none.
         observers: see every decision.
         on_observer_error: called with the observer and its error when one fails.
@@ -40,7 +41,7 @@ class Decider:
         policies: Policies,
         limiter: Limiter,
         sources: Sequence[Source],
-        key_prefix: str,
+        layout: KeyLayout,
         on_store_error: OnStoreError,
         observers: Sequence[Observer] = (),
         on_observer_error: Callable[[Observer, Exception], None] = lambda _observer, _error: None,
@@ -49,7 +50,7 @@ class Decider:
         self._policies = policies
         self._limiter = limiter
         self._sources = sources
-        self._key_prefix = key_prefix
+        self._layout = layout
         self._on_store_error = on_store_error
         self._observers = tuple(observers)
         self._on_observer_error = on_observer_error
@@ -79,7 +80,7 @@ class Decider:
             )
         matcher = self._matcher
         if matcher is None or matcher.policy is not policy:
-            matcher = self._matcher = Matcher(policy, self._key_prefix)
+            matcher = self._matcher = Matcher(policy, self._layout)
         rules = matcher.match(request, identity)
         digest = policy.digest
         if not rules.keys:

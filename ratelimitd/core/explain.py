@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ratelimitd.core.bucket import Bucket, charge_buckets, refill, wait_us, withheld_refill
 from ratelimitd.core.denial import denying_shadow, denying_tier
+from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.match import MatchedRules, Matcher
 from ratelimitd.core.model import MICRO, Identity, Limit, Request
 from ratelimitd.core.policy import PolicySet
@@ -72,21 +73,21 @@ class Explanation(NamedTuple):
     more: int | None
 
 
-def keys_of(policy: PolicySet, request: Request, identity: Identity, key_prefix: str) -> tuple[str, ...]:
+def keys_of(policy: PolicySet, request: Request, identity: Identity, layout: KeyLayout) -> tuple[str, ...]:
     """The keys of the buckets that `explain` needs."""
-    return Matcher(policy, key_prefix).match(request, identity).take_request(identity).keys
+    return Matcher(policy, layout).match(request, identity).take_request(identity).keys
 
 
 def explain(  # noqa: PLR0917 - what a decision depends on
     policy: PolicySet,
     request: Request,
     identity: Identity,
-    key_prefix: str,
+    layout: KeyLayout,
     buckets: Mapping[str, Bucket],
     now_us: int,
 ) -> Explanation:
     """Explain a request, from the buckets as the store holds them; one that is absent is full."""
-    rules = Matcher(policy, key_prefix).match(request, identity)
+    rules = Matcher(policy, layout).match(request, identity)
     take_request, cost = rules.take_request(identity), rules.charge.cost
     outcome, _ = charge_buckets(buckets, take_request._replace(dry_run=True), now_us)
     limits = [*((*one, False) for one in rules.limits), *((*one, True) for one in rules.shadow)]

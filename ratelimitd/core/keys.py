@@ -2,8 +2,12 @@
 
     rate:global    rate:user:alice    rate:user:alice:api:/api/*    rate:shadow:user:alice
 
-The key prefix comes first; a bucket in shadow has `shadow:` after it. An identity's key holds no `:`, so each
-key has one reading.
+In a Redis Cluster the identity is the hash tag, so that all buckets of an identity are on one node:
+
+    rate:global    rate:user:{alice}    rate:user:{alice}:api:/api/*    rate:shadow:user:{alice}
+
+The key prefix comes first; a bucket in shadow has `shadow:` after it. An identity's key holds no `:` and no
+brace, so each key has one reading.
 """
 
 import re
@@ -16,7 +20,7 @@ _SHADOW = "shadow:"
 _PATTERNS = {
     tier.name: re.compile(
         re.escape(tier.key)
-        .replace(r"\{identity\}", "(?P<identity>[^:]+)")
+        .replace(r"\{identity\}", r"(?:(?P<identity>[^:{}]+)|\{(?P<tag>[^:{}]+)\})")
         .replace(r"\{api\}", "(?P<api>.*)"),
         re.DOTALL,
     )
@@ -40,36 +44,49 @@ class BucketKey(NamedTuple):
     shadow: bool
 
 
-def key_template(tier: TierName, api: str, key_prefix: str, *, shadow: bool) -> KeyTemplate:
-    """The key of a tier's bucket for requests to `api`, whoever sends them."""
-    before, found, after = TIERS[tier].key.partition("{identity}")
-    start = f"{key_prefix}:{_SHADOW if shadow else ''}{before}"
-    return start.replace("{api}", api), after.replace("{api}", api) if found else None
+class KeyLayout(NamedTuple):
+    """How the keys of buckets are built.
 
-
-def parse_key(key: str, key_prefix: str) -> BucketKey | None:
-    """The bucket that a key names; None for a key that is not a bucket's."""
-    if not key.startswith(f"{key_prefix}:"):
-        return None
-    rest = key.removeprefix(f"{key_prefix}:")
-    shadow = rest.startswith(_SHADOW)
-    rest = rest.removeprefix(_SHADOW)
-    for name, pattern in _PATTERNS.items():
-        if found := pattern.fullmatch(rest):
-            parts = found.groupdict()
-            return BucketKey(name, parts.get("identity"), parts.get("api"), shadow)
-    return None
-
-
-def identity_globs(identity_key: str, key_prefix: str) -> list[str]:
-    """Patterns of Redis that match the keys of this identity's buckets, those in shadow too.
-
-    A pattern without `*` is a whole key: neither an identity's key nor a prefix holds a wildcard.
+    Args:
+        prefix: what each of them begins with.
+        tagged: whether the identity is a hash tag, for a Redis Cluster.
     """
-    templates = [
-        key_template(name, "*", key_prefix, shadow=shadow)
-        for shadow in (False, True)
-        for name, tier in TIERS.items()
-        if "{identity}" in tier.key
-    ]
-    return [f"{before}{identity_key}{after}" for before, after in templates]
+
+    prefix: str
+    tagged: bool = False
+
+    def template(self, tier: TierName, api: str, *, shadow: bool) -> KeyTemplate:
+        """Returns the key of a tier's bucket for requests to `api`, for any identity."""
+        before, found, after = TIERS[tier].key.partition("{identity}")
+        start = f"{self.prefix}:{_SHADOW if shadow else ''}{before}"
+        if not found:
+            return start.replace("{api}", api), None
+        opening, closing = ("{", "}") if self.tagged else ("", "")
+        return start + opening, closing + after.replace("{api}", api)
+
+    def parse(self, key: str) -> BucketKey | None:
+        """Returns the bucket that a key of either form names; None for other keys."""
+        if not key.startswith(f"{self.prefix}:"):
+            return None
+        rest = key.removeprefix(f"{self.prefix}:")
+        shadow = rest.startswith(_SHADOW)
+        rest = rest.removeprefix(_SHADOW)
+        for name, pattern in _PATTERNS.items():
+            if found := pattern.fullmatch(rest):
+                parts = found.groupdict()
+                identity = parts.get("identity") or parts.get("tag")
+                return BucketKey(name, identity, parts.get("api"), shadow)
+        return None
+
+    def globs(self, identity_key: str) -> list[str]:
+        """Returns patterns of Redis that match the keys of this identity's buckets, those in shadow too.
+
+        A pattern without `*` is a whole key: neither an identity's key nor a prefix holds a wildcard.
+        """
+        templates = [
+            self.template(name, "*", shadow=shadow)
+            for shadow in (False, True)
+            for name, tier in TIERS.items()
+            if "{identity}" in tier.key
+        ]
+        return [f"{before}{identity_key}{after}" for before, after in templates]

@@ -6,7 +6,7 @@ The limit of an override wins over that of a route, and that of a route over the
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-from ratelimitd.core.keys import KeyTemplate, key_template
+from ratelimitd.core.keys import KeyLayout, KeyTemplate
 from ratelimitd.core.model import (
     MICRO,
     Charge,
@@ -92,13 +92,13 @@ class Matcher:
 
     Args:
         policy: the policy.
-        key_prefix: what the key of every bucket begins with.
+        layout: how the keys of buckets are built.
     """
 
-    def __init__(self, policy: PolicySet, key_prefix: str) -> None:
+    def __init__(self, policy: PolicySet, layout: KeyLayout) -> None:
         self.policy = policy
         # Not a bound method: a cycle would keep a replaced policy, perhaps megabytes, until a collection.
-        self._rules = lru_cache(MAX_RULES)(partial(_find_rules, policy, key_prefix))
+        self._rules = lru_cache(MAX_RULES)(partial(_find_rules, policy, layout))
 
     def match(self, request: Request, identity: Identity) -> MatchedRules:
         """The rules for a request of this identity. A matched route names the API, not the context."""
@@ -145,7 +145,7 @@ def _on_store_error(
 
 
 def _find_rules(
-    policy: PolicySet, key_prefix: str, api: str, route: Route | None, override: Override | None
+    policy: PolicySet, layout: KeyLayout, api: str, route: Route | None, override: Override | None
 ) -> MatchedRules:
     all_in_shadow = shadow_of_all(policy, route, override) is not None
     blocked = override is not None and override.blocked
@@ -173,8 +173,8 @@ def _find_rules(
         limits=tuple(enforced),
         shadow=tuple(shadow),
         keys=(
-            *[key_template(name, api, key_prefix, shadow=False) for name, _ in enforced],
-            *[key_template(name, api, key_prefix, shadow=True) for name, _ in shadow],
+            *[layout.template(name, api, shadow=False) for name, _ in enforced],
+            *[layout.template(name, api, shadow=True) for name, _ in shadow],
         ),
         on_store_error=_on_store_error(policy, route, enforced),
     )

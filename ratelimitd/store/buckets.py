@@ -6,7 +6,7 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from ratelimitd.core.bucket import Bucket
-from ratelimitd.core.keys import identity_globs
+from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.model import MAX_EXACT, MICRO
 from ratelimitd.store.client import store_errors
 
@@ -29,11 +29,11 @@ class Stored(NamedTuple):
 
 
 class Buckets:
-    """The buckets below `key_prefix`. Every method raises StoreError."""
+    """The buckets with keys of this layout. Every method raises StoreError."""
 
-    def __init__(self, client: Redis, key_prefix: str) -> None:
+    def __init__(self, client: Redis, layout: KeyLayout) -> None:
         self._client = client
-        self._key_prefix = key_prefix
+        self._layout = layout
 
     async def read(self, keys: Sequence[str]) -> Stored:
         """Returns the state of these keys, in one round trip.
@@ -62,7 +62,7 @@ class Buckets:
         """Returns the keys of this identity's buckets, shadow buckets included. It scans the whole store."""
         found: list[str] = []
         with store_errors():
-            for pattern in identity_globs(identity_key, self._key_prefix):
+            for pattern in self._layout.globs(identity_key):
                 if "*" in pattern:
                     keys = self._client.scan_iter(match=pattern, count=SCAN_COUNT)
                     found += [key.decode(errors="replace") async for key in keys]

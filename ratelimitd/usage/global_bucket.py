@@ -7,7 +7,7 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from ratelimitd.core.bucket import Bucket, refill
-from ratelimitd.core.keys import key_template
+from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.model import MICRO, Limit
 from ratelimitd.core.ports import Policies
 from ratelimitd.core.tiers import TierName
@@ -33,7 +33,7 @@ class GlobalBucket:
     Args:
         client: the store.
         policies: the policy in force.
-        key_prefix: the key prefix.
+        layout: how the keys of buckets are built.
         number: returns the number of the policy in force.
         now_s: a monotonic clock.
     """
@@ -42,13 +42,13 @@ class GlobalBucket:
         self,
         client: Redis,
         policies: Policies,
-        key_prefix: str,
+        layout: KeyLayout,
         number: Callable[[], int],
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._buckets = Buckets(client, key_prefix)
+        self._buckets = Buckets(client, layout)
         self._policies = policies
-        self._key_prefix = key_prefix
+        self._layout = layout
         self._number = number
         self._now_s = now_s
         self._reading: _Reading | None = None
@@ -97,5 +97,5 @@ class GlobalBucket:
         rule = policy.tiers.get(TierName.GLOBAL)
         if rule is None:
             return None
-        key, _ = key_template(TierName.GLOBAL, "", self._key_prefix, shadow=rule.shadow or policy.shadow)
+        key, _ = self._layout.template(TierName.GLOBAL, "", shadow=rule.shadow or policy.shadow)
         return key, rule.limit

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from ratelimitd.core.decide import Decider
 from ratelimitd.core.identity import parse_sources
+from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.model import Limit, OnStoreError, Outcome, Request, TakeRequest
 from ratelimitd.core.policy import PolicySet, TierRule
 from ratelimitd.core.ports import Limiter, Observer
@@ -71,7 +72,7 @@ def decider_over(
         policies=FixedPolicies(policy),
         limiter=limiter,
         sources=parse_sources("header:x-user-id,address", None),
-        key_prefix="rate",
+        layout=KeyLayout("rate"),
         on_store_error=on_store_error,
         observers=observers,
         on_observer_error=on_observer_error,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ratelimitd.core.bucket import Bucket
 from ratelimitd.core.denial import denying_tier
 from ratelimitd.core.explain import Explanation, explain, keys_of
+from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.match import Matcher
 from ratelimitd.core.model import MICRO, Identity, Limit, Request
 from ratelimitd.core.policy import Override, PolicySet, Route
@@ -29,7 +30,7 @@ def explanation(policy: PolicySet = FLAT_POLICY, **tokens: float) -> Explanation
         "user_api": "rate:user:user1:api:/api/*",
     }
     buckets = {keys[name]: Bucket(int(left * MICRO), NOW) for name, left in tokens.items()}
-    return explain(policy, REQUEST, IDENTITY, "rate", buckets, NOW)
+    return explain(policy, REQUEST, IDENTITY, KeyLayout("rate"), buckets, NOW)
 
 
 def test_an_allowed_request_shows_how_many_more_would_be_allowed() -> None:
@@ -81,10 +82,10 @@ def test_the_explanation_names_a_tier_in_shadow_that_would_deny() -> None:
         tiers={**FLAT_POLICY.tiers, TierName.USER: replace(FLAT_POLICY.tiers[TierName.USER], shadow=True)},
     )
     buckets = {"rate:shadow:user:user1": Bucket(0, NOW)}
-    got = explain(policy, REQUEST, IDENTITY, "rate", buckets, NOW)
+    got = explain(policy, REQUEST, IDENTITY, KeyLayout("rate"), buckets, NOW)
     assert (got.outcome, got.shadow) == ("allowed", "tiers.user")
     assert got.reason == "every tier that can deny can pay 1; tiers.user is in shadow and would deny"
-    assert "rate:shadow:user:user1" in keys_of(policy, REQUEST, IDENTITY, "rate")
+    assert "rate:shadow:user:user1" in keys_of(policy, REQUEST, IDENTITY, KeyLayout("rate"))
 
 
 def test_a_cost_above_a_capacity_has_no_wait() -> None:
@@ -105,7 +106,7 @@ def test_the_wait_includes_the_time_until_a_last_in_the_future() -> None:
         "rate:user:user1": Bucket(0, NOW + ahead_us),
         "rate:user:user1:api:/api/*": Bucket(2 * MICRO, NOW + ahead_us),
     }
-    got = explain(FLAT_POLICY, REQUEST, IDENTITY, "rate", buckets, NOW)
+    got = explain(FLAT_POLICY, REQUEST, IDENTITY, KeyLayout("rate"), buckets, NOW)
     assert (got.denied_by, got.retry_after_us) == (TierName.USER, ahead_us + MICRO)
     assert got.reason == "user holds 0.000 tokens and the request costs 1"
     assert [(one.tokens, one.retry_after_us, one.reset_after_us) for one in got.tiers] == [
@@ -121,11 +122,11 @@ async def test_the_explanation_agrees_with_the_decision(gaps_us: list[int], in_s
     """`more` is exactly the number of requests that are allowed at this instant. The clock may step back."""
     policy = replace(FLAT_POLICY, shadow=in_shadow)
     limiter = OracleLimiter()
-    rules = Matcher(policy, "rate").match(REQUEST, IDENTITY)
+    rules = Matcher(policy, KeyLayout("rate")).match(REQUEST, IDENTITY)
     request = rules.take_request(IDENTITY)
     for gap_us in gaps_us:
         limiter.now_us += gap_us
-        explained = explain(policy, REQUEST, IDENTITY, "rate", limiter.buckets, limiter.now_us)
+        explained = explain(policy, REQUEST, IDENTITY, KeyLayout("rate"), limiter.buckets, limiter.now_us)
         outcome = await limiter.take(request)
         assert (explained.outcome == "allowed") == outcome.allowed
         if not outcome.allowed:
@@ -133,7 +134,7 @@ async def test_the_explanation_agrees_with_the_decision(gaps_us: list[int], in_s
             assert (explained.denied_by, explained.retry_after_us) == denial
             tier = next(tier for tier in explained.tiers if tier.name == explained.denied_by)
             assert tier.retry_after_us == explained.retry_after_us
-    explained = explain(policy, REQUEST, IDENTITY, "rate", limiter.buckets, limiter.now_us)
+    explained = explain(policy, REQUEST, IDENTITY, KeyLayout("rate"), limiter.buckets, limiter.now_us)
     if explained.more is not None:
         outcomes = [await limiter.take(request) for _ in range(explained.more + 1)]
         assert [outcome.allowed for outcome in outcomes] == [True] * explained.more + [False]

@@ -5,42 +5,46 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimitd.core.identity import plain_key
-from ratelimitd.core.keys import BucketKey, identity_globs, key_template, parse_key
+from ratelimitd.core.keys import BucketKey, KeyLayout
 from ratelimitd.core.tiers import TIERS, TierName
 
+PLAIN, TAGGED = KeyLayout("rate"), KeyLayout("rate", tagged=True)
 
-def built_key(tier: TierName, identity: str, api: str, prefix: str, *, shadow: bool) -> str:
-    before, after = key_template(tier, api, prefix, shadow=shadow)
+
+def built_key(layout: KeyLayout, tier: TierName, identity: str, api: str, *, shadow: bool) -> str:
+    before, after = layout.template(tier, api, shadow=shadow)
     return before if after is None else before + identity + after
 
 
 @pytest.mark.parametrize(
-    ("tier", "shadow", "key"),
+    ("tier", "shadow", "plain", "tagged"),
     [
-        (TierName.GLOBAL, False, "rate:global"),
-        (TierName.USER, False, "rate:user:u1"),
-        (TierName.USER_API, False, "rate:user:u1:api:/api/*"),
-        (TierName.GLOBAL, True, "rate:shadow:global"),
-        (TierName.USER_API, True, "rate:shadow:user:u1:api:/api/*"),
+        (TierName.GLOBAL, False, "rate:global", "rate:global"),
+        (TierName.USER, False, "rate:user:u1", "rate:user:{u1}"),
+        (TierName.USER_API, False, "rate:user:u1:api:/{id}", "rate:user:{u1}:api:/{id}"),
+        (TierName.GLOBAL, True, "rate:shadow:global", "rate:shadow:global"),
+        (TierName.USER_API, True, "rate:shadow:user:u1:api:/{id}", "rate:shadow:user:{u1}:api:/{id}"),
     ],
 )
-def test_keys_have_the_documented_form(tier: TierName, key: str, *, shadow: bool) -> None:
-    assert built_key(tier, "u1", "/api/*", "rate", shadow=shadow) == key
+def test_keys_have_the_documented_form(tier: TierName, plain: str, tagged: str, *, shadow: bool) -> None:
+    assert built_key(PLAIN, tier, "u1", "/{id}", shadow=shadow) == plain
+    assert built_key(TAGGED, tier, "u1", "/{id}", shadow=shadow) == tagged
 
 
 @given(
     st.sampled_from(list(TIERS.values())),
     st.text(min_size=1).map(plain_key),
     st.text(),
-    st.sampled_from(["rate", "a:b", "shadow", "user"]),
+    st.builds(KeyLayout, st.sampled_from(["rate", "a:b", "shadow", "user"]), st.booleans()),
     st.booleans(),
 )
 def test_parsing_a_key_reverses_building_it(
-    tier: object, identity: str, api: str, prefix: str, shadow: object
+    tier: object, identity: str, api: str, layout: KeyLayout, shadow: object
 ) -> None:
     assert isinstance(tier, tuple)
     name, template = tier[0], tier[1]
-    parsed = parse_key(built_key(name, identity, api, prefix, shadow=bool(shadow)), prefix)
+    built = built_key(layout, name, identity, api, shadow=bool(shadow))
+    parsed = KeyLayout(layout.prefix).parse(built)
     assert parsed == BucketKey(
         name,
         identity if "{identity}" in template else None,
@@ -53,11 +57,11 @@ def test_parsing_a_key_reverses_building_it(
     "key", ["rate", "rate:", "rate:usher:u1", "other:global", "rate:user:", "rate:global:x"]
 )
 def test_other_keys_are_not_buckets(key: str) -> None:
-    assert parse_key(key, "rate") is None
+    assert PLAIN.parse(key) is None
 
 
 def test_four_patterns_find_the_buckets_of_an_identity() -> None:
-    assert identity_globs("u1", "rate") == [
+    assert PLAIN.globs("u1") == [
         "rate:user:u1",
         "rate:user:u1:api:*",
         "rate:shadow:user:u1",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ratelimitd.core.decide import Decider
 from ratelimitd.core.identity import identify, parse_sources
+from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.match import MatchedRules, Matcher
 from ratelimitd.core.model import MICRO, OnStoreError, Request
 from ratelimitd.core.policy import PolicySet, Route
@@ -42,7 +43,7 @@ def make_request(
 
 def matched(data: dict[str, Any], request: Request) -> MatchedRules:
     """Returns the rules that match a request."""
-    return Matcher(compiled(data), "rate").match(request, identify(SOURCES, request))
+    return Matcher(compiled(data), KeyLayout("rate")).match(request, identify(SOURCES, request))
 
 
 def capacities(found: MatchedRules) -> dict[str, int]:
@@ -62,7 +63,7 @@ async def test_a_replaced_policy_is_freed_at_the_next_decision() -> None:
         policies=policies,
         limiter=OracleLimiter(),
         sources=SOURCES,
-        key_prefix="rate",
+        layout=KeyLayout("rate"),
         on_store_error=OnStoreError.DENY,
     )
     await decider(make_request())
@@ -94,7 +95,7 @@ def test_overrides_are_matched_by_identity_then_header_then_context() -> None:
     policy = compiled(document(overrides=overrides))
 
     def name(request: Request) -> str | None:
-        found = Matcher(policy, "rate").match(request, identify(SOURCES, request)).override
+        found = Matcher(policy, KeyLayout("rate")).match(request, identify(SOURCES, request)).override
         return None if found is None else found.name
 
     all_overrides: dict[str, Any] = {

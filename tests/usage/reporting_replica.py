@@ -5,6 +5,7 @@ from itertools import count
 
 from redis.asyncio import Redis
 
+from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.model import Verdict
 from ratelimitd.core.ports import Policies
 from ratelimitd.core.tiers import TierName
@@ -42,7 +43,7 @@ class ReportingReplica:
         self.counts = FixedCounts()
         self.id = f"replica-{next(_numbers)}"
         self.bucket = GlobalBucket(
-            client, policies or FixedPolicies(FLAT_POLICY), "rate", lambda: number, self._clock
+            client, policies or FixedPolicies(FLAT_POLICY), KeyLayout("rate"), lambda: number, self._clock
         )
         self.usage = UsageReport(
             client,
