@@ -10,7 +10,7 @@ export UV_NO_PROGRESS := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fix bench screenshots lock
+.PHONY: help demo test lint fix bench drills screenshots lock
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 18
@@ -33,6 +33,9 @@ fix: .venv/ready ## format the code and apply the automatic fixes of ruff
 
 bench: .venv/ready ## measure the cost of a decision, see bench/README.md (ARGS=--quick takes half a minute)
 	@$(BIN)/python -m bench $(ARGS)
+
+drills: .venv/ready ## cause faults under load and show what clients notice, see drills/README.md (ARGS=--list names them)
+	@$(BIN)/python -m drills $(ARGS)
 
 screenshots: .venv/ready ## take the screenshots of the panel for README.md and docs/ (needs chromium)
 	@$(BIN)/python docs/images/make_screenshots.py

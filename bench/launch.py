@@ -49,7 +49,7 @@ def _environ(store_url: str, checkout: Path = ROOT) -> dict[str, str]:
     }
 
 
-async def _is_serving(address: TcpAddress) -> bool:
+async def is_serving(address: TcpAddress) -> bool:
     """Whether the gRPC health check returns SERVING."""
     options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(str(address), options=options) as channel:
@@ -105,7 +105,7 @@ async def service(
     # Up to version 0.4.2, Python inside Envoy imports from the working directory, so the folder is empty.
     cwd, environ = _empty(folder), _environ(store_url, checkout)
     async with child(name, command, folder / f"{name}.log", environ, cwd=cwd) as process:
-        await process.until(partial(_is_serving, address), poll_interval_s=_POLL_INTERVAL_S)
+        await process.until(partial(is_serving, address), poll_interval_s=_POLL_INTERVAL_S)
         yield Target(name, address, service_pid=process.process.pid, start_s=time.perf_counter() - began)
 
 

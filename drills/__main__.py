@@ -1,0 +1,111 @@
+"""Entry point of `make drills`. drills/README.md explains the output."""
+
+import argparse
+import asyncio
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.stores import installed
+from bench.table import markdown, plain
+from drills import isolation, replica_faults, store_faults
+from drills.drill import Drill, Site
+from drills.errors import DrillError, NotPossibleError
+from drills.table import missing_row, row, table
+from ratelimitd.errors import RatelimitdError
+
+DRILLS: Sequence[Drill] = (*replica_faults.DRILLS, *store_faults.DRILLS)
+
+STOPPED = 130
+"""Exit status after SIGINT, as shells define it."""
+
+LIMIT_S = 180.0
+"""The longest that one drill may take."""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parses the command line; a mistake ends the program with a sentence and status 2."""
+    parser = argparse.ArgumentParser(prog="python -m drills", description="Show what faults do to requests.")
+    names = [drill.name for drill in DRILLS]
+    parser.add_argument("names", nargs="*", metavar="NAME", help="drills to run (default: all)")
+    parser.add_argument("--list", action="store_true", help="list the drills and end")
+    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
+    parser.add_argument(
+        "--seconds", type=float, default=5, help="duration of a fault that has no duration of its own"
+    )
+    parser.add_argument("--transport", choices=["fast", "grpcio"], help="only this one, in every drill")
+    given = parser.parse_args(arguments)
+    if unknown := [name for name in given.names if name not in names]:
+        parser.error(f"unknown drill {', '.join(unknown)}; expected some of {', '.join(names)}")
+    if not 0 < given.seconds <= LIMIT_S / 3:
+        parser.error(f"--seconds must be above 0 and at most {LIMIT_S / 3:g}")
+    return given
+
+
+def progress(text: str) -> None:
+    """Reports progress on standard error, so that the table on standard output can be redirected."""
+    sys.stderr.write(f"drills: {text}\n")
+
+
+async def run(given: argparse.Namespace) -> bool:
+    """Runs the drills, prints the table, and returns whether every promise was kept."""
+    task = asyncio.current_task()
+    if task is not None:
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(signum, task.cancel)
+    rows, kept, began_s = [], True, time.monotonic()
+    for drill in DRILLS:
+        if given.names and drill.name not in given.names:
+            continue
+        for transport in [given.transport] if given.transport else drill.transports:
+            progress(f"{drill.name}, {transport}")
+            cells, ok = await _one(drill, transport, given.seconds)
+            rows.append(cells)
+            kept = kept and ok
+    render = markdown if given.markdown else plain
+    sys.stdout.write(f"{_machine(time.monotonic() - began_s)}\n\n{render(table(rows))}\n")
+    return kept
+
+
+async def _one(drill: Drill, transport: str, seconds: float) -> tuple[list[str], bool]:
+    with TemporaryDirectory(prefix="ratelimitd-drills-") as folder:
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                found = await drill.run(Site(Path(folder), transport, seconds))
+        except NotPossibleError as error:
+            return missing_row(drill, transport, f"not possible here: {error}"), True
+        except (DrillError, RatelimitdError, TimeoutError) as error:
+            return missing_row(drill, transport, f"failed: {str(error) or 'took too long'}"), False
+    return row(drill, transport, found), not drill.broken(found)
+
+
+def _machine(seconds: float) -> str:
+    """Returns date, machine and duration of the run."""
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    cpus = f"{os.cpu_count()} CPUs, {platform.machine()}"
+    store = installed()[0]
+    return f"{now}, {cpus}, Python {platform.python_version()}, {store}, {seconds:.0f} s"
+
+
+def main() -> int:
+    """Runs the drills and returns the exit status: 1 if a promise was broken or a drill failed."""
+    given = parse(sys.argv[1:])
+    if given.list:
+        sys.stdout.writelines(f"{drill.name:<18}{drill.fault}\n" for drill in DRILLS)
+        return 0
+    isolation.enter()
+    try:
+        return 0 if asyncio.run(run(given)) else 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        progress("stopped; all processes that they started have ended")
+        return STOPPED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
