@@ -26,8 +26,10 @@ from ratelimitd.rollout.replicas import Replica
 from ratelimitd.settings import Settings
 from ratelimitd.store.access import StoreAccess, access_by
 from ratelimitd.store.client import connector, open_client
+from ratelimitd.store.connections import Locate
 from ratelimitd.store.fresh_pool import pool_of
 from ratelimitd.store.link import SILENCE_S, Link
+from ratelimitd.store.master_watch import watching_master
 from ratelimitd.telemetry.decision_counts import DecisionCounts
 from ratelimitd.telemetry.denial_log import DenialLog
 from ratelimitd.telemetry.observers import ObserverErrorLog
@@ -71,8 +73,9 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         traces = await stack.enter_async_context(open_traces(os.environ, replica.id))
         access = access_by(settings)
         client = await stack.enter_async_context(open_client(access))
-        link = _link(settings, access)
+        link = _link(settings, access, pool_of(client).locate)
         pool_of(client).follow(lambda: link.opened)
+        await stack.enter_async_context(watching_master(client, link))
         calls = StoreCalls()
         redis_limiter = traces.of_calls(
             RedisLimiter(await stack.enter_async_context(link)), access.url, lambda: link.peer
@@ -127,13 +130,13 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         yield Deciding(traces.of_decisions(decider, policies.revision_of), metrics.exposition)
 
 
-def _link(settings: Settings, access: StoreAccess) -> Link:
-    """Returns the connection of the decisions.
+def _link(settings: Settings, access: StoreAccess, locate: Locate | None) -> Link:
+    """Returns the connection of the decisions. `locate` finds the store at each connect.
 
     A call to the store may take longer than its decisions wait, because it may have to connect first.
     """
     silence_s = max(SILENCE_S, settings.store_timeout_s)
-    return Link(connector(access), greeting=greeting(), silence_s=silence_s)
+    return Link(connector(access, locate), greeting=greeting(), silence_s=silence_s)
 
 
 def _batcher(settings: Settings, limiter: BatchLimiter, calls: StoreCalls) -> Batcher:

@@ -20,6 +20,18 @@ from ratelimitd.store.reply_errors import CodedParser
 from ratelimitd.store_source import Pair, ServerReader, StoreSource, pair_of_file
 from ratelimitd.store_url import StoreUrl
 
+_OF_ALL: dict[str, Any] = {
+    "driver_info": None,  # without it, redis-py sends CLIENT SETINFO
+    "parser_class": CodedParser,
+    "protocol": 2,
+    # The driver must not retry by itself: a call whose connection broke may have taken its tokens.
+    "retry": Retry(NoBackoff(), 0),
+    "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+}
+"""Arguments of every connection."""
+
+_SHARED_WITH_SENTINELS = ("socket_connect_timeout", "socket_keepalive", "socket_timeout")
+
 
 class StoreAccess:
     """The way to a store, for connections of all kinds.
@@ -68,17 +80,28 @@ class StoreAccess:
         server = self._server.value
         found = server.url.arguments | {
             "connection_class": UnixConnection if server.url.scheme == "unix" else TcpConnection,
-            "driver_info": None,  # without it, redis-py sends CLIENT SETINFO
-            "parser_class": CodedParser,
-            "protocol": 2,
-            # The driver must not retry by itself: a call whose connection broke may have taken its tokens.
-            "retry": Retry(NoBackoff(), 0),
-            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+            **_OF_ALL,
         }
         if server.tls is not None:
             found["tls"] = server.tls
         if self._pair() is not None:
             found["credential_provider"] = Login(self._credentials)
+        return found
+
+    def sentinel_arguments(self) -> dict[str, Any]:
+        """Returns the arguments of a connection to a Sentinel, except for `host` and `port`.
+
+        Sentinels have credentials of their own, and share TLS with the store unless the URL turns it off.
+        """
+        self.refresh()
+        server = self._server.value
+        options = server.url.sentinel
+        found = {name: server.url.arguments.get(name) for name in _SHARED_WITH_SENTINELS} | _OF_ALL
+        found = {name: value for name, value in found.items() if value is not None}
+        if server.tls is not None and options.get("sentinel_tls", True):
+            found["tls"] = server.tls
+        if "sentinel_password" in options:
+            found |= {"username": options.get("sentinel_username"), "password": options["sentinel_password"]}
         return found
 
     def _pair(self) -> Pair | None:

@@ -13,9 +13,12 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from ratelimitd.errors import StoreError
 from ratelimitd.store.access import Store, access_to, make_connection
+from ratelimitd.store.connections import Locate, node_of
 from ratelimitd.store.fresh_pool import FreshPool
 from ratelimitd.store.link import Connect, Connection
 from ratelimitd.store.reply_errors import UnsupportedStoreError, name_command
+from ratelimitd.store.sentinel import locating
+from ratelimitd.store_url import Node
 
 MAX_CONNECTIONS = 4
 """One polls the policy, one waits for messages, two are spare. Decisions use a link (store/link.py)."""
@@ -28,9 +31,10 @@ PROBE_TIMEOUT_S = 1.0
 async def open_client(store: Store) -> AsyncIterator[Redis]:
     """Yields a client of a store and closes it. It connects at its first use, so a store may start later."""
     access = access_to(store)
-    pool = FreshPool(access.arguments, lambda: access.version, max_connections=MAX_CONNECTIONS)
-    async with _Client.from_pool(pool) as client:
-        yield client
+    async with locating(access) as locate:
+        pool = FreshPool(access.arguments, lambda: access.version, locate, max_connections=MAX_CONNECTIONS)
+        async with _Client.from_pool(pool) as client:
+            yield client
 
 
 class _Client(Redis):
@@ -74,9 +78,10 @@ class _Pipeline(Pipeline):
         return replies
 
 
-def new_connection(store: Store) -> AbstractConnection:
-    """Returns a connection to a store that is not open yet. Raises ValueError."""
-    return make_connection(access_to(store).arguments())
+def new_connection(store: Store, locate: Locate | None = None) -> AbstractConnection:
+    """Returns a connection to a store that is not open yet. `locate` finds the server. Raises ValueError."""
+    arguments = access_to(store).arguments()
+    return make_connection(arguments | {"locate": locate} if locate else arguments)
 
 
 async def refuse_unsupported(store: Store) -> None:
@@ -84,22 +89,24 @@ async def refuse_unsupported(store: Store) -> None:
 
     Any other failure is not an error here, because the store may start later than its users.
     """
-    connection = new_connection(store)
-    try:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
-            await connection.connect()  # type: ignore[no-untyped-call] # it is untyped
-    except (UnsupportedStoreError, ResponseError) as error:  # of all commands only SELECT may fail so
-        raise StoreError(f"the store cannot be used: {error}") from error
-    except (RedisError, OSError, TimeoutError):
-        pass
-    finally:
-        await connection.disconnect(nowait=True)
-
-
-def connector(store: Store) -> Connect:
-    """Returns the function that opens connections to a store for a link."""
     access = access_to(store)
-    return lambda: negotiate(new_connection(access))
+    async with locating(access) as locate:
+        connection = new_connection(access, locate)
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await connection.connect()  # type: ignore[no-untyped-call] # it is untyped
+        except (UnsupportedStoreError, ResponseError) as error:  # of all commands only SELECT may fail so
+            raise StoreError(f"the store cannot be used: {error}") from error
+        except (RedisError, OSError, TimeoutError):
+            pass
+        finally:
+            await connection.disconnect(nowait=True)
+
+
+def connector(store: Store, locate: Locate | None = None) -> Connect:
+    """Returns the function that opens connections to a store for a link. `locate` finds the server."""
+    access = access_to(store)
+    return lambda: negotiate(new_connection(access, locate))
 
 
 async def negotiate(connection: AbstractConnection) -> Connection:
@@ -128,6 +135,11 @@ class _Negotiated:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self.transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001 - see above
+
+    @property
+    def node(self) -> Node | None:
+        """The address that the connection was opened to; None for a socket."""
+        return node_of(self._connection)
 
     async def check(self) -> None:
         """Raises ConnectionError if the connection is lost already, or if there is something to read."""

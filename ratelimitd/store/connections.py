@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from socket import SOCK_STREAM, socket
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 from redis.asyncio import Connection, UnixDomainSocketConnection
@@ -18,7 +18,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as NotConnectedError
 
 from ratelimitd.store.credentials import Login
-from ratelimitd.store.reply_errors import CLUSTER, SENTINEL, UnsupportedStoreError
+from ratelimitd.store.reply_errors import CLUSTER, NotMasterError, UnsupportedStoreError
 from ratelimitd.store_tls import Tls
 from ratelimitd.store_url import Node
 
@@ -28,12 +28,30 @@ ATTEMPT_DELAY_S = 0.25
 CLIENT_NAME = "ratelimitd"
 """The name of the connections in CLIENT LIST."""
 
-UNSUPPORTED = {b"cluster": CLUSTER, b"sentinel": SENTINEL}
+UNSUPPORTED = {b"cluster": CLUSTER}
 """Reasons to refuse a server, by the mode that it reports."""
 
 
 Locate = Callable[[], Awaitable[Node]]
 """Finds the server to connect to, such as the master that Sentinels name. Raises RedisError or OSError."""
+
+
+_MASTER_ROLES = {b"master", b""}
+"""The role of a master in HELLO and INFO; empty if the server does not tell."""
+
+_INFO_FIELDS = (b"redis_mode", b"role")
+
+
+class Server(NamedTuple):
+    """What a server says that it is; empty parts are unknown.
+
+    Args:
+        mode: `standalone`, `cluster` or `sentinel`.
+        role: `master`, or another word for a replica.
+    """
+
+    mode: bytes
+    role: bytes
 
 
 async def addresses_of(host: str, port: int) -> list[AddrInfoType]:
@@ -62,9 +80,7 @@ class _Handshake(AbstractConnection):
         await self.send_packed_command(commands, check_health=False)
         with suppress(ResponseError):
             await self.read_response()
-        reason = UNSUPPORTED.get(await self._mode())
-        if reason is not None:
-            raise UnsupportedStoreError(reason)
+        await self.check_server(await self._server())
         if refused is not None:
             raise refused
 
@@ -80,18 +96,56 @@ class _Handshake(AbstractConnection):
         if isinstance(login, Login):
             login.accepted()
 
-    async def _mode(self) -> bytes:
-        """Returns what the server is, from its reply to HELLO; `b""` if it does not say."""
+    async def check_server(self, server: Server) -> None:
+        """Raises UnsupportedStoreError if this kind of server cannot be a store."""
+        if server.mode == b"sentinel":
+            raise UnsupportedStoreError(sentinel_instead_of_store(self, await services_of(self)))
+        reason = UNSUPPORTED.get(server.mode)
+        if reason is not None:
+            raise UnsupportedStoreError(reason)
+
+    async def _server(self) -> Server:
+        """Returns what the server is, from its reply to HELLO, or to INFO if it does not know HELLO."""
         with suppress(ResponseError):
             reply = await self.read_response()
             fields = dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
-            return bytes(fields.get(b"mode", b""))
+            return Server(bytes(fields.get(b"mode", b"")), bytes(fields.get(b"role", b"")))
         with suppress(ResponseError):  # a server before Redis 6, or a proxy, does not know HELLO
-            await self.send_command("INFO", "server", check_health=False)
+            await self.send_command("INFO", check_health=False)
             info = await self.read_response()
-            found = re.search(rb"redis_mode:(\w+)", info) if isinstance(info, bytes) else None
-            return found[1] if found else b""
-        return b""
+            if isinstance(info, bytes):
+                mode, role = (re.search(rb"^%b:(\w+)" % name, info, re.MULTILINE) for name in _INFO_FIELDS)
+                return Server(mode[1] if mode else b"", role[1] if role else b"")
+        return Server(b"", b"")
+
+
+def scheme_of(connection: Any) -> str:
+    """Returns the scheme of a URL that would connect in the same way."""
+    return "rediss" if getattr(connection, "tls", None) else "redis"
+
+
+def node_of(connection: Any) -> Node | None:
+    """Returns the address that a connection was opened to; None for a socket."""
+    return Node(connection.host, connection.port) if isinstance(connection, TcpConnection) else None
+
+
+async def services_of(sentinel: AbstractConnection) -> list[str]:
+    """Returns the names of the masters that a connected Sentinel watches; none if it does not say."""
+    with suppress(ResponseError):
+        await sentinel.send_command("SENTINEL", "MASTERS", check_health=False)
+        masters = await sentinel.read_response()
+        pairs = [dict(zip(fields[::2], fields[1::2], strict=False)) for fields in masters]
+        return sorted(fields[b"name"].decode() for fields in pairs)
+    return []
+
+
+def sentinel_instead_of_store(connection: Any, services: list[str]) -> str:
+    """Returns the reason why a Sentinel cannot be a store, with the URL that would be right."""
+    scheme = scheme_of(connection)
+    service = services[0] if len(services) == 1 else "SERVICE"
+    names = f", where SERVICE is one of {', '.join(services)}" if len(services) > 1 else ""
+    node = Node(connection.host, connection.port)
+    return f"{node} is a Redis Sentinel, which holds no data; expected {scheme}+sentinel://{node}/{service}{names}"
 
 
 class TcpConnection(_Handshake, Connection):
@@ -107,8 +161,24 @@ class TcpConnection(_Handshake, Connection):
 
     def __init__(self, *, locate: Locate | None = None, tls: Tls | None = None, **arguments: Any) -> None:
         self._locate = locate
-        self._tls = tls
+        self.tls = tls
         super().__init__(**arguments)
+
+    async def connect_check_health(
+        self,
+        check_health: bool = True,  # noqa: FBT001, FBT002 - redis-py's
+        retry_socket_connect: bool = True,  # noqa: FBT001, FBT002 - redis-py's
+    ) -> None:
+        """Connects, after it has located the server. Raises RedisError or OSError."""
+        if self._locate is not None and not self.is_connected:
+            self.host, self.port = await self._locate()
+        await super().connect_check_health(check_health, retry_socket_connect)
+
+    async def check_server(self, server: Server) -> None:
+        """Raises UnsupportedStoreError, or NotMasterError if the located server is a replica."""
+        await super().check_server(server)
+        if self._locate is not None and server.role not in _MASTER_ROLES:
+            raise NotMasterError(f"{Node(self.host, self.port)} was located as the master, but is a replica")
 
     async def _connect(self) -> None:
         # redis-py bounds its own part, the TLS handshake; this bounds all of it.
@@ -116,14 +186,12 @@ class TcpConnection(_Handshake, Connection):
             async with asyncio.timeout(self.socket_connect_timeout):
                 await self._connect_to_first()
         except TimeoutError as error:
-            kind = "TLS connection" if self._tls else "connection"
+            kind = "TLS connection" if self.tls else "connection"
             raise NotConnectedError(
                 f"no {kind} to {self.host}:{self.port} within {self.socket_connect_timeout:g} s"
             ) from error
 
     async def _connect_to_first(self) -> None:
-        if self._locate is not None:
-            self.host, self.port = await self._locate()
         self._socket = await start_connection(
             await addresses_of(self.host, self.port), happy_eyeballs_delay=ATTEMPT_DELAY_S, interleave=1
         )
@@ -135,8 +203,8 @@ class TcpConnection(_Handshake, Connection):
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         found: dict[str, Any] = {"sock": self._socket}
-        if self._tls is not None:
-            found |= {"ssl": self._tls.context, "server_hostname": self._tls.server_name or self.host}
+        if self.tls is not None:
+            found |= {"ssl": self.tls.context, "server_hostname": self.tls.server_name or self.host}
         return found
 
 

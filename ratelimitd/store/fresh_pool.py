@@ -5,12 +5,13 @@ open connections still lead to the old one. That one may be a read-only replica 
 writes that are lost. So the pool replaces a connection before its next use when
 
 - a reply said that the server is not the master, or any connection failed or did not answer in time,
-- the connection of decisions was replaced, which notices all of this earlier, or
+- the connection of decisions was replaced, which notices all of this earlier,
+- it leads to another server than the master that Sentinels name, or
 - the connection is older than MAX_AGE_S.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,6 +19,10 @@ from weakref import WeakKeyDictionary
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import MasterDownError, ReadOnlyError, ResponseError
+
+from ratelimitd.store.connections import node_of
+from ratelimitd.store.sentinel import Sentinels
+from ratelimitd.store_url import Node
 
 MAX_AGE_S = 10.0
 """Bounds how long an old server that still takes writes is used. A new connection takes a few round trips."""
@@ -29,16 +34,24 @@ class FreshPool(BlockingConnectionPool):
     Args:
         arguments: returns the class of a new connection, as `connection_class`, and its arguments.
         version: returns a number that changes when the arguments do.
+        locate: finds the store at each connect, if its address is not fixed.
         max_connections: at most so many connections are open. A caller waits for the next free one.
     """
 
     def __init__(
-        self, arguments: Callable[[], dict[str, Any]], version: Callable[[], int], *, max_connections: int
+        self,
+        arguments: Callable[[], dict[str, Any]],
+        version: Callable[[], int],
+        locate: Sentinels | None = None,
+        *,
+        max_connections: int,
     ) -> None:
         self._given_up = 0
         self._arguments = arguments
         self._version = version
         self._replacements: Callable[[], int] = lambda: 0
+        self.locate = locate
+        self._masters: Collection[Node] = ()
         self._made: WeakKeyDictionary[AbstractConnection, tuple[int, float]] = WeakKeyDictionary()
         super().__init__(max_connections=max_connections, timeout=None, protocol=2)  # the client asks for it
 
@@ -46,14 +59,20 @@ class FreshPool(BlockingConnectionPool):
         """Makes the pool replace its connections whenever this number has changed."""
         self._replacements = replacements
 
+    def lead_to(self, masters: Collection[Node]) -> None:
+        """Makes the pool replace connections that lead to none of these servers."""
+        self._masters = masters
+
     def is_outdated(self, connection: AbstractConnection) -> bool:
         """Returns whether a connection must be replaced before its next use."""
+        if self._masters and node_of(connection) not in self._masters:
+            return True
         epoch, made_s = self._made.get(connection, (-1, 0.0))
         return epoch != self._epoch() or time.monotonic() - made_s > MAX_AGE_S
 
     def make_connection(self) -> AbstractConnection:
         """Returns a new connection that is not open yet."""
-        arguments = self._arguments()
+        arguments = self._arguments() | ({"locate": self.locate} if self.locate else {})
         connection: AbstractConnection = _watched(arguments.pop("connection_class"))(**arguments)
         self._made[connection] = (self._epoch(), time.monotonic())
         return connection

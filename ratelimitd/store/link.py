@@ -20,13 +20,13 @@ A link is always in one of five states:
     BACKING_OFF  fails     CONNECTING at the next attempt
     CLOSED       fails     no other state
 
-`aclose` leads from every state to CLOSED.
+`aclose` leads from every state to CLOSED. `lead_to` ends a connection or an attempt to the wrong server.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from types import TracebackType
@@ -35,6 +35,7 @@ from typing import Protocol, Self
 from redis.exceptions import ConnectionError as NotConnectedError
 
 from ratelimitd.store.wire import Argument, ReplyCallback, Wire, pack
+from ratelimitd.store_url import Node
 
 SILENCE_S = 1.0
 """How long a call waits for a connection, and then for a store that sends nothing."""
@@ -54,6 +55,8 @@ The former is so short that calls can wait for it. It bounds the attempts at a s
 each connection, or that refuses each write as a replica.
 """
 
+_MOVED = "the store moved to another server"
+
 
 class Connection(Protocol):
     """A connection that is negotiated: authenticated, on its database, with no reply outstanding."""
@@ -61,6 +64,11 @@ class Connection(Protocol):
     @property
     def transport(self) -> asyncio.Transport:
         """The open transport. The link replaces its protocol."""
+        ...
+
+    @property
+    def node(self) -> Node | None:
+        """The address of the server, as it was located; None if it has none."""
         ...
 
     async def close(self) -> None:
@@ -127,6 +135,8 @@ class Link:
         self._keepalive_timer: asyncio.TimerHandle | None = None
         self._waiting: deque[tuple[bytes, ReplyCallback, asyncio.TimerHandle]] = deque()
         self._reason = ""
+        self._masters: Collection[Node] = ()
+        self._deadline: asyncio.Timeout | None = None  # set while an attempt runs that may go on
 
     @property
     def opened(self) -> int:
@@ -171,6 +181,19 @@ class Link:
         else:
             loop.call_soon(callback, NotConnectedError(self._reason))
 
+    def lead_to(self, masters: Collection[Node]) -> None:
+        """Connects again if the connection leads to none of these servers.
+
+        An attempt ends as well when there are others than before: it may wait for a server that is gone.
+        """
+        changed, self._masters = bool(self._masters) and {*masters}.isdisjoint(self._masters), masters
+        if self._wire is not None and self._connection is not None:
+            if self._connection.node not in masters:
+                self._wire.end(_MOVED)
+        elif changed and self._deadline is not None:
+            self._deadline.reschedule(asyncio.get_running_loop().time())
+            self._deadline = None
+
     async def aclose(self) -> None:
         """Closes the connection for good. Calls in flight and all later calls fail."""
         self._state, self._reason = State.CLOSED, "the link is closed"
@@ -197,12 +220,17 @@ class Link:
         self._attempt_at_s = self._now_s()
         try:
             await self._disconnect()
-            async with asyncio.timeout(self._attempt_s):
+            async with asyncio.timeout(self._attempt_s) as self._deadline:
                 self._connection = await self._connect()
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiting calls must fail
-            reason = str(error) or f"no connection within {self._attempt_s * 1000:g} ms"
+            was_cut = self._deadline is None
+            reason = str(error) or (
+                _MOVED if was_cut else f"no connection within {self._attempt_s * 1000:g} ms"
+            )
+            self._deadline = None
             self._disconnected(reason, answered=False)
         else:
+            self._deadline = None
             if self._state is State.CONNECTING:  # it may have been closed meanwhile
                 self._open(self._connection.transport)
         self._release_waiting()

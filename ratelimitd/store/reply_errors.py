@@ -19,11 +19,6 @@ CLUSTER = (
     "the store is a Redis Cluster, which ratelimitd does not support yet; "
     "expected one Redis or Valkey with `cluster-enabled no`"
 )
-SENTINEL = (
-    "the store is a Redis Sentinel, which holds no data; "
-    "expected the address of the Redis or Valkey that it watches"
-)
-
 _SHOWN_KEYS = 3
 """Keys of a script that an error shows. A batch of decisions may have hundreds."""
 
@@ -38,6 +33,10 @@ _CLUSTER_CODES = {"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN"}
 
 class UnsupportedStoreError(NotConnectedError):
     """A server answered that ratelimitd cannot use as a store, so connecting again does not help."""
+
+
+class NotMasterError(NotConnectedError):
+    """A server that was located as the master is a replica. Its master may be located soon."""
 
 
 class CodedParser(DefaultParser):  # type: ignore[misc, valid-type] # its type depends on what is installed

@@ -14,7 +14,7 @@ from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.store import connections
 from ratelimitd.store.client import connector, open_client, refuse_unsupported, store_errors
 from ratelimitd.store.link import Link
-from ratelimitd.store.reply_errors import CLUSTER, SENTINEL
+from ratelimitd.store.reply_errors import CLUSTER
 from tests.eventually import eventually
 from tests.redis_server import redis_server
 from tests.script_limiter import take_batch
@@ -23,6 +23,8 @@ from tests.system import command
 from tests.system.processes import end_of, line_with, run, started
 
 ENVOY_CONFIG = Path(__file__).parents[2] / "envoy" / "envoy.yaml"
+
+NODE = r"127.0.0.1:\d+"
 
 CLUSTER_MODE = ("--cluster-enabled", "yes")
 
@@ -70,7 +72,15 @@ async def test_every_connection_to_a_cluster_is_refused(nodes: int, clusters: di
 @pytest.mark.parametrize("without", [(), ("--rename-command", "HELLO", "")])
 @pytest.mark.parametrize("database", ["", "/1"])
 @pytest.mark.parametrize(
-    ("sentinel", "options", "reason"), [(True, (), SENTINEL), (False, CLUSTER_MODE, CLUSTER)]
+    ("sentinel", "options", "reason"),
+    [
+        (
+            True,
+            (),
+            f"{NODE} is a Redis Sentinel, which holds no data; expected redis\\+sentinel://{NODE}/SERVICE",
+        ),
+        (False, CLUSTER_MODE, CLUSTER),
+    ],
 )
 async def test_a_sentinel_and_a_node_without_slots_are_refused(
     sentinel: bool,  # noqa: FBT001 - a parameter of the test

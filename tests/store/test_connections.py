@@ -92,7 +92,7 @@ async def test_a_store_may_refuse_the_optional_commands_of_the_handshake(tmp_pat
             reply = asyncio.ensure_future(execute(link, "GET", 1))
             (await server.calls(1)).write(b":1\r\n")
             assert await reply == 1
-        assert server.handshake == [b"CLIENT SETNAME ratelimitd", b"HELLO", b"INFO server"]
+        assert server.handshake == [b"CLIENT SETNAME ratelimitd", b"HELLO", b"INFO"]
 
 
 async def test_a_database_that_the_store_does_not_have_is_refused(store_url: str) -> None:

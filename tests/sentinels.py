@@ -1,0 +1,146 @@
+"""Runs a master, its replicas, and three Sentinels that notice failures quickly."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis
+
+from tests.eventually import eventually
+from tests.redis_server import redis_server
+
+SERVICE = "main"
+
+QUICK = ("info-period", "100", "publish-period", "100", "ask-period", "100", "ping-period", "50")
+"""Milliseconds between what Sentinels send: they find each other soon."""
+
+STEADY = ("publish-period", "2000")
+"""With a short one, Sentinels that did not hear yet of a failover undo it."""
+
+
+@dataclass
+class Server:
+    """A Redis, or a Sentinel.
+
+    Args:
+        address: HOST:PORT.
+        client: a client that may do everything.
+        pid: the number of its process.
+    """
+
+    address: str
+    client: Redis
+    pid: int
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self.address.rpartition(":")[2])
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the process."""
+        os.kill(self.pid, number)
+
+
+@dataclass
+class Sentineled:
+    """A store with Sentinels."""
+
+    servers: list[Server] = field(default_factory=list)
+    sentinels: list[Server] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """The URL of the store."""
+        return f"redis+sentinel://{','.join(one.address for one in self.sentinels)}/{SERVICE}"
+
+    async def master(self) -> Server:
+        """Returns the master that the first Sentinel names."""
+        port = await _master_port(self.sentinels[0])
+        return next(one for one in self.servers if one.port == port)
+
+    async def fail_over(self) -> Server:
+        """Makes a replica the master by a command, and returns it once all Sentinels name it."""
+        old = await self.master()
+        await self.sentinels[0].client.sentinel_failover(SERVICE)
+        return await self.master_instead_of(old)
+
+    async def master_instead_of(self, old: Server) -> Server:
+        """Returns the new master once all Sentinels name it."""
+
+        async def named() -> bool:
+            ports = {await _master_port(one) for one in self.sentinels}
+            return len(ports) == 1 and ports != {old.port}
+
+        await eventually(named, "all Sentinels name another master")
+        return await self.master()
+
+
+@asynccontextmanager
+async def sentineled(
+    *options: str, replicas: int = 1, sentinels: int = 3, sentinel_options: tuple[str, ...] = ()
+) -> AsyncIterator[Sentineled]:
+    """Yields a store whose Sentinels know each other and its replicas.
+
+    Args:
+        options: options of each Redis.
+        replicas: how many there are beside the master.
+        sentinels: how many there are.
+        sentinel_options: options of each Sentinel.
+    """
+    store = Sentineled()
+    async with AsyncExitStack() as stack:
+        for _ in range(1 + replicas):
+            store.servers.append(await _started(stack, "--repl-diskless-sync-delay", "0", *options))
+        master, *others = store.servers
+        for replica in others:
+            await replica.client.replicaof("127.0.0.1", str(master.port))
+        for _ in range(sentinels):
+            sentinel = await _started(stack, *sentinel_options, sentinel=True)
+            await watch(sentinel, master.port, quorum=sentinels // 2 + 1)
+            store.sentinels.append(sentinel)
+        await eventually(lambda: _complete(store), "the Sentinels know each other and the replicas")
+        for sentinel in store.sentinels:
+            await _debug(sentinel, *STEADY)
+        try:
+            yield store
+        finally:
+            for server in store.servers + store.sentinels:
+                with suppress(ProcessLookupError):  # one that was stopped by the test cannot be terminated
+                    server.signal(signal.SIGCONT)
+
+
+async def watch(sentinel: Server, port: int, *, quorum: int) -> None:
+    """Makes a Sentinel watch the master at a port."""
+    await sentinel.client.sentinel_monitor(SERVICE, "127.0.0.1", port, quorum)
+    await sentinel.client.sentinel_set(SERVICE, "down-after-milliseconds", 300)
+    await sentinel.client.sentinel_set(SERVICE, "failover-timeout", 3000)
+    await _debug(sentinel, *QUICK)
+
+
+async def _master_port(sentinel: Server) -> int:
+    address: Any = await sentinel.client.sentinel_get_master_addr_by_name(SERVICE)
+    return int(address[1])
+
+
+async def _debug(sentinel: Server, *periods: str) -> None:
+    await sentinel.client.execute_command("SENTINEL", "DEBUG", *periods)  # type: ignore[no-untyped-call] # it is untyped
+
+
+async def _started(stack: AsyncExitStack, *options: str, sentinel: bool = False) -> Server:
+    address, client = await stack.enter_async_context(redis_server(*options, sentinel=sentinel))
+    return Server(address, client, int((await client.info("server"))["process_id"]))
+
+
+async def _complete(store: Sentineled) -> bool:
+    for sentinel in store.sentinels:
+        state: Any = await sentinel.client.sentinel_master(SERVICE)
+        if state["num-other-sentinels"] < len(store.sentinels) - 1:
+            return False
+        replicas: Any = await sentinel.client.sentinel_slaves(SERVICE)
+        if [one["master-link-status"] for one in replicas] != ["ok"] * (len(store.servers) - 1):
+            return False
+    return True
