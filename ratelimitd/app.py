@@ -22,6 +22,7 @@ from ratelimitd.store.embedded import embedded_store
 from ratelimitd.telemetry.logs import configure_logs, is_json
 from ratelimitd.telemetry.metrics_server import serve_metrics
 from ratelimitd.telemetry.traces.variables import prepare_environment
+from ratelimitd.tls_settings import listen_tls
 from ratelimitd.transport.listener import Listener
 from ratelimitd.transport.metrics_sockets import open_metrics_sockets
 from ratelimitd.transport.selection import TransportName, select_transport
@@ -71,6 +72,7 @@ async def _in_this_process(settings: Settings, metrics_sockets: Sequence[socket]
             drain_s=settings.drain_s,
             max_connection_age_s=settings.max_connection_age_s,
             on_leave=metrics.leave,
+            tls=listen_tls(settings),
         ) as listener,
     ):
         yield listener
@@ -89,6 +91,7 @@ async def _hosted(settings: Settings, metrics_sockets: Sequence[socket]) -> Asyn
         drain_s=settings.drain_s,
         max_connection_age_s=settings.max_connection_age_s,
         metrics_sockets=metrics_sockets,
+        tls=listen_tls(settings),
     ) as listener:
         yield listener
 

@@ -105,6 +105,10 @@ class ListenError(RatelimitdError):
     """The service cannot listen on its address."""
 
 
+class CertificateError(RatelimitdError):
+    """A file with a certificate or a key cannot be used."""
+
+
 class MalformedRequestError(RatelimitdError):
     """A payload is not a CheckRequest with an HTTP request."""
 

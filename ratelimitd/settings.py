@@ -19,6 +19,7 @@ from ratelimitd.settings_table import (
     Settings,
     env_name,
 )
+from ratelimitd.tls_settings import tls_problems
 
 __all__ = [
     "CONFIG_KEY",
@@ -67,6 +68,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Setting
     given |= {name: value.strip() for name, value in flags.items() if value is not None}
     try:
         settings = Settings.model_validate(given)
+        problems += tls_problems(settings)
     except ValidationError as error:
         problems += [_problem(given, **problem) for problem in error.errors(include_url=False)]
     if problems:

@@ -56,6 +56,22 @@ class Settings(BaseModel):
         description="Permissions of the Unix socket that `listen` names, as three octal digits such as 660. "
         "Empty: as the umask says.",
     )
+    tls_cert_file: str = Field(
+        "",
+        description="File with the certificate of the gRPC server, then intermediate ones, as PEM. Turns TLS "
+        "on. Read again when it changes, like the next two.",
+    )
+    tls_key_file: str = Field("", description="File with the key of that certificate, without a password.")
+    tls_client_ca_file: str = Field(
+        "",
+        description="File with authorities of client certificates. With it, a client needs a certificate "
+        "(mTLS).",
+    )
+    tls_client_names: str = Field(
+        "",
+        description="Names of clients that may call, comma-separated: DNS names, IP addresses, or URIs such "
+        "as spiffe://example.org/ns/edge/sa/envoy. Empty: any client with a valid certificate.",
+    )
     transport: Literal["auto", "fast", "grpcio"] = Field(
         "auto",
         description="gRPC server: `grpcio` runs in this process; `fast` runs in an embedded Envoy and needs "
@@ -165,6 +181,18 @@ class Settings(BaseModel):
     admin_read_key_file: str = Field("", description="File with API keys for read access, one per line.")
     admin_check_target: str = Field(
         DEFAULT_LISTEN, description="Service that the admin service sends test requests to: HOST:PORT."
+    )
+
+    check_ca_file: str = Field(
+        "",
+        description="File with the authorities of the service's certificate. With it, `check`, `health` and "
+        "the admin service call the service with TLS.",
+    )
+    check_cert_file: str = Field("", description="File with the client certificate of these calls, for mTLS.")
+    check_key_file: str = Field("", description="File with the key of that certificate.")
+    check_server_name: str = Field(
+        "",
+        description="Name that the service's certificate must have. Empty: the host of the address called.",
     )
 
     @field_validator("listen", "admin_listen", "admin_check_target")

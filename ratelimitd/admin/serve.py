@@ -13,6 +13,7 @@ from ratelimitd import __version__
 from ratelimitd.address import TcpAddress, parse_address
 from ratelimitd.admin.admin_keys import load_admin_keys
 from ratelimitd.admin.app import admin_app
+from ratelimitd.certificates import read_certificates
 from ratelimitd.control.control import Control
 from ratelimitd.errors import SettingsError
 from ratelimitd.process import descriptors
@@ -22,6 +23,7 @@ from ratelimitd.store.access import access_by
 from ratelimitd.store.client import open_client, refuse_unsupported
 from ratelimitd.store.master_watch import watching_master
 from ratelimitd.telemetry.logs import configure_logs
+from ratelimitd.tls_settings import check_tls
 from ratelimitd.transport.binding import open_sockets
 from ratelimitd.transport.client import check_service
 
@@ -62,6 +64,9 @@ async def serve_admin(settings: Settings) -> None:
             "the admin service needs a store that both can reach"
         )
     keys = load_admin_keys(settings)
+    tls = check_tls(settings)
+    if tls is not None:
+        await asyncio.to_thread(read_certificates, tls.files)  # an error now, not at the first test request
     descriptors.raise_limit()
     descriptors.silence_accept_errors()
     async with AsyncExitStack() as stack:
@@ -73,7 +78,7 @@ async def serve_admin(settings: Settings) -> None:
         await refuse_unsupported(access)
         client = await stack.enter_async_context(open_client(access))
         await stack.enter_async_context(watching_master(client))
-        app = admin_app(Control(client, settings), keys, settings, check_service)
+        app = admin_app(Control(client, settings), keys, settings, partial(check_service, tls=tls))
         config = uvicorn.Config(
             app,
             host=address.host,

@@ -11,6 +11,7 @@ from ratelimitd.cli.options import Address, Json
 from ratelimitd.cli.request_options import Context, Headers, Method, Path, User, request_spec
 from ratelimitd.cli.store import load_settings
 from ratelimitd.process import event_loop
+from ratelimitd.tls_settings import check_tls
 
 if TYPE_CHECKING:  # importing gRPC takes longer than the other commands need
     from ratelimitd.transport.client import CheckReply
@@ -58,7 +59,13 @@ def check(
     spec = request_spec(path=path, method=method, user=user, address=address, headers=header, context=context)
     request = spec.request(settings)
     reply = event_loop.run(
-        check_service(target or settings.listen, request, dry_run=dry_run, timeout_s=timeout_s)
+        check_service(
+            target or settings.listen,
+            request,
+            dry_run=dry_run,
+            timeout_s=timeout_s,
+            tls=check_tls(settings),
+        )
     )
     if as_json:
         output.print_json(reply)

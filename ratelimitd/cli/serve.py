@@ -9,7 +9,7 @@ from ratelimitd.process import event_loop
 from ratelimitd.settings import Settings
 
 
-@setting_options(name for name in Settings.model_fields if not name.startswith("admin_"))
+@setting_options(name for name in Settings.model_fields if not name.startswith(("admin_", "check_")))
 def serve(**flags: str | None) -> None:
     """Run the service until SIGTERM. An option wins over its environment variable."""
     with logged_as_json(flags):

@@ -3,19 +3,22 @@
 The call takes tokens like any request, unless it is a dry run.
 """
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import grpc
 from google.protobuf.json_format import MessageToDict
 
-from ratelimitd.address import CLIENT_TIMEOUT_S, parse_address
+from ratelimitd.address import CLIENT_TIMEOUT_S, Address, parse_address
+from ratelimitd.certificates import ClientTls
 from ratelimitd.core.match import DRY_RUN_CONTEXT
 from ratelimitd.core.model import Request
-from ratelimitd.errors import CheckCallError
+from ratelimitd.errors import CertificateError, CheckCallError
 from ratelimitd.transport._pb.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from ratelimitd.transport.channel import credentials, options, tls_failure
 from ratelimitd.transport.services import CHECK
 from ratelimitd.utf8 import encodable
 
@@ -23,8 +26,8 @@ CheckOutcome = Literal["allowed", "denied", "error"]
 
 _CODES = {status.value[0]: status.name for status in grpc.StatusCode}
 
-_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
-"""No proxy of the environment, and no shared subchannel, whose backoff could hide a service that is back."""
+_OWN_SUBCHANNEL = ("grpc.use_local_subchannel_pool", 1)
+"""The backoff of a shared subchannel could hide a service that is back."""
 
 _WITHOUT_DETAILS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 """Statuses that grpc itself sets, with details about sockets. Other details come from the service."""
@@ -52,7 +55,12 @@ class CheckReply:
 
 
 async def check_service(
-    target: str, request: Request, *, dry_run: bool = False, timeout_s: float = CLIENT_TIMEOUT_S
+    target: str,
+    request: Request,
+    *,
+    dry_run: bool = False,
+    timeout_s: float = CLIENT_TIMEOUT_S,
+    tls: ClientTls | None = None,
 ) -> CheckReply:
     """The reply of the service at `target` to this request.
 
@@ -61,14 +69,19 @@ async def check_service(
         request: the request, whose context is sent as well.
         dry_run: the service decides, but takes no tokens. The reply shows the tokens that are there now.
         timeout_s: how long to wait for the reply, in seconds.
+        tls: how to use TLS; None for a plain connection, which a Unix socket always gets.
 
-    Raises CheckCallError without a reply, and for an invalid target.
+    Raises CheckCallError without a reply, for an invalid target, and for files of `tls` that cannot be used.
     """
     try:
-        reachable = str(parse_address(target).reachable)
+        address = parse_address(target).reachable
     except ValueError as error:
         raise CheckCallError(f"invalid target {target!r}: {error}") from error
-    async with grpc.aio.insecure_channel(reachable, options=_OPTIONS) as channel:
+    try:
+        with_tls = await asyncio.to_thread(credentials, tls, address)
+    except CertificateError as error:
+        raise CheckCallError(str(error)) from error
+    async with _channel(str(address), with_tls, [*options(tls), _OWN_SUBCHANNEL]) as channel:
         check = channel.unary_unary(
             CHECK,
             request_serializer=CheckRequest.SerializeToString,
@@ -77,14 +90,24 @@ async def check_service(
         try:
             response = await check(_check_request(request, dry_run=dry_run), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise CheckCallError(_failure(target, error)) from error
+            raise CheckCallError(_failure(target, error, tls, address)) from error
     return _reply(response)
 
 
-def _failure(target: str, error: grpc.aio.AioRpcError) -> str:
+def _channel(
+    target: str, with_tls: grpc.ChannelCredentials | None, given: Sequence[tuple[str, int | str]]
+) -> grpc.aio.Channel:
+    if with_tls is None:
+        return grpc.aio.insecure_channel(target, options=given)
+    return grpc.aio.secure_channel(target, with_tls, options=given)
+
+
+def _failure(target: str, error: grpc.aio.AioRpcError, tls: ClientTls | None, address: Address) -> str:
     sentence = f"{target} does not answer: {error.code().name}"
     details = " ".join((error.details() or "").split())
-    return sentence if error.code() in _WITHOUT_DETAILS or not details else f"{sentence}, {details}"
+    if error.code() in _WITHOUT_DETAILS:
+        details = tls_failure(details, tls, address)
+    return f"{sentence}, {details}" if details else sentence
 
 
 def _check_request(request: Request, *, dry_run: bool) -> CheckRequest:

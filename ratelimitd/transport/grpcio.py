@@ -3,19 +3,24 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import grpc
 
 from ratelimitd.address import Address, UnixAddress
 from ratelimitd.bounded_log import BoundedLog
+from ratelimitd.certificates import Certificates, ServerTls, read_certificates
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.errors import ListenError
+from ratelimitd.process.background import background
 from ratelimitd.transport import health, reflection
-from ratelimitd.transport.binding import free_binding, ipv6_port_taken
+from ratelimitd.transport.binding import Binding, free_binding, ipv6_port_taken
 from ratelimitd.transport.call_error import CallError
+from ratelimitd.transport.grpcio_tls import AllowedClients, ChangingCertificates
 from ratelimitd.transport.large_message import large_bytes, without
 from ratelimitd.transport.listener import Listener
+from ratelimitd.transport.rotation import POLL_INTERVAL_S, follow, until_presented
 from ratelimitd.transport.services import Stream, Unary, service_names
 
 _RECEIVED_BYTES = 1 << 30
@@ -28,12 +33,14 @@ _Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 def _unary(
-    path: str, method: Unary, log: BoundedLog, max_message_bytes: int
+    path: str, method: Unary, log: BoundedLog, max_message_bytes: int, clients: AllowedClients | None
 ) -> Callable[[bytes, _Context], Awaitable[bytes]]:
     large = large_bytes(max_message_bytes)
 
     async def handle(payload: bytes, context: _Context) -> bytes:
         try:
+            if clients is not None:
+                clients.check(context)
             if len(payload) > large:
                 payload = without(payload, method.unneeded, max_message_bytes)
             return method.encode(await method.begin(payload, _traceparent(context)))
@@ -46,9 +53,13 @@ def _unary(
     return handle
 
 
-def _stream(method: Stream) -> Callable[[AsyncIterator[bytes], _Context], AsyncIterator[bytes]]:
+def _stream(
+    method: Stream, clients: AllowedClients | None
+) -> Callable[[AsyncIterator[bytes], _Context], AsyncIterator[bytes]]:
     async def handle(payloads: AsyncIterator[bytes], context: _Context) -> AsyncIterator[bytes]:
         try:
+            if clients is not None:
+                clients.check(context)
             async for message in method(payloads):
                 yield message
         except CallError as error:
@@ -92,14 +103,18 @@ async def serve_grpcio(
     drain_s: float,
     max_connection_age_s: int = 0,
     on_leave: Callable[[], None] = lambda: None,
+    tls: ServerTls | None = None,
+    tls_poll_interval_s: float = POLL_INTERVAL_S,
 ) -> AsyncIterator[Listener]:
     """Serves these methods until the end of the block. The listener's address holds the port actually bound.
 
     At the end, health turns to NOT_SERVING, new calls are refused, and calls in flight have `drain_s` seconds
     to finish. After `max_connection_age_s` seconds, a caller is asked to connect again; 0 for never.
-    `on_leave` is called when health turns to NOT_SERVING. Raises ListenError.
+    `on_leave` is called when health turns to NOT_SERVING. With `tls`, certificates that change are noticed
+    within `tls_poll_interval_s` seconds. Raises ListenError and CertificateError.
     """
     binding = await asyncio.to_thread(free_binding, address)
+    certificates = None if tls is None else await asyncio.to_thread(read_certificates, tls.files)
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", _RECEIVED_BYTES),
@@ -111,27 +126,56 @@ async def serve_grpcio(
             *_connection_age(max_connection_age_s, drain_s),
         ]
     )
-    log = BoundedLog("ratelimitd.grpcio")
     names = service_names(methods)
     status = health.Health(("", *names), on_leave)
     described = reflection.Reflection((*names, health.SERVICE, reflection.SERVICE))
-    for path, method in methods.items():
-        _register(
-            server, path, grpc.unary_unary_rpc_method_handler(_unary(path, method, log, max_message_bytes))
-        )
-    for path, stream in {**status.methods, **described.methods}.items():
-        _register(server, path, grpc.stream_stream_rpc_method_handler(_stream(stream)))
-    try:
-        for one in binding.each:
-            with ipv6_port_taken(one):
-                server.add_insecure_port(str(one))
-    except RuntimeError as error:
-        raise ListenError(f"cannot listen on {address}") from error
+    clients = AllowedClients(tls.client_names) if tls is not None and tls.client_names else None
+    _register_all(server, methods, {**status.methods, **described.methods}, max_message_bytes, clients)
+    changing = None if certificates is None else ChangingCertificates(certificates)
+    _add_ports(server, binding, changing)
     await server.start()
     if isinstance(address, UnixAddress) and address.mode is not None:
         os.chmod(address.path, address.mode)  # noqa: PTH101 - does not block
     try:
-        yield Listener(binding.address, status.leave, _never_ends)
+        async with AsyncExitStack() as stack:
+            if tls is not None and certificates is not None and changing is not None:
+                await until_presented(binding.each[0], certificates)
+                use = partial(_use, changing, binding.each[0])
+                rotation = follow(tls.files, certificates, use, poll_interval_s=tls_poll_interval_s)
+                await stack.enter_async_context(background(rotation))
+            yield Listener(binding.address, status.leave, _never_ends)
     finally:
         status.end()
         await server.stop(drain_s)
+
+
+async def _use(changing: ChangingCertificates, address: Address, certificates: Certificates) -> None:
+    changing.use(certificates)
+    await until_presented(address, certificates)
+
+
+def _register_all(
+    server: grpc.aio.Server,
+    methods: Mapping[str, Unary],
+    streams: Mapping[str, Stream],
+    max_message_bytes: int,
+    clients: AllowedClients | None,
+) -> None:
+    log = BoundedLog("ratelimitd.grpcio")
+    for path, method in methods.items():
+        handler = _unary(path, method, log, max_message_bytes, clients)
+        _register(server, path, grpc.unary_unary_rpc_method_handler(handler))
+    for path, stream in streams.items():
+        _register(server, path, grpc.stream_stream_rpc_method_handler(_stream(stream, clients)))
+
+
+def _add_ports(server: grpc.aio.Server, binding: Binding, certificates: ChangingCertificates | None) -> None:
+    try:
+        for one in binding.each:
+            with ipv6_port_taken(one):
+                if certificates is None:
+                    server.add_insecure_port(str(one))
+                else:
+                    server.add_secure_port(str(one), certificates.credentials())
+    except RuntimeError as error:
+        raise ListenError(f"cannot listen on {binding.address}") from error

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import grpc
 import pytest
 
 from ratelimitd.address import Address, TcpAddress, UnixAddress
+from ratelimitd.certificates import ClientTls, ServerTls
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.core.ports import Limiter
+from ratelimitd.transport.channel import credentials, options
 from ratelimitd.transport.fast.supervisor import serve_hosted
 from ratelimitd.transport.grpcio import serve_grpcio
 from ratelimitd.transport.listener import Listener
@@ -20,6 +23,7 @@ from tests.transport import hosted_application, remote_limiter
 from tests.transport.service_under_test import MAX_MESSAGE_BYTES, methods_over
 
 DRAIN_S = 5.0
+TLS_POLL_INTERVAL_S = 0.05
 ANY_PORT = TcpAddress("127.0.0.1", 0)
 
 
@@ -32,9 +36,26 @@ class Serve(Protocol):
         address: Address = ...,
         on_store_error: OnStoreError = ...,
         drain_s: float = ...,
+        tls: ServerTls | None = ...,
     ) -> AbstractAsyncContextManager[Listener]:
         """Yields the listener."""
         ...
+
+
+@dataclass(frozen=True)
+class TlsAddress(TcpAddress):
+    """An address at which the tests use TLS."""
+
+    tls: ClientTls
+
+
+def channel_to(address: Address) -> grpc.aio.Channel:
+    """Returns a channel to a service, with TLS for a TlsAddress."""
+    tls = address.tls if isinstance(address, TlsAddress) else None
+    with_tls = credentials(tls, address)
+    if with_tls is None:
+        return grpc.aio.insecure_channel(str(address))
+    return grpc.aio.secure_channel(str(address), with_tls, options(tls))
 
 
 @dataclass(frozen=True)
@@ -50,10 +71,18 @@ def serve_in_process(
     address: Address = ANY_PORT,
     on_store_error: OnStoreError = OnStoreError.DENY,
     drain_s: float = DRAIN_S,
+    tls: ServerTls | None = None,
 ) -> AbstractAsyncContextManager[Listener]:
     """Starts the transport grpcio."""
     methods = methods_over(limiter, on_store_error)
-    return serve_grpcio(methods, address, max_message_bytes=MAX_MESSAGE_BYTES, drain_s=drain_s)
+    return serve_grpcio(
+        methods,
+        address,
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        drain_s=drain_s,
+        tls=tls,
+        tls_poll_interval_s=TLS_POLL_INTERVAL_S,
+    )
 
 
 @pytest.fixture
@@ -66,6 +95,7 @@ def serve_in_envoy(tmp_path: Path) -> Serve:
         address: Address = ANY_PORT,
         on_store_error: OnStoreError = OnStoreError.DENY,
         drain_s: float = DRAIN_S,
+        tls: ServerTls | None = None,
     ) -> AsyncIterator[Listener]:
         socket = tmp_path / "limiter.sock"
         environ = os.environ | {
@@ -76,7 +106,12 @@ def serve_in_envoy(tmp_path: Path) -> Serve:
         async with (
             remote_limiter.answering(limiter, socket),
             serve_hosted(
-                f"{hosted_application.__name__}:application", address, environ=environ, drain_s=drain_s
+                f"{hosted_application.__name__}:application",
+                address,
+                environ=environ,
+                drain_s=drain_s,
+                tls=tls,
+                tls_poll_interval_s=TLS_POLL_INTERVAL_S,
             ) as up,
         ):
             yield up

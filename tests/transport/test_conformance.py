@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import stat
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from ratelimitd.core.model import OnStoreError, Outcome, TakeRequest
 from ratelimitd.transport.fast.framing import frame
 from tests.core.fakes import BrokenLimiter, OracleLimiter
 from tests.eventually import eventually
-from tests.transport.conftest import Serve, Service
+from tests.transport.conftest import Serve, Service, TlsAddress, channel_to
 from tests.transport.http2 import exchange
 from tests.transport.service_under_test import MAX_MESSAGE_BYTES
 
@@ -50,9 +51,20 @@ def check_request(user: str = "user1", api: str = "/api/*", **more: Any) -> Chec
     )
 
 
+def grpclib_channel(address: TcpAddress) -> Channel:
+    """Returns a channel of the other library, with TLS for a TlsAddress."""
+    if not isinstance(address, TlsAddress):
+        return Channel(address.host, address.port)
+    files = address.tls.files
+    context = ssl.create_default_context(cafile=files.ca)
+    context.load_cert_chain(files.certificate, files.key)
+    context.set_alpn_protocols(["h2"])
+    return Channel(address.host, address.port, ssl=context)
+
+
 async def ask(address: TcpAddress, *requests: CheckRequest) -> list[CheckResponse]:
     """Sends the requests one after the other over one connection, and returns the responses."""
-    async with Channel(address.host, address.port) as channel:
+    async with grpclib_channel(address) as channel:
         stub = AuthorizationAsyncStub(channel)
         return [await stub.check(request) for request in requests]
 
@@ -66,7 +78,7 @@ def method_of(
 
 async def call_raw(address: TcpAddress | UnixAddress, payload: bytes, method: str = CHECK) -> bytes:
     """Returns the response to these bytes."""
-    async with grpc.aio.insecure_channel(str(address)) as channel:
+    async with channel_to(address) as channel:
         return await method_of(channel, method)(payload, timeout=10)
 
 
@@ -114,7 +126,7 @@ async def test_an_id_in_raw_headers_keeps_its_bytes(service: Service) -> None:
 
 
 async def test_each_of_many_concurrent_calls_gets_its_answer(service: Service) -> None:
-    async with Channel(service.address.host, service.address.port) as channel:
+    async with grpclib_channel(service.address) as channel:
         stub = AuthorizationAsyncStub(channel)
         answers = await asyncio.gather(*(stub.check(check_request()) for _ in range(100)))
     assert sum(answer.ok_response is not None for answer in answers) == 3
@@ -204,7 +216,7 @@ async def test_the_traceparent_of_a_call_is_part_of_its_request(serve: Serve) ->
     with capture_logs() as lines:
         async with (
             serve(OracleLimiter()) as listener,
-            grpc.aio.insecure_channel(str(listener.address)) as channel,
+            channel_to(listener.address) as channel,
         ):
             call = method_of(channel)
             payload = bytes(check_request())
@@ -216,7 +228,7 @@ async def test_the_traceparent_of_a_call_is_part_of_its_request(serve: Serve) ->
 @pytest.mark.parametrize("name", SERVICES)
 async def test_health_is_serving_for_the_process_and_the_service(service: Service, name: str) -> None:
     request = health_pb2.HealthCheckRequest(service=name)
-    async with grpc.aio.insecure_channel(str(service.address)) as channel:
+    async with channel_to(service.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(request)
         assert (await stub.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
@@ -225,7 +237,7 @@ async def test_health_is_serving_for_the_process_and_the_service(service: Servic
 
 
 async def test_reflection_lists_the_services_and_describes_their_types(service: Service) -> None:
-    async with grpc.aio.insecure_channel(str(service.address)) as channel:
+    async with channel_to(service.address) as channel:
         call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
         await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
         listed = {found.name for found in (await call.read()).list_services_response.service}
@@ -301,7 +313,7 @@ class HeldLimiter(OracleLimiter):
 
 
 async def _refuses(address: TcpAddress | UnixAddress) -> bool:
-    async with grpc.aio.insecure_channel(str(address)) as channel:
+    async with channel_to(address) as channel:
         try:
             await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
         except grpc.aio.AioRpcError:
@@ -313,7 +325,7 @@ async def test_a_call_in_flight_finishes_while_the_service_stops(serve: Serve) -
     limiter = HeldLimiter()
     serving = serve(limiter)
     address = (await serving.__aenter__()).address
-    async with grpc.aio.insecure_channel(str(address)) as channel:
+    async with channel_to(address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICES[1]))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         call = method_of(channel)(bytes(check_request()))
@@ -334,7 +346,7 @@ async def test_a_call_in_flight_finishes_while_the_service_stops(serve: Serve) -
 async def test_a_service_that_leaves_still_answers_calls(serve: Serve) -> None:
     async with serve(OracleLimiter()) as listener:
         listener.leave()
-        async with grpc.aio.insecure_channel(str(listener.address)) as channel:
+        async with channel_to(listener.address) as channel:
             health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
         answer = CheckResponse.parse(await call_raw(listener.address, bytes(check_request())))
@@ -345,7 +357,7 @@ async def test_a_call_that_never_ends_is_cut_off_after_the_drain(serve: Serve) -
     limiter = HeldLimiter()
     serving = serve(limiter, drain_s=0.1)
     address = (await serving.__aenter__()).address
-    async with grpc.aio.insecure_channel(str(address)) as channel:
+    async with channel_to(address) as channel:
         call = method_of(channel)(bytes(check_request()))
         await limiter.reached.wait()
         await serving.__aexit__(None, None, None)
@@ -375,7 +387,7 @@ async def test_a_malformed_message_of_a_standard_service_is_an_invalid_argument(
 async def test_a_caller_that_leaves_early_is_not_logged(serve: Serve) -> None:
     limiter = HeldLimiter()
     with capture_logs() as lines:
-        async with serve(limiter) as listener, grpc.aio.insecure_channel(str(listener.address)) as channel:
+        async with serve(limiter) as listener, channel_to(listener.address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             await watch.read()
             call = method_of(channel)(bytes(check_request()))

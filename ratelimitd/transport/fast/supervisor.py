@@ -3,19 +3,24 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
 from ratelimitd.address import Address, UnixAddress
+from ratelimitd.certificates import Certificates, ServerTls, read_certificates
+from ratelimitd.process.background import background
 from ratelimitd.process.child import Child, child
 from ratelimitd.process.descriptors import max_connections
 from ratelimitd.process.signals import ENDING, blocked
 from ratelimitd.transport.binding import free_binding
 from ratelimitd.transport.fast import bootstrap
+from ratelimitd.transport.fast.tls import HostCertificates, host_certificates
 from ratelimitd.transport.listener import Listener
 from ratelimitd.transport.metrics_sockets import bequeathed
+from ratelimitd.transport.rotation import POLL_INTERVAL_S, follow, until_presented
 
 LIFELINE = "_RATELIMITD_LIFELINE"
 """The environment variable that names the file descriptor of the lifeline to the application."""
@@ -53,6 +58,8 @@ async def serve_hosted(
     json_log: bool = False,
     max_connection_age_s: int = 0,
     metrics_sockets: Sequence[socket.socket] = (),
+    tls: ServerTls | None = None,
+    tls_poll_interval_s: float = POLL_INTERVAL_S,
 ) -> AsyncIterator[Listener]:
     """Serves `app` in an Envoy until the end of the block.
 
@@ -64,17 +71,21 @@ async def serve_hosted(
         json_log: whether Envoy's own messages are JSON.
         max_connection_age_s: seconds after which a caller is asked to connect again; 0 for never.
         metrics_sockets: the application inherits them. They are closed here.
+        tls: certificates of the listener; None for no TLS.
+        tls_poll_interval_s: seconds within which a change of these files is noticed.
 
-    Raises ListenError, ChildError or MissingExtraError.
+    Raises ListenError, CertificateError, ChildError or MissingExtraError.
     """
     binding = await asyncio.to_thread(free_binding, address)
-    config = _config(bootstrap.filter_chain(app, max_connection_age_s=max_connection_age_s), binding.each)
-    if json_log:
-        config["application_log_config"] = {"log_format": {"json_format": _MESSAGE}}
-    async with _host(config, environ, metrics_sockets, stop_timeout_s=drain_s + STOP_MARGIN_S) as (
-        host,
-        lifeline,
-    ):
+    filter_chain = bootstrap.filter_chain(app, max_connection_age_s=max_connection_age_s)
+    async with AsyncExitStack() as stack:
+        certificates = stack.enter_context(_certificates(tls, filter_chain))
+        config = _config(filter_chain, binding.each)
+        if json_log:
+            config["application_log_config"] = {"log_format": {"json_format": _MESSAGE}}
+        host, lifeline = await stack.enter_async_context(
+            _host(config, environ, metrics_sockets, stop_timeout_s=drain_s + STOP_MARGIN_S)
+        )
 
         async def accepts() -> bool:
             return await asyncio.to_thread(_accepts, binding.each[0])
@@ -89,9 +100,30 @@ async def serve_hosted(
         async def ended() -> str:
             return f"{_NAME} ended by itself, with status {await host.process.wait()}"
 
+        if tls is not None and certificates is not None:
+            used, written = certificates
+            await until_presented(binding.each[0], used)
+            written.remove_key()
+            use = partial(written.use, binding.each[0])
+            rotation = follow(tls.files, used, use, poll_interval_s=tls_poll_interval_s)
+            await stack.enter_async_context(background(rotation))
         yield Listener(binding.address, leave, ended)
     if isinstance(address, UnixAddress):
         _remove(address)
+
+
+@contextmanager
+def _certificates(
+    tls: ServerTls | None, filter_chain: bootstrap.Config
+) -> Iterator[tuple[Certificates, HostCertificates] | None]:
+    """Turns TLS on in the filter chain. Yields the certificates, and what gives others to the host."""
+    if tls is None:
+        yield None
+        return
+    used = read_certificates(tls.files)
+    with host_certificates(tls, used) as written:
+        filter_chain["transport_socket"] = written.transport_socket(client_certificates=bool(used.ca))
+        yield used, written
 
 
 @asynccontextmanager
@@ -139,6 +171,7 @@ def _config(filter_chain: bootstrap.Config, addresses: Sequence[Address]) -> boo
         "filter_chains": [filter_chain],
     }
     return {
+        "node": {"id": "ratelimitd", "cluster": "ratelimitd"},  # SDS needs it
         "static_resources": {"listeners": [listener]},
         # Without descriptors, Envoy would spin. Above this number it closes new connections at once.
         "overload_manager": {"resource_monitors": [_connection_limit()]},
