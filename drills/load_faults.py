@@ -1,0 +1,141 @@
+"""Too much load, too many connections, too few file descriptors."""
+
+import asyncio
+import resource
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from bench.process_usage import cpu_s
+from drills.cpu_quota import cpu_quota
+from drills.drill import BOTH, Drill, Result, Site, result
+from drills.errors import DrillError, NotPossibleError
+from drills.load import LoadSpec
+from drills.loaded import RATE, loaded
+from drills.records import ALLOWED, by_status
+from drills.stores import redis_server
+from drills.system import System
+from drills.traffic import traffic
+from drills.waiting import until
+from ratelimitd.address import TcpAddress
+
+CONNECTIONS = 10_000
+
+FACTOR = 10
+QUOTA = 0.1
+"""The share of a core that the three replicas get together during the overload.
+
+This machine also runs the clients and Envoy. With a full core for the replicas they could not send enough.
+"""
+
+DESCRIPTORS = 200
+"""The limit of open files of a replica that shall run out of them. 120 are for connections."""
+
+_SPARE_DESCRIPTORS = 100
+_LOW_RATE = 50.0
+_MEASURED_S = 3.0
+_LOGGED_S = 15.0
+
+
+async def many_connections(site: Site) -> Result:
+    """Opens 10,000 connections, all of which send requests in turn."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < CONNECTIONS + _SPARE_DESCRIPTORS:
+        raise NotPossibleError(f"needs a limit of {CONNECTIONS + _SPARE_DESCRIPTORS} open files (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    async with (
+        redis_server(site.folder) as store,
+        loaded(site, store.url, rate=3 * RATE, warm=CONNECTIONS) as (_, sent),
+    ):
+        sent.begin()
+        await asyncio.sleep(max(site.seconds, CONNECTIONS / (3 * RATE)))
+    return result(sent, load=f"{3 * RATE:g}/s on {CONNECTIONS} connections")
+
+
+async def overloaded(site: Site) -> Result:
+    """Sends ten times as many requests as the replicas have CPU time for."""
+    async with (
+        cpu_quota() as quota,
+        redis_server(site.folder) as store,
+        loaded(site, store.url, rate=_LOW_RATE) as (system, sent),
+    ):
+        capacity = QUOTA / await _cpu_s_per_request(system)
+        quota.limit([pid for replica in system.replicas for pid in replica.pids], QUOTA)
+        spec = LoadSpec(system.front.host, system.front.port, FACTOR * capacity)
+        sent.begin()
+        async with traffic(spec) as flood:
+            await asyncio.sleep(site.seconds)
+        sent.over()
+    records = [*sent.records, *flood.records]
+    load = f"{_LOW_RATE:g}/s and {spec.rate:.0f}/s"
+    served = by_status(flood.records)[ALLOWED] / site.seconds
+    note = f"CPU for about {capacity:.0f}/s; served {served:.0f}/s meanwhile"
+    return Result(load, records, sent.recovery_s, note=note)
+
+
+async def _cpu_s_per_request(system: System) -> float:
+    """Returns the CPU time of the replicas per request at a moderate load."""
+
+    def used_s() -> float:
+        return sum(cpu_s(replica.pids[0]) for replica in system.replicas)
+
+    before_s = used_s()
+    async with traffic(LoadSpec(system.front.host, system.front.port, RATE)) as more:
+        await asyncio.sleep(_MEASURED_S)
+    return (used_s() - before_s) / len(more.records)
+
+
+async def no_descriptors(site: Site) -> Result:
+    """Opens more connections to a replica than it has file descriptors for."""
+    if shutil.which("prlimit") is None:
+        raise NotPossibleError("needs prlimit (util-linux)")
+    wrapper = ("prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}", "--")
+    async with (
+        redis_server(site.folder) as store,
+        loaded(site, store.url, wrapper=wrapper) as (system, sent),
+    ):
+        first = system.replicas[0]
+        sent.begin()
+        async with _connections(first.address, 2 * DESCRIPTORS):
+            await asyncio.sleep(site.seconds)
+            exhausted = await _logs(system, "connections_exhausted")
+        sent.over()
+        available = await _logs(system, "connections_available")
+    broken = [
+        f"the log has no {event}"
+        for event, found in (("connections_exhausted", exhausted), ("connections_available", available))
+        if not found
+    ]
+    return result(sent, broken=broken)
+
+
+async def _logs(system: System, event: str) -> bool:
+    async def logged() -> bool:
+        return system.logged(event) > 0
+
+    with suppress(DrillError):
+        await until(logged, _LOGGED_S, f"{event} in a log")
+    return await logged()
+
+
+@asynccontextmanager
+async def _connections(address: TcpAddress, number: int) -> AsyncIterator[None]:
+    """Opens connections that send nothing, and closes them at the end of the block."""
+    async with AsyncExitStack() as stack:
+        for _ in range(number):
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(address.host, address.port)
+                stack.callback(writer.close)
+        yield
+
+
+DRILLS = [
+    Drill("overload", f"{FACTOR} times the load that the replicas can serve", overloaded, transports=BOTH),
+    Drill("connections", f"{CONNECTIONS} connections to Envoy", many_connections),
+    Drill(
+        "descriptors",
+        "EMFILE: a replica without free file descriptors",
+        no_descriptors,
+        transports=BOTH,
+    ),
+]
