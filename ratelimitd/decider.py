@@ -74,12 +74,14 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         access = access_by(settings)
         client = await stack.enter_async_context(open_client(access))
         link = _link(settings, access, pool_of(client).locate)
+        access.on_change(link.renew)
         pool_of(client).follow(lambda: link.opened)
         await stack.enter_async_context(watching_master(client, link))
         calls = StoreCalls()
         redis_limiter = traces.of_calls(
             RedisLimiter(await stack.enter_async_context(link)), access.url, lambda: link.peer
         )
+        await stack.enter_async_context(access.watched())
         batcher = await stack.enter_async_context(_batcher(settings, redis_limiter, calls))
         limiter = DenyCache(traces.of_takes(batcher))
         unreadable = UnreadableAddresses(settings.address_header)

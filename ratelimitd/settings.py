@@ -11,7 +11,6 @@ from ratelimitd.pydantic_text import reason_of
 from ratelimitd.service_links import is_service_link
 from ratelimitd.settings_table import (
     CONFIG_KEY,
-    EMBEDDED,
     MAX_BATCH,
     MAX_IN_FLIGHT,
     OFF,
@@ -19,6 +18,7 @@ from ratelimitd.settings_table import (
     Settings,
     env_name,
 )
+from ratelimitd.store_source import EMBEDDED
 from ratelimitd.tls_settings import tls_problems
 
 __all__ = [
@@ -46,7 +46,10 @@ EMPTY_MEANS_OFF = {"metrics_listen"}
 
 def environment(settings: Settings) -> dict[str, str]:
     """Returns the environment variables from which `load` makes these settings."""
-    return {env_name(name): str(value) for name, value in settings.model_dump(mode="json").items()}
+    found = {env_name(name): str(value) for name, value in settings.model_dump(mode="json").items()}
+    if settings.redis_url_file:
+        found[env_name("redis_url")] = ""  # its default would contradict the file
+    return found
 
 
 def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:
@@ -65,7 +68,9 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Setting
                 problems.append(f"unknown setting {variable}; {_suggestion(variable)}")
             elif value.strip() or name in EMPTY_MEANS_OFF:
                 given[name] = value.strip()
-    given |= {name: value.strip() for name, value in flags.items() if value is not None}
+    flagged = {name: value.strip() for name, value in flags.items() if value is not None}
+    problems += _two_urls(given, flagged)
+    given |= flagged
     try:
         settings = Settings.model_validate(given)
         problems += tls_problems(settings)
@@ -74,6 +79,19 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Setting
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
+
+
+def _two_urls(given: dict[str, Any], flagged: dict[str, str]) -> list[str]:
+    """Removes the variable that an option replaces: URL or file. Returns a problem if both are left."""
+    for name, other in (("redis_url", "redis_url_file"), ("redis_url_file", "redis_url")):
+        if flagged.get(name) and other not in flagged:
+            given.pop(other, None)
+    merged = given | flagged
+    if merged.get("redis_url") and merged.get("redis_url_file"):
+        return [
+            f"{env_name('redis_url')} and {env_name('redis_url_file')} are set; expected only one of them"
+        ]
+    return []
 
 
 def _suggestion(variable: str) -> str:
@@ -85,6 +103,8 @@ def _suggestion(variable: str) -> str:
 
 
 def _problem(given: Mapping[str, str], *, loc: tuple[str | int, ...], msg: str, **_: object) -> str:
+    if not loc:  # settings that contradict each other
+        return msg.removeprefix("Value error, ")
     name = str(loc[0])
     shown = "" if name in SECRET else f" is {given[name]!r}"
     return f"{env_name(name)}{shown}: {reason_of(msg)}"

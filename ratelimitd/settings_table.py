@@ -5,16 +5,17 @@ variables of OpenTelemetry are in telemetry/traces/variables.py.
 """
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ratelimitd.address import DEFAULT_LISTEN, Address, TcpAddress, UnixAddress, parse_address
 from ratelimitd.core.identity import HEADER_NAME, Source, Unreadable, ignore_unreadable, parse_sources
 from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.rate_text import per_second
-from ratelimitd.store_source import check_store_url
+from ratelimitd.secret_file import read_secret
+from ratelimitd.store_source import EMBEDDED, StoreSource, check_store_source, check_store_url
 from ratelimitd.whole_number import whole_number_in_text
 
 PREFIX = "RATELIMITD_"
@@ -33,9 +34,6 @@ MIN_LINES_PER_SECOND, MAX_LINES_PER_SECOND = per_second("1/day"), 1000
 
 OFF = "off"
 """The value of `metrics_listen` and `log_denials` that means the same as an empty one."""
-
-EMBEDDED = "embedded"
-"""The store URL that stands for the bundled Valkey, started as a child process."""
 
 
 def env_name(name: str) -> str:
@@ -79,8 +77,27 @@ class Settings(BaseModel):
     )
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
+        repr=False,
         description="URL of the store: redis://, rediss:// (TLS) or unix://, or `embedded` for a bundled "
         "Valkey.",
+    )
+    redis_url_file: str = Field(
+        "", description="File with the URL of the store, instead of `redis_url`. It is read at each connect."
+    )
+    redis_username: str = Field(
+        "", description="User of the store, if the URL names none. Empty: the default user."
+    )
+    redis_password_file: str = Field(
+        "", description="File with the password of the store's user. It is read at each connect."
+    )
+    redis_credentials: str = Field(
+        "",
+        description="MODULE:CLASS of a credential provider of redis-py, for example for IAM tokens, instead "
+        "of a user and a password.",
+    )
+    sentinel_username: str = Field("", description="User of the Sentinels, with `sentinel_password_file`.")
+    sentinel_password_file: str = Field(
+        "", description="File with the password of the Sentinels. It is read at each connect."
     )
     store_timeout_ms: int = Field(
         50, ge=1, le=10_000, description="How long a decision waits for the store, in milliseconds."
@@ -254,6 +271,25 @@ class Settings(BaseModel):
         check_store_url(value)
         return value
 
+    @field_validator("redis_url_file")
+    @classmethod
+    def _redis_url_file_holds_a_url(cls, value: str) -> str:
+        if value:
+            check_store_url(read_secret(value))
+        return value
+
+    @field_validator("redis_password_file", "sentinel_password_file")
+    @classmethod
+    def _file_holds_one_line(cls, value: str) -> str:
+        if value:
+            read_secret(value)
+        return value
+
+    @model_validator(mode="after")
+    def _settings_of_the_store_fit_together(self) -> Self:
+        check_store_source(self.store_source())
+        return self
+
     @field_validator("address_header")
     @classmethod
     def _address_header_is_a_header(cls, value: str) -> str:
@@ -282,6 +318,18 @@ class Settings(BaseModel):
     def store_timeout_s(self) -> float:
         """How long a decision waits for the store, in seconds."""
         return self.store_timeout_ms / 1000
+
+    def store_source(self) -> StoreSource:
+        """Returns where the URL and the credentials of the store come from."""
+        return StoreSource(
+            url="" if self.redis_url_file else self.redis_url,
+            url_file=self.redis_url_file,
+            username=self.redis_username,
+            password_file=self.redis_password_file,
+            provider=self.redis_credentials,
+            sentinel_username=self.sentinel_username,
+            sentinel_password_file=self.sentinel_password_file,
+        )
 
     def listen_address(self) -> Address:
         """Returns the address of the gRPC server."""

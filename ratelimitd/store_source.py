@@ -10,6 +10,16 @@ Pair = tuple[str] | tuple[str, str]
 """Arguments of AUTH: a password, or a user and a password."""
 
 
+EMBEDDED = "embedded"
+"""The store URL that stands for the bundled Valkey, started as a child process."""
+
+_USER = "RATELIMITD_REDIS_USERNAME"
+_FILE = "RATELIMITD_REDIS_PASSWORD_FILE"
+_PROVIDER = "RATELIMITD_REDIS_CREDENTIALS"
+_SENTINEL_USER = "RATELIMITD_SENTINEL_USERNAME"
+_SENTINEL_FILE = "RATELIMITD_SENTINEL_PASSWORD_FILE"
+
+
 class StoreSource(NamedTuple):
     """What the settings say about a store. An empty text is not set.
 
@@ -74,23 +84,58 @@ class ServerReader:
         others = {name: value for name, value in found.arguments.items() if not name.startswith("ssl_")}
         username, password = others.pop("username", ""), others.pop("password", None)
         credentials = None if password is None else _pair(username or self._source.username, password)
-        self._check(username, password)
+        _check_combination(self._source, found)
         self._topology = found.topology
         return Server(found._replace(arguments=others), credentials, tls)
 
-    def _check(self, username: str, password: str | None) -> None:
-        """Raises ValueError if the URL has what another setting has too."""
-        source = self._source
-        if password is not None and (source.password_file or source.provider):
-            other = "redis_password_file" if source.password_file else "redis_credentials"
-            raise ValueError(f"the URL has a password, and {other} is set as well; expected one of them")
-        if username and source.username:
-            raise ValueError("the URL has a user, and redis_username is set as well; expected one of them")
-        if source.username and password is None and not source.password_file:
+
+def check_store_source(source: StoreSource) -> None:
+    """Raises ValueError with a sentence for settings that contradict each other."""
+    if source.url.lower() == EMBEDDED:
+        if any(source[1:]):
             raise ValueError(
-                "redis_username is set without a password; expected redis_password_file too, or USER:@HOST "
-                "in the URL for a user without a password"
+                "an `embedded` store has no users; expected a URL, or no setting for credentials"
             )
+        return
+    _check_combination(
+        source, parse_store_url(read_secret(source.url_file) if source.url_file else source.url)
+    )
+
+
+def check_store_url(url: str) -> None:
+    """Raises ValueError, with a sentence, for a URL that cannot be used. It also loads the files for TLS."""
+    ServerReader(StoreSource(url=url)).read()
+
+
+def _check_combination(source: StoreSource, url: StoreUrl) -> None:
+    username, password = url.arguments.get("username"), url.arguments.get("password")
+    if source.provider and (source.password_file or source.username or password is not None):
+        raise ValueError(
+            f"{_PROVIDER} is set, so a user or a password in the URL, {_USER} and {_FILE} "
+            "would have no effect; expected only one of them"
+        )
+    if password is not None and source.password_file:
+        raise ValueError(f"the URL has a password, and {_FILE} is set; expected only one of them")
+    if username and source.username:
+        raise ValueError(f"the URL has a user, and {_USER} is set; expected only one of them")
+    if source.username and password is None and not source.password_file:
+        raise ValueError(
+            f"{_USER} is set without a password; expected {_FILE} as well, or USER:@HOST in the "
+            "URL for a user without a password"
+        )
+    _check_sentinel(source, url)
+
+
+def _check_sentinel(source: StoreSource, url: StoreUrl) -> None:
+    if source.sentinel_username and not source.sentinel_password_file:
+        raise ValueError(f"{_SENTINEL_USER} is set without {_SENTINEL_FILE}; expected both")
+    if source.sentinel_password_file and url.topology != "sentinel":
+        raise ValueError(f"{_SENTINEL_FILE} is set, but the URL does not name Sentinels")
+    if source.sentinel_password_file and "sentinel_password" in url.sentinel:
+        raise ValueError(
+            f"the URL has the option sentinel_password, and {_SENTINEL_FILE} is set; expected only "
+            "one of them"
+        )
 
 
 def pair_of_file(username: str, password_file: str) -> Pair | None:
@@ -104,8 +149,3 @@ def _pair(username: str, password: str) -> Pair:
 
 def _with_prefix(arguments: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name.startswith(prefix)}
-
-
-def check_store_url(url: str) -> None:
-    """Raises ValueError, with a sentence, for a URL that cannot be used. It also loads the files for TLS."""
-    ServerReader(StoreSource(url=url)).read()

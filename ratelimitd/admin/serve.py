@@ -77,6 +77,7 @@ async def serve_admin(settings: Settings) -> None:
         access = access_by(settings)
         await refuse_unsupported(access)
         client = await stack.enter_async_context(open_client(access))
+        await stack.enter_async_context(access.watched())
         await stack.enter_async_context(watching_master(client))
         app = admin_app(Control(client, settings), keys, settings, partial(check_service, tls=tls))
         config = uvicorn.Config(

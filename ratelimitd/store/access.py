@@ -1,21 +1,29 @@
 """How to reach a store now: its servers, credentials and TLS, which may change while the process runs.
 
-Each new connection reads the files that the settings name. If one cannot be used, a line in the log says so,
-and the last good value stays in use.
+Each new connection reads the files that the settings name, and `watched` reads them every second. If one
+cannot be used, a line in the log says so, and the last good value stays in use.
 """
 
+import asyncio
 import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from ratelimitd.errors import SettingsError
+from ratelimitd.process.background import background
 from ratelimitd.settings_table import Settings, env_name
 from ratelimitd.store.connections import TcpConnection, UnixConnection
 from ratelimitd.store.credentials import Credentials, Login
 from ratelimitd.store.last_good import LastGood
+from ratelimitd.store.provider import Provided
 from ratelimitd.store.reply_errors import CodedParser
 from ratelimitd.store_source import Pair, ServerReader, StoreSource, pair_of_file
 from ratelimitd.store_url import StoreUrl
@@ -32,44 +40,51 @@ _OF_ALL: dict[str, Any] = {
 
 _SHARED_WITH_SENTINELS = ("socket_connect_timeout", "socket_keepalive", "socket_timeout")
 
+INTERVAL_S = 1.0
+"""Time between two looks at the files."""
+
+Renew = Callable[[], Awaitable[None]]
+"""Replaces open connections. Raises RedisError or OSError if it cannot, and is then called again."""
+
 
 class StoreAccess:
     """The way to a store, for connections of all kinds.
 
     Args:
-        source: where the URL and the credentials come from. Raises ValueError if a file cannot be used.
+        source: where the URL and the credentials come from. Raises ValueError with a sentence if a file or a
+            class cannot be used.
     """
 
     def __init__(self, source: StoreSource) -> None:
+        self._source = source
         self._lock = threading.Lock()
-        url_setting = env_name("redis_url_file" if source.url_file else "redis_url")
-        self._server = LastGood(url_setting, ServerReader(source).read)
+        self._server = LastGood(
+            env_name("redis_url_file" if source.url_file else "redis_url"), ServerReader(source).read
+        )
         self._password = LastGood(
             env_name("redis_password_file"), lambda: pair_of_file(source.username, source.password_file)
         )
+        self._sentinel_password = LastGood(
+            env_name("sentinel_password_file"),
+            lambda: pair_of_file(source.sentinel_username, source.sentinel_password_file),
+        )
+        self._provided = Provided(source.provider) if source.provider else None
         self._credentials = Credentials(self._find)
+        self._sentinel_credentials = Credentials(self._find_sentinel)
         self._seen = self._state()
+        self._renewals: list[Renew] = []
         self.version = 0
         """The number of changes of the servers or the credentials. Connections that were made before a change
-        must be replaced."""
+        must be replaced. A new certificate is not a change."""
 
     @property
     def url(self) -> StoreUrl:
         """The URL in use, without credentials."""
         return self._server.value.url
 
-    def refresh(self) -> None:
-        """Reads the files again. Any thread may call it."""
-        if not self._lock.acquire(blocking=False):
-            return  # another thread reads them now
-        try:
-            self._server.refresh()
-            self._password.refresh()
-            if self._state() != self._seen:
-                self._seen = self._state()
-                self.version += 1
-        finally:
-            self._lock.release()
+    def on_change(self, renew: Renew) -> None:
+        """Calls a function after each change, while `watched` is open."""
+        self._renewals.append(renew)
 
     def arguments(self) -> dict[str, Any]:
         """Returns the class of a connection made now, as `connection_class`, and its arguments.
@@ -84,7 +99,7 @@ class StoreAccess:
         }
         if server.tls is not None:
             found["tls"] = server.tls
-        if self._pair() is not None:
+        if self._pair() or self._provided:
             found["credential_provider"] = Login(self._credentials)
         return found
 
@@ -96,22 +111,84 @@ class StoreAccess:
         self.refresh()
         server = self._server.value
         options = server.url.sentinel
-        found = {name: server.url.arguments.get(name) for name in _SHARED_WITH_SENTINELS} | _OF_ALL
-        found = {name: value for name, value in found.items() if value is not None}
+        arguments = server.url.arguments
+        found = _OF_ALL | {name: arguments[name] for name in _SHARED_WITH_SENTINELS if name in arguments}
         if server.tls is not None and options.get("sentinel_tls", True):
             found["tls"] = server.tls
-        if "sentinel_password" in options:
-            found |= {"username": options.get("sentinel_username"), "password": options["sentinel_password"]}
+        if self._sentinel_pair():
+            found["credential_provider"] = Login(self._sentinel_credentials)
         return found
+
+    def refresh(self) -> None:
+        """Reads the files again. Any thread may call it."""
+        if not self._lock.acquire(blocking=False):
+            return  # another thread reads them now
+        try:
+            for files in (self._server, self._password, self._sentinel_password):
+                files.refresh()
+            if self._state() != self._seen:
+                self._seen = self._state()
+                self.version += 1
+        finally:
+            self._lock.release()
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Looks at the files every second, and lets the functions of `on_change` replace connections."""
+        if not self._may_change():
+            yield
+            return
+        async with background(self._watch()):
+            yield
+
+    def _may_change(self) -> bool:
+        _, url_file, _, password_file, *_ = self._source
+        return bool(url_file or password_file or self._provided or self._server.value.tls)
+
+    async def _watch(self) -> None:
+        renewed, problem = 0, ""
+        log = structlog.get_logger("ratelimitd.store")
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            await asyncio.to_thread(self.refresh)
+            if self._provided is not None:
+                with suppress(RedisError):  # it is in the log, and it fails the next connection
+                    await self._provided.poll()
+                self.refresh()
+            version = self.version
+            if version == renewed:
+                continue
+            try:
+                await asyncio.gather(*(renew() for renew in self._renewals))
+            except (RedisError, OSError) as error:  # the connections in use stay until they end
+                if str(error) != problem:
+                    problem = str(error)
+                    log.warning("store_renewal_failed", reason=problem)
+            else:
+                renewed, problem = version, ""
+                log.info("store_renewed", server=str(self.url.nodes[0]) if self.url.nodes else "socket")
 
     def _pair(self) -> Pair | None:
         return self._password.value or self._server.value.credentials
 
+    def _sentinel_pair(self) -> Pair | None:
+        options = self.url.sentinel
+        password, username = options.get("sentinel_password"), options.get("sentinel_username")
+        of_url = password and ((username, password) if username else (password,))
+        return self._sentinel_password.value or of_url or None
+
     async def _find(self) -> Pair:
+        if self._provided is not None:
+            return await self._provided.find()
+        self.refresh()
         return self._pair() or ("",)
 
+    async def _find_sentinel(self) -> Pair:
+        self.refresh()
+        return self._sentinel_pair() or ("",)
+
     def _state(self) -> object:
-        return self.url, self._pair()
+        return self.url, self._pair(), self._provided and self._provided.generation
 
 
 Store = StoreAccess | str
@@ -124,8 +201,11 @@ def access_to(store: Store) -> StoreAccess:
 
 
 def access_by(settings: Settings) -> StoreAccess:
-    """Returns the way to the store of the settings. Raises ValueError."""
-    return StoreAccess(StoreSource(url=settings.redis_url))
+    """Returns the way to the store of the settings. Raises SettingsError."""
+    try:
+        return StoreAccess(settings.store_source())
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def make_connection(arguments: dict[str, Any]) -> AbstractConnection:

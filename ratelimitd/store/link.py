@@ -194,6 +194,28 @@ class Link:
             self._deadline.reschedule(asyncio.get_running_loop().time())
             self._deadline = None
 
+    async def renew(self) -> None:
+        """Replaces the open connection without failing a call: the new one is open before the old one closes.
+
+        Does nothing while no connection is open. Raises what `connect` raises, and TimeoutError; the old
+        connection is then still in use.
+        """
+        old_wire, old_connection = self._wire, self._connection
+        if old_wire is None or old_connection is None:
+            return
+        async with asyncio.timeout(self._attempt_s):
+            connection = await self._connect()
+        if self._wire is not old_wire:  # the old one ended meanwhile, and the link connects again by itself
+            await connection.close()
+            return
+        self._connection = connection
+        self._open(connection.transport)
+        try:
+            await old_wire.drain()
+        finally:
+            old_wire.end("the connection was replaced")
+            await old_connection.close()
+
     async def aclose(self) -> None:
         """Closes the connection for good. Calls in flight and all later calls fail."""
         self._state, self._reason = State.CLOSED, "the link is closed"

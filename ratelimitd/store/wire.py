@@ -93,6 +93,13 @@ class Wire(asyncio.Protocol):
         if not self._waiting and self._now_s() - self._quiet_since_s >= idle_s:
             self.send(_PING, _ignore)
 
+    async def drain(self) -> None:
+        """Waits until the calls so far have their replies. From now on, the end is not reported."""
+        self._on_end = _ignore_end
+        drained = asyncio.Event()
+        self.send(_PING, lambda _reply: drained.set())  # the replies arrive in the order of the calls
+        await drained.wait()
+
     def _check_silence(self) -> None:
         """Ends a connection that may be dead. All calls share one timer, so few calls have to set it."""
         self._silence_timer = None
@@ -146,6 +153,10 @@ class Wire(asyncio.Protocol):
         waiting, self._waiting = self._waiting, deque()
         for callback in waiting:
             callback(NotConnectedError(reason))
+
+
+def _ignore_end(reason: str, *, answered: bool) -> None:
+    """Does nothing at the end of a wire."""
 
 
 def _ignore(_reply: object) -> None:
