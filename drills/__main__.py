@@ -16,7 +16,15 @@ from tempfile import TemporaryDirectory
 from redis.exceptions import RedisError
 
 from bench.table import markdown, plain
-from drills import admin_faults, host_faults, isolation, load_faults, replica_faults, store_faults
+from drills import (
+    admin_faults,
+    host_faults,
+    isolation,
+    load_faults,
+    replica_faults,
+    sentinel_faults,
+    store_faults,
+)
 from drills.drill import Drill, Site
 from drills.errors import DrillError, NotPossibleError
 from drills.stores import redis_version
@@ -27,6 +35,7 @@ from ratelimitd.errors import RatelimitdError
 DRILLS: Sequence[Drill] = (
     *replica_faults.DRILLS,
     *store_faults.DRILLS,
+    *sentinel_faults.DRILLS,
     *load_faults.DRILLS,
     *host_faults.DRILLS,
     *admin_faults.DRILLS,

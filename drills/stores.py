@@ -17,6 +17,8 @@ from drills.signals import send_sigterm
 from ratelimitd.process.child import Child, child
 from ratelimitd.process.loopback import LOOPBACK, free_port
 
+_CONFIG = "redis.conf"
+
 IN_MEMORY = ("--save", "", "--appendonly", "no")
 ON_DISK = ("--save", "", "--appendonly", "yes", "--appendfsync", "everysec")
 
@@ -49,6 +51,7 @@ class RedisServer:
         host: the address that it binds, of loopback.
         program: the server's program.
         environ: its environment.
+        config: the text of its first configuration file, which a Sentinel rewrites; empty for none.
     """
 
     def __init__(
@@ -60,11 +63,13 @@ class RedisServer:
         host: str = LOOPBACK,
         program: str | None = None,
         environ: Mapping[str, str] | None = None,
+        config: str = "",
     ) -> None:
         self.host, self.port = host, port or free_port()
         self._folder = folder / f"redis-{host}-{self.port}"
         self._command = [
             program or redis_program(),
+            *([str(self._folder / _CONFIG)] if config else []),
             "--bind",
             host,
             "--port",
@@ -74,6 +79,7 @@ class RedisServer:
             *options,
         ]
         self._environ = os.environ if environ is None else environ
+        self._config = config
         self._life = AsyncExitStack()
         self._child: Child | None = None
 
@@ -84,7 +90,9 @@ class RedisServer:
 
     async def start(self) -> None:
         """Starts it, and returns once it answers."""
-        self._folder.mkdir(exist_ok=True)
+        if not self._folder.exists():
+            self._folder.mkdir()
+            (self._folder / _CONFIG).write_text(self._config)
         server = child("redis-server", self._command, self._folder / "log", self._environ, stop=send_sigterm)
         self._child = await self._life.enter_async_context(server)
         await self._child.until(self._answers)
