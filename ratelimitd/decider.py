@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 from ratelimitd import __version__
 from ratelimitd.core.decide import Decider
-from ratelimitd.core.ports import BatchLimiter, Decide
+from ratelimitd.core.ports import BatchLimiter, Decide, Limiter
 from ratelimitd.limiter.batcher import Batcher
-from ratelimitd.limiter.deny_cache import DenyCache
+from ratelimitd.limiter.deny_cache import DenyCache, monotonic_us
+from ratelimitd.limiter.leased_limiter import LeasedLimiter
+from ratelimitd.limiter.leased_takes import LeasePool
 from ratelimitd.limiter.redis_limiter import RedisLimiter, greeting
 from ratelimitd.process import descriptors
 from ratelimitd.rate_text import per_second
@@ -83,14 +85,14 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         )
         await stack.enter_async_context(access.watched())
         batcher = await stack.enter_async_context(_batcher(settings, redis_limiter, calls))
-        limiter = DenyCache(traces.of_takes(batcher))
+        limiter, forget = _limiter(traces.of_takes(batcher), batcher)
         unreadable = UnreadableAddresses(settings.address_header)
         policies = PolicyFollower(
             client,
             settings.config_key,
             replica,
-            on_change=limiter.clear,
-            on_reset=limiter.clear,
+            on_change=forget,
+            on_reset=forget,
             unreadable_addresses=lambda: unreadable.count,
         )
         await stack.enter_async_context(policies.following())
@@ -149,6 +151,17 @@ def _batcher(settings: Settings, limiter: BatchLimiter, calls: StoreCalls) -> Ba
         max_in_flight=settings.max_in_flight,
         calls=calls,
     )
+
+
+def _limiter(takes: Limiter, lender: Limiter) -> tuple[Limiter, Callable[[], None]]:
+    """Returns the limiter of decisions, and a function that drops what it knows of the buckets."""
+    denials, leases = DenyCache(takes), LeasePool(monotonic_us)
+
+    def forget() -> None:
+        denials.clear()
+        leases.clear()
+
+    return LeasedLimiter(denials, lender, leases), forget
 
 
 def _denial_logs(settings: Settings) -> Iterator[DenialLog]:

@@ -19,7 +19,7 @@ from ratelimitd.core.model import (
     new,
 )
 from ratelimitd.core.policy import Override, PolicySet, Route
-from ratelimitd.core.tiers import TierName
+from ratelimitd.core.tiers import TIERS, TierName
 
 ANY_API = "*"
 """The API of a request for which neither the policy nor the operator's route names one."""
@@ -144,6 +144,14 @@ def _on_store_error(
     return frozenset(policy.tiers[name].on_store_error for name, _ in enforced)
 
 
+def _leased(policy: PolicySet, enforced: list[TierLimit], shadow: list[TierLimit]) -> int | None:
+    """The index of the bucket whose tokens are leased, or None. Tiers that may be leased come first."""
+    for at, tiers in ((0, enforced), (len(enforced), shadow)):
+        if tiers and TIERS[tiers[0][0]].leasable and policy.tiers[tiers[0][0]].lease:
+            return at
+    return None
+
+
 def _find_rules(
     policy: PolicySet, layout: KeyLayout, api: str, route: Route | None, override: Override | None
 ) -> MatchedRules:
@@ -169,6 +177,7 @@ def _find_rules(
             MICRO if route is None else route.cost * MICRO,
             tuple([limit for _, limit in enforced]),
             tuple([limit for _, limit in shadow]),
+            _leased(policy, enforced, shadow),
         ),
         limits=tuple(enforced),
         shadow=tuple(shadow),

@@ -82,11 +82,14 @@ class Charge:
         cost: microtokens that are taken from each bucket.
         limits: of the buckets that can deny.
         shadow: of the buckets in shadow, which cannot deny.
+        leased: the index among the limits and those in shadow of the bucket whose tokens are leased, or None.
+            It is the first that can deny or the first in shadow.
     """
 
     cost: int
     limits: tuple[Limit, ...]
     shadow: tuple[Limit, ...] = ()
+    leased: int | None = None
 
 
 class TakeRequest(NamedTuple):

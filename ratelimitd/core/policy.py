@@ -20,11 +20,13 @@ class TierRule:
         limit: its limit, unless a route or an override has another.
         shadow: it counts what it would deny, and denies nothing.
         on_store_error: its reply when the store cannot decide; None leaves it to the setting.
+        lease: replicas lease tokens of its bucket, if its limit is large enough.
     """
 
     limit: Limit
     shadow: bool = False
     on_store_error: OnStoreError | None = None
+    lease: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

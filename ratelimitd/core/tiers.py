@@ -29,6 +29,8 @@ class Tier(NamedTuple):
             optional, and off unless a policy has a limit for it.
         route_may_limit: a route may have its own limit of this tier.
         override_may_limit: an override may have its own limit of this tier.
+        leasable: replicas may lease tokens of its bucket, because all requests share it and it has one limit.
+            Such a tier comes first.
     """
 
     name: TierName
@@ -38,6 +40,7 @@ class Tier(NamedTuple):
     required: bool
     route_may_limit: bool
     override_may_limit: bool
+    leasable: bool = False
 
 
 TIERS = {
@@ -51,6 +54,7 @@ TIERS = {
             required=True,
             route_may_limit=False,
             override_may_limit=False,
+            leasable=True,
         ),
         Tier(
             TierName.USER,

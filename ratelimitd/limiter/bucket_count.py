@@ -5,7 +5,7 @@ sent. It holds at least the tokens counted plus the refill since the answer was 
 have spent since (docs/adr/0019-a-local-wait-is-enough.md):
 
 - nothing while the bucket, or a wider one of the same count, has less than a token: costs are whole tokens,
-  and every request that spends from a bucket also spends from the wider ones;
+  and every request that spends from a bucket also spends from the wider ones, unless they are leased;
 - otherwise an amount that no store can take in that time.
 
 All this needs limits that stay equal, a local clock that runs as fast as the store's, and buckets without a
@@ -76,10 +76,13 @@ def counts_of(
     request: TakeRequest, denial: Outcome, sent_us: int, received_us: int
 ) -> Iterator[tuple[str, BucketCount]]:
     """The counts in a denial by the store, by key, from the widest bucket to the narrowest."""
-    unspent_until_us = sent_us
+    charge, keys, _ = request
+    wider_until_us = sent_us
     # The keys of buckets in shadow, at the end, have no tokens here.
-    for key, limit, tokens in zip(request.keys, request.charge.limits, denial.tokens, strict=False):
+    for at, (key, limit, tokens) in enumerate(zip(keys, charge.limits, denial.tokens, strict=False)):
         if tokens is not None:
             refills_us = wait_us(SMALLEST_COST - ROUNDING - tokens, limit.refill_rate)
-            unspent_until_us = max(unspent_until_us, sent_us + refills_us)
+            unspent_until_us = max(wider_until_us, sent_us + refills_us)
             yield key, BucketCount(limit, tokens, sent_us, received_us, unspent_until_us)
+            if at != charge.leased:  # leased tokens pay for requests while their bucket is empty
+                wider_until_us = unspent_until_us

@@ -9,7 +9,7 @@ from ratelimitd.core.routes import RouteTable
 from ratelimitd.core.tiers import TierName
 from ratelimitd.policy.field_types import key_of_address
 from ratelimitd.policy.flat_form import Policy, full_form
-from ratelimitd.policy.limits import LimitEntry, LimitingPart, TierEntry
+from ratelimitd.policy.limits import LeasableTierEntry, LimitEntry, LimitingPart, TierEntry
 from ratelimitd.policy.overrides import OverrideEntry
 from ratelimitd.policy.routes import RouteEntry
 
@@ -48,7 +48,8 @@ def _on_store_error(text: str | None) -> OnStoreError | None:
 
 
 def _tier(entry: TierEntry) -> TierRule:
-    return TierRule(_limit(entry), entry.shadow, _on_store_error(entry.on_store_error))
+    lease = isinstance(entry, LeasableTierEntry) and entry.lease == "auto"
+    return TierRule(_limit(entry), entry.shadow, _on_store_error(entry.on_store_error), lease)
 
 
 def _route(at: int, entry: RouteEntry) -> Route:

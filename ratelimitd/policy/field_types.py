@@ -133,3 +133,14 @@ Value = Annotated[Text, AfterValidator(_value)]
 """The value of a header or of a context key."""
 
 StoreAnswer = Literal["deny", "allow", "envoy"]
+
+
+def _off_is_text(value: Any) -> Any:
+    return "off" if value is False else value
+
+
+Lease = Annotated[
+    Literal["auto", "off"],
+    BeforeValidator(_off_is_text, json_schema_input_type=Literal["auto", "off", False]),
+]
+"""Whether tokens are leased. YAML reads a bare `off` as false."""

@@ -5,7 +5,7 @@ from typing import Any
 from ratelimitd.core.tiers import TIERS
 from ratelimitd.policy.document import PolicyDocument
 from ratelimitd.policy.field_types import Capacity, Rate
-from ratelimitd.policy.limits import with_fields
+from ratelimitd.policy.limits import LeasableTierEntry, with_fields
 from ratelimitd.policy.part import Part
 
 FLAT_TIERS = tuple(name for name, tier in TIERS.items() if tier.required)
@@ -67,4 +67,5 @@ def not_flat(policy: Policy) -> list[str]:
         else:
             present[f"tiers.{name}.shadow"] = tier.shadow
             present[f"tiers.{name}.on_store_error"] = tier.on_store_error
+            present[f"tiers.{name}.lease"] = isinstance(tier, LeasableTierEntry) and tier.lease == "auto"
     return [path for path, value in present.items() if value]

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
-from ratelimitd.core.tiers import TIERS, TierName
-from ratelimitd.policy.field_types import Capacity, Maybe, Rate, RateText, StoreAnswer
+from ratelimitd.core.tiers import TIERS, Tier, TierName
+from ratelimitd.policy.field_types import Capacity, Lease, Maybe, Rate, RateText, StoreAnswer
 from ratelimitd.policy.part import ONE_REQUIRED, Part
 from ratelimitd.rate_text import per_second
 
@@ -76,6 +76,16 @@ class TierEntry(LimitEntry):
     )
 
 
+class LeasableTierEntry(TierEntry):
+    """The limit of a tier whose tokens replicas may lease."""
+
+    lease: Lease = Field(
+        default="off",
+        description="With auto, replicas take many of its tokens at once and spend them within half a "
+        "second. In a Redis Cluster they always do.",
+    )
+
+
 def _off(value: Any) -> Any:
     if value is False or value == "off":
         return None
@@ -84,17 +94,14 @@ def _off(value: Any) -> Any:
     return value
 
 
-MaybeOff = Annotated[
-    TierEntry | None, BeforeValidator(_off, json_schema_input_type=TierEntry | Literal["off", False])
-]
+def _tier_field(tier: Tier) -> tuple[Any, Any]:
+    entry = LeasableTierEntry if tier.leasable else TierEntry
+    off = BeforeValidator(_off, json_schema_input_type=entry | Literal["off", False])
+    description = f"{tier.meaning}."
+    return Annotated[entry | None, off], Field(... if tier.required else None, description=description)
 
 
-@with_fields(
-    {
-        tier.name.value: (MaybeOff, Field(... if tier.required else None, description=f"{tier.meaning}."))
-        for tier in TIERS.values()
-    }
-)
+@with_fields({tier.name.value: _tier_field(tier) for tier in TIERS.values()})
 class TiersEntry(Part):
     """The buckets that a request takes tokens from. Each is a limit, or off."""
 

@@ -69,7 +69,7 @@ def _tiers(tiers: TiersEntry) -> dict[str, Any]:
 
 
 def _limit(limit: LimitEntry) -> _Flow:
-    names = [name for name in ("shadow", "on_store_error") if name in type(limit).model_fields]
+    names = [name for name in ("shadow", "on_store_error", "lease") if name in type(limit).model_fields]
     return _Flow(capacity=limit.capacity, **_rate(limit.tokens_per_s), **_not_default(limit, *names))
 
 

@@ -63,7 +63,10 @@ def limits(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]
     return st.builds(lambda one, other: one | other, capacity, rate)
 
 
-TIER = limits(shadow=st.booleans(), on_store_error=ANSWERS) | st.sampled_from(["off", False])
+OFF = st.sampled_from(["off", False])
+TIER = limits(shadow=st.booleans(), on_store_error=ANSWERS) | OFF
+LEASES = st.sampled_from(["auto", "off", False])
+GLOBAL_TIER = limits(shadow=st.booleans(), on_store_error=ANSWERS, lease=LEASES) | OFF
 ROUTE = st.fixed_dictionaries(
     {"path": PATTERNS},
     optional={
@@ -91,7 +94,7 @@ OVERRIDES = some_of(
     ),
 )
 DOCUMENTS = st.fixed_dictionaries(
-    {"tiers": st.fixed_dictionaries({"global": TIER, "user": TIER, "user_api": TIER})},
+    {"tiers": st.fixed_dictionaries({"global": GLOBAL_TIER, "user": TIER, "user_api": TIER})},
     optional={"shadow": st.booleans(), "routes": st.lists(ROUTE, max_size=5), "overrides": OVERRIDES},
 )
 """Policies in the full form as plain data. A route may cost more than a bucket holds."""

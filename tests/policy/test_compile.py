@@ -19,10 +19,11 @@ LIMIT = {"capacity": 7, "rate": "30/min"}
 
 def test_tiers_keep_their_limits_and_answers_and_tiers_off_are_absent() -> None:
     user = {"capacity": 5, "rate": "300/min", "shadow": True, "on_store_error": "allow"}
-    made = policy_set(full(tiers={"user_api": "off", "user": user, "global": TIERS["global"]}), "name")
+    leased = TIERS["global"] | {"lease": "auto"}
+    made = policy_set(full(tiers={"user_api": "off", "user": user, "global": leased}), "name")
     assert made.digest == "name"
     assert {name: asdict(rule) for name, rule in made.tiers.items()} == {
-        TierName.GLOBAL: asdict(TierRule(Limit(500, 50.0))),
+        TierName.GLOBAL: asdict(TierRule(Limit(500, 50.0), lease=True)),
         TierName.USER: asdict(TierRule(Limit(5, 5.0), shadow=True, on_store_error=OnStoreError.ALLOW)),
     }
     assert [*made.tiers] == [TierName.GLOBAL, TierName.USER]

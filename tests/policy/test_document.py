@@ -71,6 +71,14 @@ def with_overrides(**overrides: Any) -> dict[str, Any]:
             "tiers.user.on_store_error: must be 'deny', 'allow' or 'envoy', got '503'",
         ),
         (
+            document(tiers={"global": {**LIMIT, "lease": "on"}}),
+            "tiers.global.lease: must be 'auto' or 'off', got 'on'",
+        ),
+        (
+            with_tier(**LIMIT, lease="auto"),
+            "tiers.user.lease: unknown key; the keys are capacity, refill_rate, rate, shadow, on_store_error",
+        ),
+        (
             with_tier(**LIMIT, burst=5),
             "tiers.user.burst: unknown key; the keys are capacity, refill_rate, rate, shadow, on_store",
         ),

@@ -341,7 +341,7 @@ def _calls(text: str) -> int:
 
 NORMAL = """\
 tiers:
-  global: {capacity: 500, refill_rate: 50}
+  global: {capacity: 500, refill_rate: 50, lease: auto}
   user: {capacity: 100, rate: 100/min, shadow: true}
   user_api: off
 routes:
@@ -396,7 +396,7 @@ def test_policies_with_the_same_meaning_have_the_same_normal_text() -> None:
         tiers={
             "user_api": False,
             "user": {"capacity": 100, "refill_rate": 100 / 60, "shadow": True},
-            "global": {"capacity": 500, "refill_rate": 50.0},
+            "global": {"lease": "auto", "capacity": 500, "refill_rate": 50.0},
         },
     )
     assert normal_text(policy) == NORMAL

@@ -1,0 +1,102 @@
+"""Tests that leases keep the law of a bucket, over replicas and a store that hypothesis drives."""
+
+import asyncio
+from collections.abc import Sequence
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimitd.core.model import MICRO, Limit
+from tests.limiter.leased_replicas import Call, Replica, World
+
+Step = tuple[int, str, int, int]
+"""Tenths of the time of a lease since the last step, the action, its replica, and a number for the action."""
+
+REPLICAS = 3
+CLOCK_RATES = (Fraction(1), Fraction("0.995"), Fraction("1.005"))
+LIMITS = (Limit(64, 200.0), Limit(64, 1600.0), Limit(128, 100.0), Limit(3, 50.0), Limit(64, 0.5))
+USERS = (None, Limit(1000, 1000.0), Limit(2, 1.0))
+
+ACTIONS = ["warm"] * 6 + ["burst"] * 6 + ["ask", "call", "decide", "answer", "lose", "die", "limit", "clock"]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from([0, 1, 5, 8, 9, 9, 9, 10, 11, 50, 50, 50]),
+        st.sampled_from(ACTIONS),
+        st.integers(0, REPLICAS - 1),
+        st.integers(1, 12),
+    ),
+    min_size=10,
+    max_size=30,
+)
+
+
+async def settle() -> None:
+    """Lets all tasks go on until they wait for the store."""
+    for _ in range(6):
+        await asyncio.sleep(0)
+
+
+async def call(world: World) -> None:
+    """Lets the store decide all calls, and delivers the outcomes, until nobody waits."""
+    await settle()
+    while world.sent or world.decided:
+        for one in world.sent.copy():
+            world.decide(one)
+        for one in world.decided.copy():
+            world.answer(one)
+        await settle()
+
+
+def act(world: World, replica: Replica, action: str, number: int) -> None:
+    """Takes one step; `number` counts calls or requests, or chooses a limit or a step of the clock."""
+    match action:
+        case "ask":
+            for _ in range(number):
+                replica.begin(MICRO * (1 + number % 3 // 2), USERS[number % len(USERS)])
+        case "decide":
+            list(map(world.decide, world.sent[:number]))
+        case "answer":
+            list(map(world.answer, world.decided[:number]))
+        case "lose":
+            list(map(Call.lose, world.sent[:number] + world.decided[:number]))
+        case "die":
+            replica.die()
+        case "limit":
+            replica.limit = LIMITS[number % len(LIMITS)]
+        case "clock":
+            world.clocks.step((number - 6) * 5 * MICRO)
+
+
+async def broken_law(steps: Sequence[Step], limit: Limit, *, split: bool) -> str:
+    """Returns what `World.broken_law` finds after these steps."""
+    world = World()
+    replicas = [Replica(world, limit, split=split, rate=rate) for rate in CLOCK_RATES]
+    tenth_us = min(50_000, int(limit.capacity / 40 * MICRO / limit.refill_rate))
+    for tenths, action, at, number in steps:
+        world.clocks.now_us += tenths * tenth_us
+        if action == "warm":  # enough requests, one after another, for leases of several tokens
+            for _ in range(number):
+                act(world, replicas[at], "ask", 1)
+                await call(world)
+        elif action == "burst":
+            for replica in replicas:
+                act(world, replica, "ask", 5 * number)
+            await call(world)
+        elif action == "call":
+            await call(world)
+        else:
+            act(world, replicas[at], action, number)
+            await settle()
+    await call(world)
+    return world.broken_law(replicas[0].limit)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@given(steps=STEPS, limit=st.sampled_from(LIMITS))
+def test_no_window_admits_more_than_capacity_plus_refill(
+    *, split: bool, steps: list[Step], limit: Limit
+) -> None:
+    """The steps delay and lose calls, end replicas, change limits, and step the store's clock."""
+    assert not asyncio.run(broken_law(steps, limit, split=split))
