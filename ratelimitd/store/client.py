@@ -18,6 +18,7 @@ from ratelimitd.store.fresh_pool import FreshPool
 from ratelimitd.store.link import Connect, Connection
 from ratelimitd.store.reply_errors import UnsupportedStoreError, name_command
 from ratelimitd.store.sentinel import locating
+from ratelimitd.store.tls_problem import tls_problem
 from ratelimitd.store_url import Node
 
 MAX_CONNECTIONS = 4
@@ -87,6 +88,7 @@ def new_connection(store: Store, locate: Locate | None = None) -> AbstractConnec
 async def refuse_unsupported(store: Store) -> None:
     """Raises StoreError if a cluster, a Sentinel, or a server without the URL's database answers.
 
+    It raises StoreError as well if TLS cannot work, for example because the certificate has another name.
     Any other failure is not an error here, because the store may start later than its users.
     """
     access = access_to(store)
@@ -97,8 +99,10 @@ async def refuse_unsupported(store: Store) -> None:
                 await connection.connect()  # type: ignore[no-untyped-call] # it is untyped
         except (UnsupportedStoreError, ResponseError) as error:  # of all commands only SELECT may fail so
             raise StoreError(f"the store cannot be used: {error}") from error
-        except (RedisError, OSError, TimeoutError):
-            pass
+        except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+            await connection.disconnect(nowait=True)
+            if problem := await tls_problem(connection, error):
+                raise StoreError(f"the store cannot be used: {problem}") from error
         finally:
             await connection.disconnect(nowait=True)
 

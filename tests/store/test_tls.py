@@ -8,8 +8,9 @@ import pytest_asyncio
 
 from ratelimitd.errors import StoreError
 from ratelimitd.process.loopback import free_port
-from ratelimitd.store.client import connector, open_client, store_errors
+from ratelimitd.store.client import connector, open_client, refuse_unsupported, store_errors
 from ratelimitd.store.link import Link
+from tests.authority import Authority
 from tests.redis_server import redis_server
 from tests.self_signed import make_certificate
 from tests.store.server import execute
@@ -45,6 +46,7 @@ def options(folder: Path, *others: str) -> str:
         (NAME, ["ssl_ca_certs={}/cert.pem", "ssl_min_version=TLSv1.3"]),
         ("127.0.0.1", ["ssl_ca_certs={}/cert.pem", "ssl_check_hostname=false"]),
         ("127.0.0.1", ["ssl_cert_reqs=none"]),
+        ("127.0.0.1", [f"ssl_server_name={NAME}", "ssl_ca_certs={}/cert.pem"]),
     ],
 )
 async def test_the_options_for_tls_work(host: str, others: list[str], port: int, folder: Path) -> None:
@@ -61,6 +63,7 @@ async def test_the_options_for_tls_work(host: str, others: list[str], port: int,
         (NAME, [], "CERTIFICATE_VERIFY_FAILED.*self-signed"),
         (NAME, ["ssl_cert_reqs=optional"], "CERTIFICATE_VERIFY_FAILED.*self-signed"),
         ("127.0.0.1", ["ssl_ca_certs={}/cert.pem"], "IP address mismatch"),
+        (NAME, ["ssl_ca_certs={}/cert.pem", "ssl_server_name=other"], "Hostname mismatch"),
     ],
 )
 async def test_a_certificate_that_is_not_valid_is_refused(
@@ -69,3 +72,75 @@ async def test_a_certificate_that_is_not_valid_is_refused(
     async with open_client(f"rediss://{host}:{port}{options(folder, *others)}".format(folder)) as client:
         with pytest.raises(StoreError, match=f"connecting to {host}:{port}.*{reason}"), store_errors():
             await client.ping()
+
+
+async def refusal(url: str) -> str:
+    """Returns the sentence with which a start refuses a URL."""
+    with pytest.raises(StoreError) as refused:
+        await refuse_unsupported(url)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "query", "reason"),
+    [
+        (
+            "127.0.0.1",
+            "{client}&ssl_ca_certs={own}",
+            "the certificate of {server} is not valid for 127.0.0.1; ",
+        ),
+        (
+            NAME,
+            "{client}&ssl_ca_certs={own}&ssl_server_name=x",
+            "the certificate of {server} is not valid for x; ",
+        ),
+        (
+            NAME,
+            "{client}",
+            "the certificate of {server} is signed by an unknown CA (self-signed certificate); ",
+        ),
+        (NAME, "ssl_ca_certs={own}", "{server} requires a certificate of the client; expected ssl_certfile"),
+        (
+            NAME,
+            "ssl_ca_certs={own}&ssl_certfile={other}/cert.pem&ssl_keyfile={other}/key.pem",
+            "{server} refused the TLS handshake, perhaps for the client's certificate: unknown ca",
+        ),
+    ],
+)
+async def test_a_start_says_what_is_wrong_with_a_certificate(
+    host: str, query: str, reason: str, port: int, folder: Path
+) -> None:
+    other = folder / "other"
+    if not other.exists():
+        other.mkdir()
+        make_certificate(other, "other")
+    client = options(folder).removeprefix("?")
+    query = query.format(client=client, own=folder / "cert.pem", other=other)
+    sentence = await refusal(f"rediss://{host}:{port}?{query}")
+    assert sentence.startswith("the store cannot be used: " + reason.format(server=f"{host}:{port}"))
+
+
+async def test_a_start_says_that_a_certificate_has_expired(tmp_path: Path) -> None:
+    expired = Authority(tmp_path, "ca").issue(NAME, days=-1)
+    port = free_port()
+    tls = ("--tls-port", str(port), "--tls-cert-file", expired.certificate, "--tls-key-file", expired.key)
+    async with redis_server(*tls, "--tls-ca-cert-file", expired.ca, "--tls-auth-clients", "no"):
+        sentence = await refusal(f"rediss://{NAME}:{port}?ssl_ca_certs={expired.ca}")
+    assert sentence == f"the store cannot be used: the certificate of {NAME}:{port} has expired"
+
+
+async def test_a_start_says_which_side_lacks_tls(port: int) -> None:
+    assert await refusal(f"redis://{NAME}:{port}") == (
+        f"the store cannot be used: {NAME}:{port} uses TLS; "
+        "expected a URL that begins with rediss instead of redis"
+    )
+    async with redis_server() as (plain, _):
+        assert await refusal(f"rediss://{plain}") == (
+            f"the store cannot be used: {plain} does not use TLS; "
+            "expected a URL that begins with redis instead of rediss"
+        )
+
+
+async def test_a_start_does_not_wait_for_a_store_that_is_down() -> None:
+    for scheme in ("redis", "rediss"):
+        await refuse_unsupported(f"{scheme}://127.0.0.1:{free_port()}")
