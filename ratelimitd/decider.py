@@ -21,6 +21,7 @@ from ratelimitd.limiter.deny_cache import DenyCache, monotonic_us
 from ratelimitd.limiter.leased_limiter import LeasedLimiter
 from ratelimitd.limiter.leased_takes import LeasePool
 from ratelimitd.limiter.redis_limiter import RedisLimiter, greeting
+from ratelimitd.limiter.replica_share import ReplicaShare
 from ratelimitd.process import descriptors
 from ratelimitd.rate_text import per_second
 from ratelimitd.rollout.follower import PolicyFollower
@@ -44,6 +45,9 @@ from ratelimitd.usage.global_bucket import GlobalBucket
 from ratelimitd.usage.report import UsageReport
 from ratelimitd.usage.sample import Sampler
 from ratelimitd.usage.top_publisher import counting_users
+
+SILENCE_AFTER_DEADLINE_S = 0.5
+"""How much longer than a decision waits the store may be silent before its connection is closed."""
 
 GC_THRESHOLD = 50_000
 """Objects created between two runs of the garbage collector: as many as some thousand decisions hold."""
@@ -114,6 +118,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
             sources=settings.sources(on_unreadable=unreadable),
             layout=settings.key_layout,
             on_store_error=settings.on_store_error,
+            local=ReplicaShare(lambda: policies.live_replicas),
             observers=(policies.shadow_counts, counts, *denials, *user_counts),
             on_observer_error=ObserverErrorLog(),
             now_ns=time.perf_counter_ns,
@@ -128,6 +133,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
                 policies=policies,
                 revision=lambda: policies.number,
                 shadow_denied=lambda: policies.shadow_counts.totals,
+                live_replicas=lambda: policies.live_replicas,
                 global_bucket=bucket.tokens,
             )
         )
@@ -137,9 +143,10 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
 def _link(settings: Settings, access: StoreAccess, locate: Locate | None) -> Link:
     """Returns the connection of the decisions. `locate` finds the store at each connect.
 
-    A call to the store may take longer than its decisions wait, because it may have to connect first.
+    A call to the store may take longer than its decisions wait, because it may have to connect first. Their
+    deadline comes before the end of the connection, so that they notice that the store is silent.
     """
-    silence_s = max(SILENCE_S, settings.store_timeout_s)
+    silence_s = max(SILENCE_S, settings.store_timeout_s + SILENCE_AFTER_DEADLINE_S)
     return Link(connector(access, locate), greeting=greeting(), silence_s=silence_s)
 
 

@@ -115,7 +115,8 @@ class Settings(BaseModel):
     on_store_error: OnStoreError = Field(
         OnStoreError.DENY,
         description="Response when the store cannot decide: `deny` answers 503, `allow` lets the request "
-        "through, `envoy` answers 503 unless Envoy's failure_mode_allow is true.",
+        "through, `envoy` answers 503 unless Envoy's failure_mode_allow is true, `local` decides from memory "
+        "with the replica's share of every limit.",
     )
     identity: str = Field(
         "header:x-user-id,address",

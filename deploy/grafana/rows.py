@@ -40,13 +40,19 @@ def decisions() -> list[Panel]:
     locally = {
         "all decisions": share('source="local"'),
         "denials": share(f'{DENIED}, source="local"', of=DENIED),
+        "during an outage": share('source="degraded"'),
     }
     text = "Decisions per second. Undecided: the store gave no outcome."
     return [
         lines("Decisions by outcome", "reqps", text, {"{{outcome}}": by_outcome}, stacked=True),
         lines("Denied by tier", "percentunit", "Part of all decisions.", {"{{tier}}": by_tier}),
         lines("Decisions by API", "reqps", "The ten busiest APIs.", {"{{api}}": by_api}),
-        lines("Decided locally", "percentunit", "Part that a replica decided without the store.", locally),
+        lines(
+            "Decided locally",
+            "percentunit",
+            "Part that a replica decided without the store. During an outage: from its share of the limits.",
+            locally,
+        ),
     ]
 
 

@@ -12,13 +12,13 @@ from ratelimitd.core.identity import Source, identify
 from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.match import DRY_RUN_CONTEXT, Matcher
 from ratelimitd.core.model import OnStoreError, Request, Verdict, new
-from ratelimitd.core.ports import Limiter, Observer, Policies
+from ratelimitd.core.ports import Limiter, LocalLimiter, Observer, Policies
 from ratelimitd.errors import StoreError
 
 # Reading a member of an enum takes 0.16 us on Python 3.11, and every decision needs one of these.
 _ALLOWED, _DENIED = Verdict.ALLOWED, Verdict.DENIED
 
-_STRICTEST_FIRST = (OnStoreError.DENY, OnStoreError.ENVOY, OnStoreError.ALLOW)
+_STRICTEST_FIRST = (OnStoreError.DENY, OnStoreError.ENVOY, OnStoreError.LOCAL, OnStoreError.ALLOW)
 
 
 class Decider:
@@ -30,6 +30,8 @@ class Decider:
         sources: sources of a request's identity, in order of preference.
         layout: how the keys of buckets are built.
         on_store_error: the reply when the store cannot decide and the policy names none.
+        local: decides when that reply is `local`. Without it, and before any policy could be read, `deny`
+            takes its place.
         observers: see every decision.
         on_observer_error: called with the observer and its error when one fails.
         now_ns: a monotonic clock in nanoseconds, for Decision.started_ns.
@@ -43,6 +45,7 @@ class Decider:
         sources: Sequence[Source],
         layout: KeyLayout,
         on_store_error: OnStoreError,
+        local: LocalLimiter | None = None,
         observers: Sequence[Observer] = (),
         on_observer_error: Callable[[Observer, Exception], None] = lambda _observer, _error: None,
         now_ns: Callable[[], int] = lambda: 0,
@@ -52,6 +55,7 @@ class Decider:
         self._sources = sources
         self._layout = layout
         self._on_store_error = on_store_error
+        self._local = local
         self._observers = tuple(observers)
         self._on_observer_error = on_observer_error
         self._now_ns = now_ns
@@ -65,7 +69,7 @@ class Decider:
         try:
             policy = self._policies.current()
         except StoreError:
-            reply = self._on_store_error
+            reply = self._without_local(self._on_store_error)
             return self._observed(
                 Decision(
                     Verdict.UNDECIDED,
@@ -95,20 +99,24 @@ class Decider:
             outcome = await self._limiter.take(take_request)
         except StoreError:
             reply = self._strictest(rules.on_store_error)
-            return self._observed(
-                Decision(
-                    Verdict.UNDECIDED,
-                    request,
-                    identity,
-                    digest,
-                    rules,
-                    None,
-                    None,
-                    reply,
-                    dry_run,
-                    started_ns,
+            if reply is not OnStoreError.LOCAL or self._local is None:
+                reply = self._without_local(reply)
+                return self._observed(
+                    Decision(
+                        Verdict.UNDECIDED,
+                        request,
+                        identity,
+                        digest,
+                        rules,
+                        None,
+                        None,
+                        reply,
+                        dry_run,
+                        started_ns,
+                    )
                 )
-            )
+            rules = self._local.rules(rules)
+            outcome = self._local.take(take_request._replace(charge=rules.charge))
         if outcome.allowed:
             verdict, shadow = _ALLOWED, denying_shadow(policy, rules, outcome)
         else:
@@ -128,6 +136,10 @@ class Decider:
             except Exception as error:  # noqa: BLE001 - whatever it is, the decision stands
                 self._on_observer_error(observer, error)
         return decision
+
+    def _without_local(self, reply: OnStoreError) -> OnStoreError:
+        """The reply where nothing can decide locally."""
+        return OnStoreError.DENY if reply is OnStoreError.LOCAL else reply
 
     def _strictest(self, replies: Collection[OnStoreError | None]) -> OnStoreError:
         """The strictest of these replies; the request goes on when none of its tiers can deny."""

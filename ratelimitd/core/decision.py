@@ -1,9 +1,13 @@
 """The decision about one request, as a value: `core/decide.py` makes it, observers see it."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ratelimitd.core.match import MatchedRules
 from ratelimitd.core.model import Identity, OnStoreError, Outcome, Request, Verdict
+
+Source = Literal["store", "local", "degraded"]
+"""What makes a decision: the store; the replica alone, because it knows the outcome or no bucket takes part;
+or the replica from its share of the limits, because the store cannot decide."""
 
 
 class Decision(NamedTuple):
@@ -33,3 +37,12 @@ class Decision(NamedTuple):
     on_store_error: OnStoreError | None = None
     dry_run: bool = False
     started_ns: int = 0
+
+    @property
+    def source(self) -> Source:
+        """What made the decision."""
+        if self.rules is not None and self.rules.degraded:
+            return "degraded"
+        if self.outcome is None:
+            return "store" if self.verdict is Verdict.UNDECIDED else "local"
+        return "local" if self.outcome.local else "store"

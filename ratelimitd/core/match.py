@@ -59,6 +59,7 @@ class MatchedRules:
         keys: the keys of these tiers' buckets, those in shadow last.
         on_store_error: the replies when the store cannot decide: the route's, else that of each tier that can
             deny. None among them stands for the setting's.
+        degraded: the limits are a replica's share, because the store cannot decide.
     """
 
     route: Route | None
@@ -72,6 +73,7 @@ class MatchedRules:
     shadow: tuple[TierLimit, ...] = ()
     keys: tuple[KeyTemplate, ...] = ()
     on_store_error: frozenset[OnStoreError | None] = frozenset()
+    degraded: bool = False
 
     @property
     def verdict_without_buckets(self) -> Verdict:

@@ -142,6 +142,9 @@ class OnStoreError(StrEnum):
     ENVOY = "envoy"
     """503, unless Envoy's `failure_mode_allow` lets the request go on."""
 
+    LOCAL = "local"
+    """The replica decides from memory, with its share of every limit."""
+
 
 class Verdict(StrEnum):
     """The five ways to decide a request."""

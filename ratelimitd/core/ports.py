@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from ratelimitd.core.decision import Decision
+from ratelimitd.core.match import MatchedRules
 from ratelimitd.core.model import Outcome, Request, TakeRequest
 from ratelimitd.core.policy import PolicySet
 
@@ -16,6 +17,18 @@ class Limiter(Protocol):
 
     def take(self, request: TakeRequest) -> Awaitable[Outcome]:
         """The outcome. Raises StoreError when there is none; tokens may have been taken all the same."""
+        ...
+
+
+class LocalLimiter(Protocol):
+    """Takes tokens from memory, at once, while the store cannot decide."""
+
+    def rules(self, rules: MatchedRules) -> MatchedRules:
+        """The rules with the limits that hold in memory."""
+        ...
+
+    def take(self, request: TakeRequest) -> Outcome:
+        """The outcome for a request with the charge of such rules. It never fails."""
         ...
 
 

@@ -26,6 +26,9 @@ DENIED = "rate limit exceeded"
 BLOCKED = "blocked"
 UNDECIDED = "rate limiter unavailable"
 
+DEGRADED = ("degraded", "true")
+"""The metadata of a decision by a replica's share of the limits."""
+
 UNDECIDED_RETRY_AFTER_S = 1
 """A store that comes back does so at once for all: a longer wait would only delay them."""
 
@@ -117,6 +120,8 @@ class Renderer:
             metadata.append(("tier", tier))
         if shadow is not None:
             metadata.append(("shadow", shadow))
+        if rules.degraded:
+            metadata.append(DEGRADED)
         headers = (("ratelimit-policy", policy_field(rules.limits)),) if rules.limits else ()
         template = self._template(ResponseKind.OK, 200, headers, "", tuple(metadata))
         return template, limit_items(rules.limits)
@@ -131,7 +136,13 @@ class Renderer:
             *denied_fields(tier, retry_after_us),
             *grpc_status,
         )
-        metadata = (("outcome", "denied"), ("tier", tier), ("identity", identity_kind), ("policy", digest))
+        metadata: Headers = (
+            ("outcome", "denied"),
+            ("tier", tier),
+            ("identity", identity_kind),
+            ("policy", digest),
+            *((DEGRADED,) if rules.degraded else ()),
+        )
         template = self._template(ResponseKind.DENIED, 429, headers, _json_error(DENIED), metadata)
         return Response(template, limit_field(limit_items(rules.limits), outcome.tokens), 0)
 

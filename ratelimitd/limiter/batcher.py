@@ -69,7 +69,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._outages = OutageLog(self._loop)
         self._breaker = Breaker(limiter, timeout_s, self._loop)
-        self._answered_s = float("-inf")  # when the store last answered a call
+        self._silent_since_s = 0.0  # while calls are in flight: the last answer, or else the first caller
         self._waiting: deque[_Caller] = deque()
         self._unanswered: deque[_Caller] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -134,22 +134,25 @@ class Batcher:
             return
         now_s = self._loop.time()
         self._timer = None
+        late = f"no answer within {self._timeout_s * 1000:g} ms"
         while self._unanswered:
             _, outcome, due_s = self._unanswered[0]
-            if not outcome.done():
+            if not outcome.done() or outcome.cancelled():
                 if due_s > now_s:
                     self._timer = self._loop.call_at(due_s, self._expire, GRACE_TURNS)
                     break
-                error = StoreTimeoutError(f"no answer within {self._timeout_s * 1000:g} ms")
-                self._fail(outcome, error)
-                if self._answered_s < due_s - self._timeout_s:
-                    self._breaker.open(str(error))
+                self._fail(outcome, StoreTimeoutError(late))
+                # A caller that has left also shows how long the store has been silent.
+                if self._in_flight and self._silent_since_s <= due_s - self._timeout_s:
+                    self._breaker.open(late)
             self._unanswered.popleft()
 
     def _call(self) -> None:
         self._about_to_call = False
         callers = self._next_batch()
         if callers:
+            if not self._in_flight:
+                self._silent_since_s = callers[0][2] - self._timeout_s
             self._in_flight += 1
             self._calls.batch_sizes[len(callers)] += 1
             requests = [request for request, _, _ in callers]
@@ -183,11 +186,11 @@ class Batcher:
         self._in_flight -= 1
         if isinstance(answer, Exception):
             if is_answer(answer):
-                self._answered_s = self._loop.time()
+                self._silent_since_s = self._loop.time()
             for _, outcome, _ in callers:
                 self._fail(outcome, answer)
         else:
-            self._answered_s = self._loop.time()
+            self._silent_since_s = self._loop.time()
             self._calls.seconds.observe(self._now_ns() - started_ns)
             for (request, outcome, _), known in zip(callers, answer, strict=True):
                 if not outcome.done():

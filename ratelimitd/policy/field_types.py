@@ -132,7 +132,7 @@ ContextKey = Annotated[Text, AfterValidator(_no_control)]
 Value = Annotated[Text, AfterValidator(_value)]
 """The value of a header or of a context key."""
 
-StoreAnswer = Literal["deny", "allow", "envoy"]
+StoreAnswer = Literal["deny", "allow", "envoy", "local"]
 
 
 def _off_is_text(value: Any) -> Any:

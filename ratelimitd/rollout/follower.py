@@ -99,6 +99,11 @@ class PolicyFollower:
         return self._presence.replica.number
 
     @property
+    def live_replicas(self) -> int:
+        """Returns the number of live replicas when they were last counted, this one included."""
+        return self._presence.live
+
+    @property
     def shadow_counts(self) -> ShadowCounts:
         """The counts of what shadow would have denied. Each poll publishes them."""
         return self._presence.shadow

@@ -5,8 +5,12 @@ from collections.abc import Callable
 
 from redis.asyncio import Redis
 
+from ratelimitd.core.model import MICRO
 from ratelimitd.rollout.replicas import Replica, Replicas
 from ratelimitd.rollout.shadow_counts import ShadowCounts
+
+COUNTED_PER_S = 10
+"""Entries of replicas that are read per second, on average: each of ten replicas counts all every second."""
 
 
 class Presence:
@@ -31,6 +35,9 @@ class Presence:
         self._replicas = Replicas(client, key)
         self.shadow = ShadowCounts()
         self._before: tuple[int, Counter[str]] = (0, Counter())
+        self.live = 1
+        """The number of live replicas when they were last counted, this one included."""
+        self._counted_us: int | None = None
 
     def runs(self, digest: str, number: int) -> None:
         """Notes the policy in force. Shadow counts so far belong to the policy before it."""
@@ -47,6 +54,7 @@ class Presence:
 
         `now_us` is the store's clock.
         """
+        await self._count(now_us)
         started_us = self.replica.started_us or now_us
         self.replica = self.replica.model_copy(
             update={
@@ -62,6 +70,16 @@ class Presence:
         await self._replicas.add_shadow(self.replica.number, counts)
         self.shadow.counts.subtract(counts)
         self.shadow.counts = +self.shadow.counts  # drops the counts that are 0 now
+
+    async def _count(self, now_us: int) -> None:
+        """Counts the live replicas, if that is due. It comes before the writes, which a store may refuse."""
+        interval_us = self.live * MICRO // COUNTED_PER_S
+        if self._counted_us is not None and abs(now_us - self._counted_us) < interval_us:
+            return
+        listed = await self._replicas.listed(now_us)
+        others = [one for one in listed if one.id != self.replica.id and not one.is_silent(now_us)]
+        self.live = 1 + len(others)
+        self._counted_us = now_us
 
     async def leave(self) -> None:
         """Removes the entry. Raises StoreError."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Literal, NamedTuple, TypeVar
 
-from ratelimitd.core.decision import Decision
+from ratelimitd.core.decision import Decision, Source
 from ratelimitd.core.denial import denying_tier_name
 from ratelimitd.core.match import MatchedRules
 from ratelimitd.core.model import Outcome, Verdict
@@ -48,13 +48,14 @@ class Series(NamedTuple):
         tier: the tier that denied; empty for every other outcome.
         api: the name of the API, printable and of limited length. At most MAX_APIS have a name of their own,
             the rest is OTHER_API. Empty where no policy could be read.
-        source: `store` when the store was asked, `local` when the replica decided alone.
+        source: `store` when the store was asked, `local` when the replica decided alone, `degraded` when it
+            decided from its share of the limits because the store could not.
     """
 
     outcome: Verdict
     tier: TierName | Literal[""]
     api: str
-    source: Literal["store", "local"]
+    source: Source
 
 
 class DecisionCounts:
@@ -89,7 +90,7 @@ class DecisionCounts:
             try:
                 cell = self._allowed[rules]
             except KeyError:
-                series = Series(verdict, "", self._apis.label(rules.api), "store")
+                series = Series(verdict, "", self._apis.label(rules.api), decision.source)
                 cell = self._cell(self._allowed, rules, series)
         elif outcome.local:
             cell = self._denied_locally(rules, outcome)
@@ -110,7 +111,8 @@ class DecisionCounts:
         try:
             return self._denied[rules, tier]
         except KeyError:
-            series = Series(_DENIED, tier, self._apis.label(rules.api), "store")
+            source: Source = "degraded" if rules.degraded else "store"
+            series = Series(_DENIED, tier, self._apis.label(rules.api), source)
             return self._cell(self._denied, (rules, tier), series)
 
     def _local_denial(self, rules: MatchedRules, outcome: Outcome) -> _Cell:

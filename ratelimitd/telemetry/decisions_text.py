@@ -36,7 +36,7 @@ def _rendered(series: Sequence[Series]) -> tuple[str, list[str]]:
     """Returns the header of the metric, and for each series its line up to the count."""
     family = CounterMetricFamily(
         "ratelimitd_decisions",
-        "Decisions by outcome, by the tier that denied, by API, and by source: store or local.",
+        "Decisions by outcome, by the tier that denied, by API, and by source: store, local or degraded.",
         labels=Series._fields,
     )
     for one in series:

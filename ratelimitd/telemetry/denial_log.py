@@ -96,7 +96,7 @@ class DenialLog:
             identity=decision.identity.key,
             identity_kind=decision.identity.kind,
             api=rules.api if rules is not None else "",
-            source="store" if outcome is not None and not outcome.local else "local",
+            source=decision.source,
             digest=decision.policy_digest,
             ago_s=round(max(0, self._now_ns() - decision.started_ns) / 1e9, 3),
             **fields,

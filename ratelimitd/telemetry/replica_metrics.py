@@ -50,6 +50,7 @@ class Observed:
         policies: the policy in force.
         revision: returns the number of the policy in force.
         shadow_denied: what shadow would have denied, by rule.
+        live_replicas: returns how many replicas were live when this one last counted them.
         global_bucket: returns the tokens in the global bucket; None when they are not known.
     """
 
@@ -61,6 +62,7 @@ class Observed:
     policies: Policies
     revision: Callable[[], int]
     shadow_denied: Callable[[], Mapping[str, int]]
+    live_replicas: Callable[[], int] = lambda: 1
     global_bucket: Callable[[], float | None] = lambda: None
 
 
@@ -98,6 +100,11 @@ class ReplicaMetrics(Collector):
             [([rule], count) for rule, count in dict(observed.shadow_denied()).items()],
         )
         yield from _policy_metrics(observed)
+        yield _gauge(
+            "live_replicas",
+            "Live replicas when this one last counted them.",
+            observed.live_replicas(),
+        )
         build = GaugeMetricFamily(
             "ratelimitd_build_info",
             "1, with the version of ratelimitd, its transport and the version of Python as labels.",

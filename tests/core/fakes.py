@@ -7,7 +7,7 @@ from ratelimitd.core.identity import parse_sources
 from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.model import Limit, OnStoreError, Outcome, Request, TakeRequest
 from ratelimitd.core.policy import PolicySet, TierRule
-from ratelimitd.core.ports import Limiter, Observer
+from ratelimitd.core.ports import Limiter, LocalLimiter, Observer
 from ratelimitd.core.response import Renderer, Response
 from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import StoreError
@@ -65,6 +65,7 @@ def decider_over(
     observers: Sequence[Observer] = (),
     on_observer_error: Callable[[Observer, Exception], None] = lambda _observer, _error: None,
     *,
+    local: LocalLimiter | None = None,
     now_ns: Callable[[], int] = lambda: 0,
 ) -> Decider:
     """Returns a decider that uses this limiter."""
@@ -74,6 +75,7 @@ def decider_over(
         sources=parse_sources("header:x-user-id,address", None),
         layout=KeyLayout("rate"),
         on_store_error=on_store_error,
+        local=local,
         observers=observers,
         on_observer_error=on_observer_error,
         now_ns=now_ns,

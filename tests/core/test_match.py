@@ -168,6 +168,7 @@ async def test_a_policy_with_all_tiers_off_does_not_use_the_store() -> None:
         ({"on_store_error": "envoy", "shadow": True}, {}, ResponseKind.OK),
         ({"on_store_error": "envoy"}, {"shadow": True}, ResponseKind.OK),
         ({"on_store_error": "envoy"}, {"shadow": True, "on_store_error": "deny"}, ResponseKind.OK),
+        ({"on_store_error": "allow"}, {"on_store_error": "local"}, ResponseKind.DENIED),
     ],
 )
 async def test_in_an_outage_the_route_decides_else_the_tiers_that_can_deny(

@@ -45,6 +45,8 @@ tiers:
   global: {{ capacity: 1000, refill_rate: 100 }}
   user: {{ capacity: {capacity}, refill_rate: 1 }}
   user_api: {{ capacity: 1, refill_rate: 1, shadow: true }}
+routes:
+  - {{ path: /api/local, on_store_error: local }}
 """
 
 WINDOW = "5s"
@@ -128,7 +130,11 @@ class History:
         for _ in range(2):
             before = await self._decisions()
             users = [f"user{number}" for number in range(4) for _ in range(12)]
-            calls = [self.client.get("/api/ping", headers={"X-User-Id": user}) for user in users]
+            paths = ["/api/ping", "/api/local"] * (len(users) // 2)
+            calls = [
+                self.client.get(path, headers={"X-User-Id": user})
+                for path, user in zip(paths, users, strict=True)
+            ]
             await asyncio.gather(*calls)
             # Half of them, because Envoy may answer some itself on a busy machine.
             await self.until(f"sum(ratelimitd_decisions_total) > {before + len(users) / 2}")

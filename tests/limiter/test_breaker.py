@@ -91,6 +91,34 @@ async def test_a_late_answer_among_others_in_time_does_not_open() -> None:
     assert limiter.probes == 0
 
 
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_caller_that_leaves_before_its_deadline_counts_if_it_was_sent(
+    sent: bool,  # noqa: FBT001 - pytest passes it by name
+) -> None:
+    """Envoy may have a shorter timeout than the decision."""
+
+    @on_stepped_loop
+    async def run() -> None:
+        limiter = HeldLimiter()
+        async with Batcher(limiter, timeout_s=30) as batcher:
+            (gone,) = start_callers(batcher, [0])
+            if sent:
+                await run_ready_tasks()
+            gone.cancel()
+            await run_ready_tasks()
+            stall(29)
+            (other,) = start_callers(batcher, [1])
+            await run_ready_tasks()
+            stall(1)
+            await run_ready_tasks()
+            assert is_away(batcher) is sent
+            await run_ready_tasks()
+            limiter.answer_all()
+            await asyncio.wait([other])
+
+    run()
+
+
 @on_stepped_loop
 async def test_a_decision_that_waits_already_may_still_be_answered_in_time() -> None:
     limiter = HeldLimiter()

@@ -45,7 +45,7 @@ PATTERNS = st.builds(
     st.sampled_from([[], [], ["**"]]),
 )
 METHODS = st.sampled_from(["GET", "POST", "PUT"])
-ANSWERS = st.sampled_from(["deny", "allow", "envoy"])
+ANSWERS = st.sampled_from(["deny", "allow", "envoy", "local"])
 NAMES = st.sampled_from(["alice", "bob", "ä b", "a:b=c", "7"])
 
 

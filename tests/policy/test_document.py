@@ -68,7 +68,7 @@ def with_overrides(**overrides: Any) -> dict[str, Any]:
         ),
         (
             with_tier(**LIMIT, on_store_error="503"),
-            "tiers.user.on_store_error: must be 'deny', 'allow' or 'envoy', got '503'",
+            "tiers.user.on_store_error: must be 'deny', 'allow', 'envoy' or 'local', got '503'",
         ),
         (
             document(tiers={"global": {**LIMIT, "lease": "on"}}),

@@ -19,11 +19,15 @@ from ratelimitd.process.child import child
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from ratelimitd.transport.ext_authz import SERVICE
-from tests.eventually import WAIT_S
+from tests.eventually import WAIT_S, eventually
 from tests.system.processes import line_with, started
 
 WAYS = ("grpcio", "fast", "envoy")
 """The transports, and inside the Envoy that asks."""
+
+
+PATIENCE_MS = {"grpcio": "1000", "fast": "1000", "envoy": "200"}
+"""How long a decision waits for the store: long, because a busy machine is slow. Envoy waits for 250 ms."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,16 @@ class OneReplica:
             counts.update(await asyncio.gather(*(self.status_of(user) for _ in some)))
         return counts
 
+    async def until_away(self) -> None:
+        """Sends requests until the replica knows that its store is away."""
+
+        async def away() -> bool:
+            before = await self.metric("ratelimitd_store_errors_total", reason="away")
+            await self.status_of("probe")
+            return await self.metric("ratelimitd_store_errors_total", reason="away") > before
+
+        await eventually(away, "the store counts as away")
+
     async def metric(self, name: str, **labels: str) -> float:
         """Returns the sum of the samples of a metric with these labels."""
         async with httpx.AsyncClient(trust_env=False, timeout=WAIT_S) as client:
@@ -63,6 +77,7 @@ async def one_replica(
     """Runs a replica with more settings in `env` until the end of the block."""
     metrics = TcpAddress(LOOPBACK, free_port())
     env = {"RATELIMITD_REDIS_URL": store_url, "RATELIMITD_METRICS_LISTEN": str(metrics), **env}
+    env["RATELIMITD_STORE_TIMEOUT_MS"] = PATIENCE_MS[way]
     running = _in_envoy(folder, env) if way == "envoy" else _service(way, env)
     async with running as status_of:
         yield OneReplica(status_of, metrics)

@@ -9,7 +9,6 @@ from ratelimitd import __version__
 from ratelimitd.core.decision import Decision
 from ratelimitd.core.denial import denying_tier
 from ratelimitd.core.match import ANY_API
-from ratelimitd.core.model import Verdict
 from ratelimitd.errors import StoreRefusedError
 from ratelimitd.store_url import StoreUrl
 
@@ -39,7 +38,7 @@ def decision_attributes(decision: Decision, revision: int | None) -> Attributes:
         "http.request.method": method if method in _HTTP_METHODS else "_OTHER",
         "ratelimitd.outcome": decision.verdict.value,
         "ratelimitd.identity.kind": decision.identity.kind,
-        "ratelimitd.source": _source(decision),
+        "ratelimitd.source": decision.source,
     }
     if rules is not None:
         found["ratelimitd.api"] = rules.api
@@ -58,12 +57,6 @@ def decision_attributes(decision: Decision, revision: int | None) -> Attributes:
     if decision.dry_run:
         found["ratelimitd.dry_run"] = True
     return found
-
-
-def _source(decision: Decision) -> str:
-    if decision.outcome is None:
-        return "store" if decision.verdict is Verdict.UNDECIDED else "local"
-    return "local" if decision.outcome.local else "store"
 
 
 def store_attributes(url: StoreUrl) -> Attributes:
