@@ -15,10 +15,11 @@ from typer.main import get_command
 
 from ratelimitd.cli import main
 from ratelimitd.cli.exits import MEANINGS, Exit
+from ratelimitd.cli.options import STORE_SETTINGS
 from ratelimitd.settings import Settings, env_name
 
 ROOT = Path(__file__).parents[1]
-COMMON = {"as_json", "redis_url"}
+COMMON = {"as_json", *STORE_SETTINGS}
 """Options of every command for operators, which the document describes once."""
 
 IMPORTANT = (

@@ -78,8 +78,8 @@ class Settings(BaseModel):
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,
-        description="URL of the store: redis://, rediss:// (TLS) or unix://, or `embedded` for a bundled "
-        "Valkey.",
+        description="URL of the store: redis://, rediss:// (TLS), unix://, redis+sentinel:// or "
+        "redis+cluster://, or `embedded` for a bundled Valkey.",
     )
     redis_url_file: str = Field(
         "", description="File with the URL of the store, instead of `redis_url`. It is read at each connect."

@@ -4,7 +4,7 @@ import os
 
 from ratelimitd import settings
 from ratelimitd.cli.failure import logged_as_json
-from ratelimitd.cli.options import setting_options
+from ratelimitd.cli.options import STORE_SETTINGS, setting_options
 from ratelimitd.errors import MissingExtraError
 from ratelimitd.process import event_loop
 
@@ -17,7 +17,7 @@ SETTINGS = (
     "check_cert_file",
     "check_key_file",
     "check_server_name",
-    "redis_url",
+    *STORE_SETTINGS,
     "identity",
     "address_header",
     "key_prefix",

@@ -7,7 +7,7 @@ import typer
 
 from ratelimitd.cli import output
 from ratelimitd.cli.exits import exit_status_help
-from ratelimitd.cli.options import Address, Json, Key, RedisUrl
+from ratelimitd.cli.options import NO_FLAGS, Address, Json, Key, StoreFlags, store_options
 from ratelimitd.cli.store import with_control
 from ratelimitd.control.answers import BucketList, BucketState, ResetBuckets
 from ratelimitd.control.request_spec import Subject
@@ -27,17 +27,18 @@ User = Annotated[
 
 
 @app.command(epilog=exit_status_help())
+@store_options
 def show(
     user: User = None,
     address: Address = None,
     key: Key = None,
-    redis_url: RedisUrl = None,
+    store: StoreFlags = NO_FLAGS,
     *,
     as_json: Json = False,
 ) -> None:
     """Show the current buckets of a user or an address. A bucket that is not listed is full."""
     subject = Subject(user, address, key)
-    states = with_control(redis_url, lambda control: control.buckets(subject))
+    states = with_control(store, lambda control: control.buckets(subject))
     if as_json:
         output.print_json(BucketList(buckets=states))
     elif states:
@@ -60,11 +61,12 @@ def _row(state: BucketState) -> tuple[object, ...]:
 
 
 @app.command(epilog=exit_status_help())
+@store_options
 def reset(
     user: User = None,
     address: Address = None,
     key: Key = None,
-    redis_url: RedisUrl = None,
+    store: StoreFlags = NO_FLAGS,
     *,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
@@ -74,7 +76,7 @@ def reset(
     subject.identity()  # reports a bad user or address before it asks for confirmation
     if not yes and sys.stdin.isatty():
         typer.confirm(f"Make all buckets of {printable(subject.name)} full?", abort=True, err=True)
-    keys = with_control(redis_url, lambda control: control.reset(subject))
+    keys = with_control(store, lambda control: control.reset(subject))
     if as_json:
         output.print_json(ResetBuckets(deleted=keys))
         return

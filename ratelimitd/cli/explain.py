@@ -4,13 +4,14 @@ import typer
 
 from ratelimitd.cli import output
 from ratelimitd.cli.exits import Exit
-from ratelimitd.cli.options import Address, Json, Key, RedisUrl
+from ratelimitd.cli.options import NO_FLAGS, Address, Json, Key, StoreFlags, store_options
 from ratelimitd.cli.request_options import Context, Headers, Method, Path, User, request_spec
 from ratelimitd.cli.store import with_control
 from ratelimitd.control.answers import ExplainedRequest, ExplainedTier
 from ratelimitd.display import bucket_notes, duration, tokens
 
 
+@store_options
 def explain(
     *,
     path: Path,
@@ -20,14 +21,14 @@ def explain(
     context: Context = None,
     address: Address = None,
     key: Key = None,
-    redis_url: RedisUrl = None,
+    store: StoreFlags = NO_FLAGS,
     as_json: Json = False,
 ) -> None:
     """Show what a request would get now: the identity, the matching rules, each tier, and what changes it."""
     spec = request_spec(
         path=path, method=method, user=user, address=address, headers=header, context=context, key=key
     )
-    explanation = with_control(redis_url, lambda control: control.explain(spec))
+    explanation = with_control(store, lambda control: control.explain(spec))
     if as_json:
         output.print_json(explanation)
     else:

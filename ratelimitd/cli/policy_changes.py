@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ratelimitd.cli import output
-from ratelimitd.cli.options import Json, RedisUrl
+from ratelimitd.cli.options import NO_FLAGS, Json, StoreFlags, store_options
 from ratelimitd.cli.policy_queries import File, read_text, show_diff
 from ratelimitd.cli.store import with_control
 from ratelimitd.control.answers import AppliedRevision
@@ -78,6 +78,7 @@ Timeout = Annotated[
 ]
 
 
+@store_options
 def apply(
     file: File,
     *,
@@ -85,7 +86,7 @@ def apply(
     author: Author = DEFAULT_AUTHOR,
     expect: Expect = None,
     timeout_s: Timeout = WAIT_S,
-    redis_url: RedisUrl = None,
+    store: StoreFlags = NO_FLAGS,
     wait: Wait = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")
@@ -95,16 +96,17 @@ def apply(
     """Put a policy in force as a new revision. Running replicas take it within a second."""
     text = read_text(file)
     if dry_run:
-        show_diff(redis_url, text, None, as_json=as_json, expected=expect)
+        show_diff(store, text, None, as_json=as_json, expected=expect)
         return
 
     async def change(control: Control) -> None:
         applied = await control.apply(text, author=author, note=note, expected=expect)
         await _report(control, applied, timeout_s if wait else None, as_json=as_json)
 
-    with_control(redis_url, change)
+    with_control(store, change)
 
 
+@store_options
 def rollback(
     number: Annotated[int, typer.Argument(help="Revision to return to.", metavar="N", min=0)],
     *,
@@ -112,7 +114,7 @@ def rollback(
     author: Author = DEFAULT_AUTHOR,
     expect: Expect = None,
     timeout_s: Timeout = WAIT_S,
-    redis_url: RedisUrl = None,
+    store: StoreFlags = NO_FLAGS,
     wait: Wait = False,
     as_json: Json = False,
 ) -> None:
@@ -123,15 +125,16 @@ def rollback(
         applied = AppliedRevision(revision=revision, advice=())
         await _report(control, applied, timeout_s if wait else None, as_json=as_json)
 
-    with_control(redis_url, change)
+    with_control(store, change)
 
 
+@store_options
 def restore(
     *,
     note: Note = "",
     author: Author = DEFAULT_AUTHOR,
     timeout_s: Timeout = WAIT_S,
-    redis_url: RedisUrl = None,
+    store: StoreFlags = NO_FLAGS,
     wait: Wait = False,
     as_json: Json = False,
 ) -> None:
@@ -141,7 +144,7 @@ def restore(
         applied = await control.restore(author=author, note=note, expected=None)
         await _report(control, applied, timeout_s if wait else None, as_json=as_json)
 
-    with_control(redis_url, change)
+    with_control(store, change)
 
 
 async def _report(control: Control, applied: AppliedRevision, wait_s: float | None, *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from ratelimitd.cli import output, policy_output
 from ratelimitd.cli.exits import Exit
-from ratelimitd.cli.options import Json, RedisUrl
+from ratelimitd.cli.options import NO_FLAGS, Json, StoreFlags, store_options
 from ratelimitd.cli.store import load_settings, with_control
 from ratelimitd.control.answers import CurrentPolicy, History, PolicyDiff
 from ratelimitd.control.control import Control
@@ -25,6 +25,7 @@ File = Annotated[
 ]
 
 
+@store_options
 def show(
     revision: Annotated[
         int | None,
@@ -32,7 +33,7 @@ def show(
             help="Show this revision instead of the newest.", metavar="N", min=0, show_default=False
         ),
     ] = None,
-    redis_url: RedisUrl = None,
+    store: StoreFlags = NO_FLAGS,
     *,
     text: Annotated[bool, typer.Option("--text", help="Print only the text, as it was written.")] = False,
     as_json: Json = False,
@@ -46,8 +47,8 @@ def show(
             return await control.current()
         return CurrentPolicy(revision=await control.revision(revision), lost_us=0)
 
-    current = with_control(redis_url, read)
-    config_key = load_settings(redis_url).config_key
+    current = with_control(store, read)
+    config_key = load_settings(store).config_key
     if text:
         policy_output.warn_of_faults(current, config_key)
         typer.echo(current.revision.text, nl=sys.stdout.isatty())
@@ -76,6 +77,7 @@ def read_text(file: typer.FileBinaryRead) -> str:
     return file.read().decode(errors="surrogateescape")
 
 
+@store_options
 def diff(
     file: File,
     against: Annotated[
@@ -87,16 +89,16 @@ def diff(
             show_default=False,
         ),
     ] = None,
-    redis_url: RedisUrl = None,
+    store: StoreFlags = NO_FLAGS,
     *,
     as_json: Json = False,
 ) -> None:
     """Show what a policy would change. Both are compared in normal form, so only their meaning counts."""
-    show_diff(redis_url, read_text(file), against, as_json=as_json)
+    show_diff(store, read_text(file), against, as_json=as_json)
 
 
 def show_diff(
-    redis_url: str | None, text: str, against: int | None, *, as_json: bool, expected: Expected | None = None
+    store: StoreFlags, text: str, against: int | None, *, as_json: bool, expected: Expected | None = None
 ) -> None:
     """Prints the difference that `text` would make.
 
@@ -109,7 +111,7 @@ def show_diff(
             raise ConflictError(f"the newest revision is {newest.tag}, by {newest.author}, not {expected}")
         return await control.diff(text, against)
 
-    found = with_control(redis_url, compare)
+    found = with_control(store, compare)
     output.print_warnings(validate_policy(text).advice)
     if as_json:
         output.print_json(PolicyDiff.of(found))
@@ -119,29 +121,31 @@ def show_diff(
         typer.echo("ratelimitd: no difference: both policies mean the same", err=True)
 
 
+@store_options
 def history(
     limit: Annotated[
         int, typer.Option(help="Maximum number of revisions.", metavar="N", min=1, max=KEPT)
     ] = HISTORY_LENGTH,
-    redis_url: RedisUrl = None,
+    store: StoreFlags = NO_FLAGS,
     *,
     as_json: Json = False,
 ) -> None:
     """List the revisions, newest first."""
-    revisions = with_control(redis_url, lambda control: control.history(limit))
+    revisions = with_control(store, lambda control: control.history(limit))
     if as_json:
         output.print_json(History(revisions=revisions))
     else:
         policy_output.print_history(revisions)
 
 
-def status(redis_url: RedisUrl = None, *, as_json: Json = False) -> None:
+@store_options
+def status(store: StoreFlags = NO_FLAGS, *, as_json: Json = False) -> None:
     """Show the policy in force, the revision of each replica, and what shadow rules would have denied."""
-    found = with_control(redis_url, lambda control: control.status())
+    found = with_control(store, lambda control: control.status())
     if as_json:
         output.print_json(found)
     else:
-        policy_output.print_status(found, load_settings(redis_url).config_key)
+        policy_output.print_status(found, load_settings(store).config_key)
 
 
 def schema(*, as_json: Json = False) -> None:  # noqa: ARG001 - the schema is JSON in any case

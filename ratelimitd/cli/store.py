@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from ratelimitd import settings
+from ratelimitd.cli.options import NO_FLAGS, StoreFlags
 from ratelimitd.control.control import Control
 from ratelimitd.errors import SettingsError
 from ratelimitd.process import event_loop
@@ -15,17 +16,17 @@ from ratelimitd.store.client import open_client
 T = TypeVar("T")
 
 
-def load_settings(redis_url: str | None = None) -> Settings:
-    """Returns the settings; `redis_url` wins over the environment unless it is None. Raises SettingsError."""
-    return settings.load(os.environ, flags={"redis_url": redis_url})
+def load_settings(store: StoreFlags = NO_FLAGS) -> Settings:
+    """Returns the settings; options win over the environment unless they are None. Raises SettingsError."""
+    return settings.load(os.environ, flags=store)
 
 
-def with_control(redis_url: str | None, operation: Callable[[Control], Awaitable[T]]) -> T:
+def with_control(store: StoreFlags, operation: Callable[[Control], Awaitable[T]]) -> T:
     """Returns the result of an operation on the service's store.
 
     The driver waits at most 5 s for each reply, unless the URL says otherwise. Raises SettingsError.
     """
-    loaded = load_settings(redis_url)
+    loaded = load_settings(store)
     if loaded.redis_url == EMBEDDED:
         raise SettingsError(
             f"{env_name('redis_url')}: an `embedded` store belongs to the service that started it; "

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ratelimitd.cli import output, watch
-from ratelimitd.cli.options import Json, RedisUrl
+from ratelimitd.cli.options import NO_FLAGS, Json, StoreFlags, store_options
 from ratelimitd.cli.watch import Watch
 from ratelimitd.control.top_users import MOST
 from ratelimitd.control.usage_answers import TopUser, TopUsers
@@ -17,19 +17,20 @@ LIMIT = 20
 """Users that a table shows by default: with them it fits into a terminal."""
 
 
+@store_options
 def top(
     *,
     denied: Annotated[bool, typer.Option("--denied", help="Count only denied requests.")] = False,
     limit: Annotated[
         int, typer.Option(help="Maximum number of users.", min=1, max=MOST, metavar="NUMBER")
     ] = LIMIT,
-    redis_url: RedisUrl = None,
+    store: StoreFlags = NO_FLAGS,
     refresh: Watch = False,
     as_json: Json = False,
 ) -> None:
     """Show the users and addresses with the most requests, and the error of each count."""
     watch.show(
-        redis_url,
+        store,
         lambda control: control.top_users(denied=denied, most=limit),
         print_top_users,
         watch=refresh,

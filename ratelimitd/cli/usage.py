@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ratelimitd.cli import output, watch
-from ratelimitd.cli.options import Json, RedisUrl
+from ratelimitd.cli.options import NO_FLAGS, Json, StoreFlags, store_options
 from ratelimitd.cli.sparkline import sparkline
 from ratelimitd.cli.watch import Watch
 from ratelimitd.control.usage_answers import Usage, UsageStep
@@ -32,6 +32,7 @@ def _range(text: str) -> UsageRange:
         raise typer.BadParameter(f"must be {_RANGES}, got {printable(text)!r}") from error
 
 
+@store_options
 def usage(
     over: Annotated[
         UsageRange,
@@ -39,13 +40,13 @@ def usage(
             "--range", parser=_range, metavar="RANGE", help=f"Range of time that ends now: {_RANGES}."
         ),
     ] = UsageRange.QUARTER_HOUR,
-    redis_url: RedisUrl = None,
+    store: StoreFlags = NO_FLAGS,
     *,
     refresh: Watch = False,
     as_json: Json = False,
 ) -> None:
     """Show what all replicas decided: requests by outcome and by API, over time."""
-    watch.show(redis_url, lambda control: control.usage(over), print_usage, watch=refresh, as_json=as_json)
+    watch.show(store, lambda control: control.usage(over), print_usage, watch=refresh, as_json=as_json)
 
 
 def print_usage(usage: Usage) -> None:

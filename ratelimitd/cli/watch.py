@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from ratelimitd.cli import output
+from ratelimitd.cli.options import StoreFlags
 from ratelimitd.cli.store import with_control
 from ratelimitd.control.control import Control
 from ratelimitd.errors import StoreError
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 def show(
-    redis_url: str | None,
+    store: StoreFlags,
     read: Callable[[Control], Awaitable[T]],
     show_one: Callable[[T], None],
     *,
@@ -34,7 +35,7 @@ def show(
     line of JSON. An error of the store is printed, and the next attempt follows.
     """
     if not watch:
-        found = with_control(redis_url, read)
+        found = with_control(store, read)
         if as_json:
             output.print_json(found)
         else:
@@ -47,7 +48,7 @@ def show(
             await asyncio.sleep(REFRESH_S)
 
     try:
-        with_control(redis_url, repeat)
+        with_control(store, repeat)
     except KeyboardInterrupt:  # the usual end
         if sys.stdout.isatty():
             typer.echo()

@@ -1,13 +1,16 @@
 """Tests of connections with TLS, on a real Redis with certificates made for the test."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from ratelimitd.errors import StoreError
 from ratelimitd.process.loopback import free_port
+from ratelimitd.store.access import access_to
 from ratelimitd.store.client import connector, open_client, refuse_unsupported, store_errors
 from ratelimitd.store.link import Link
 from tests.authority import Authority
@@ -144,3 +147,40 @@ async def test_a_start_says_which_side_lacks_tls(port: int) -> None:
 async def test_a_start_does_not_wait_for_a_store_that_is_down() -> None:
     for scheme in ("redis", "rediss"):
         await refuse_unsupported(f"{scheme}://127.0.0.1:{free_port()}")
+
+
+async def test_the_next_connection_uses_a_renewed_certificate_of_the_client(
+    tmp_path: Path,
+) -> None:
+    old, new = Authority(tmp_path, "old-ca"), Authority(tmp_path, "new-ca")
+    server, port = old.issue(NAME, file="server"), free_port()
+    client = old.issue("client")
+    renewed = new.issue("client", file="renewed")
+    tls = ("--tls-port", str(port), "--tls-cert-file", server.certificate, "--tls-key-file", server.key)
+    url = f"rediss://{NAME}:{port}?ssl_ca_certs={old.file}&ssl_certfile={client.certificate}&ssl_keyfile={client.key}"
+    access = access_to(url)
+    async with (
+        redis_server(*tls, "--tls-ca-cert-file", old.file) as (_, store),
+        open_client(access) as opened,
+    ):
+
+        async def connects() -> bool:
+            await opened.connection_pool.disconnect()
+            with suppress(StoreError), store_errors():
+                return bool(await opened.ping())
+            return False
+
+        assert await connects()
+        await store.config_set("tls-ca-cert-file", new.file)
+        assert not await connects()
+        with capture_logs() as logs:
+            Path(client.certificate).write_text(Path(renewed.certificate).read_text())
+            assert not await connects()  # the key is still the old one, so the old certificate stays in use
+            assert not await connects()
+        assert [(line["event"], line["setting"]) for line in logs] == [
+            ("store_file_refused", "RATELIMITD_REDIS_URL")
+        ]
+        assert "KEY_VALUES_MISMATCH" in logs[0]["reason"]
+        Path(client.key).write_text(Path(renewed.key).read_text())
+        assert await connects()
+        assert access.version == 0  # connections with the old certificate may stay

@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pytest
 import pytest_asyncio
@@ -49,8 +50,12 @@ async def store_with_users(*without: str) -> AsyncIterator[tuple[str, Redis]]:
 
 
 async def operate(address: str, *arguments: str, text: str = "") -> Result:
-    """Runs a command as the documented operator."""
-    return await run(*arguments, "--redis-url", f"redis://{OPERATOR}:PASSWORD@{address}/0", text=text)
+    """Runs a command as the documented operator, whose password is in a file."""
+    with NamedTemporaryFile("w", prefix="ratelimitd-") as file:
+        file.write("PASSWORD\n")
+        file.flush()
+        options = ("--redis-url", f"redis://{address}/0", "--redis-username", OPERATOR)
+        return await run(*arguments, *options, "--redis-password-file", file.name, text=text)
 
 
 async def use_everything(address: str, target: str, client: Redis) -> None:
@@ -84,14 +89,22 @@ async def use_everything(address: str, target: str, client: Redis) -> None:
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "fast"])
-async def test_the_documented_users_can_do_everything(transport: str) -> None:
+async def test_the_documented_users_can_do_everything(transport: str, tmp_path: Path) -> None:
+    """Also after a new password came into force."""
     assert [line.split()[2] for line in LINES] == [SERVICE, OPERATOR]
+    password = tmp_path / "password"
+    password.write_text("PASSWORD\n")
     async with store_with_users() as (address, client):
-        url, target = f"redis://{SERVICE}:PASSWORD@{address}/0", f"127.0.0.1:{free_port()}"
-        serve = ("serve", "--transport", transport, "--redis-url", url, "--listen", target, "--leave-s", "0")
+        target = f"127.0.0.1:{free_port()}"
+        serve = ("serve", "--transport", transport, "--listen", target, "--leave-s", "0")
+        store = ("--redis-url", f"redis://{address}/0", "--redis-username", SERVICE)
         patience = ("--store-timeout-ms", "5000")  # the machine of the tests may be busy
-        async with started(*serve, *patience) as process:
+        async with started(*serve, *store, "--redis-password-file", str(password), *patience) as process:
             await line_with(process, '"listening"')
+            await client.execute_command("ACL", "SETUSER", SERVICE, ">NEW")  # type: ignore[no-untyped-call] # it is untyped
+            password.write_text("NEW\n")
+            await line_with(process, "store_renewed")
+            await client.execute_command("ACL", "SETUSER", SERVICE, "<PASSWORD")  # type: ignore[no-untyped-call] # it is untyped
             await use_everything(address, target, client)
         refused = {(entry["username"], entry["object"]) for entry in await client.acl_log()}
         assert refused <= {
