@@ -35,6 +35,7 @@ def admin(**flags: str | None) -> None:
     The keys come from RATELIMITD_ADMIN_KEY and RATELIMITD_ADMIN_READ_KEY or from files. Settings that the
     service has too, such as the key prefix, must have the same values here.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc would write lines about failed handshakes
     with logged_as_json(flags):
         try:
             from ratelimitd.admin.serve import serve_admin  # noqa: PLC0415 - its libraries are an extra

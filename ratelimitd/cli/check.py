@@ -1,5 +1,6 @@
 """`ratelimitd check`: sends one Check to a running service, as Envoy does."""
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -53,6 +54,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Send one Check to a running service, as Envoy does. It spends what the request costs."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc would print lines about failed handshakes
     from ratelimitd.transport.client import check_service  # noqa: PLC0415 - see above
 
     settings = load_settings()

@@ -3,6 +3,7 @@
 `python -m ratelimitd.cli.health` does the same with a third of the CPU: it imports little of the service.
 """
 
+import os
 from typing import Annotated
 
 import typer
@@ -58,6 +59,7 @@ def health(
     except ValueError as error:
         typer.echo(f"ratelimitd: {target}: {error}", err=True)
         raise typer.Exit(1) from error
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc would print lines about failed handshakes
     # The other commands do without gRPC, and `serve` configures it first.
     import grpc  # noqa: PLC0415
     from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
