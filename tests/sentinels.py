@@ -14,11 +14,15 @@ from tests.redis_server import redis_server
 
 SERVICE = "main"
 
+DOWN_AFTER_MS = 300
+"""How long a server does not answer before the first Sentinel calls it down."""
+
 QUICK = ("info-period", "100", "publish-period", "100", "ask-period", "100", "ping-period", "50")
 """Milliseconds between what Sentinels send: they find each other soon."""
 
-STEADY = ("publish-period", "2000")
-"""With a short one, Sentinels that did not hear yet of a failover undo it."""
+STEADY = ("info-period", "500", "publish-period", "2000", "ping-period", "1000")
+"""Periods for a failover. With short ones Sentinels find what they know about the replica too old, and those
+that did not hear of the failover yet undo it."""
 
 
 @dataclass
@@ -80,16 +84,13 @@ class Sentineled:
 
 
 @asynccontextmanager
-async def sentineled(
-    *options: str, replicas: int = 1, sentinels: int = 3, sentinel_options: tuple[str, ...] = ()
-) -> AsyncIterator[Sentineled]:
+async def sentineled(*options: str, replicas: int = 1, sentinels: int = 3) -> AsyncIterator[Sentineled]:
     """Yields a store whose Sentinels know each other and its replicas.
 
     Args:
         options: options of each Redis.
         replicas: how many there are beside the master.
         sentinels: how many there are.
-        sentinel_options: options of each Sentinel.
     """
     store = Sentineled()
     async with AsyncExitStack() as stack:
@@ -98,9 +99,9 @@ async def sentineled(
         master, *others = store.servers
         for replica in others:
             await replica.client.replicaof("127.0.0.1", str(master.port))
-        for _ in range(sentinels):
-            sentinel = await _started(stack, *sentinel_options, sentinel=True)
-            await watch(sentinel, master.port, quorum=sentinels // 2 + 1)
+        for number in range(sentinels):
+            sentinel = await _started(stack, sentinel=True)
+            await _watch(sentinel, master.port, DOWN_AFTER_MS + number * 1000)
             store.sentinels.append(sentinel)
         await eventually(lambda: _complete(store), "the Sentinels know each other and the replicas")
         for sentinel in store.sentinels:
@@ -113,11 +114,15 @@ async def sentineled(
                     server.signal(signal.SIGCONT)
 
 
-async def watch(sentinel: Server, port: int, *, quorum: int) -> None:
-    """Makes a Sentinel watch the master at a port."""
-    await sentinel.client.sentinel_monitor(SERVICE, "127.0.0.1", port, quorum)
-    await sentinel.client.sentinel_set(SERVICE, "down-after-milliseconds", 300)
-    await sentinel.client.sentinel_set(SERVICE, "failover-timeout", 3000)
+async def _watch(sentinel: Server, port: int, down_after_ms: int) -> None:
+    """Makes a Sentinel watch the master at a port.
+
+    With a quorum of 1 the most impatient Sentinel asks the others to vote for it. Sentinels that notice a
+    failure together vote for themselves, and try again only after twice the timeout.
+    """
+    await sentinel.client.sentinel_monitor(SERVICE, "127.0.0.1", port, 1)
+    await sentinel.client.sentinel_set(SERVICE, "down-after-milliseconds", down_after_ms)
+    await sentinel.client.sentinel_set(SERVICE, "failover-timeout", 2000)
     await _debug(sentinel, *QUICK)
 
 
@@ -144,3 +149,9 @@ async def _complete(store: Sentineled) -> bool:
         if [one["master-link-status"] for one in replicas] != ["ok"] * (len(store.servers) - 1):
             return False
     return True
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Returns the parts of HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    return host, int(port)

@@ -51,7 +51,8 @@ class FreshPool(BlockingConnectionPool):
         self._version = version
         self._replacements: Callable[[], int] = lambda: 0
         self.locate = locate
-        self._masters: Collection[Node] = ()
+        self.masters: Collection[Node] = ()
+        """Servers that connections must lead to; all do if it is empty."""
         self._made: WeakKeyDictionary[AbstractConnection, tuple[int, float]] = WeakKeyDictionary()
         super().__init__(max_connections=max_connections, timeout=None, protocol=2)  # the client asks for it
 
@@ -61,11 +62,11 @@ class FreshPool(BlockingConnectionPool):
 
     def lead_to(self, masters: Collection[Node]) -> None:
         """Makes the pool replace connections that lead to none of these servers."""
-        self._masters = masters
+        self.masters = masters
 
     def is_outdated(self, connection: AbstractConnection) -> bool:
         """Returns whether a connection must be replaced before its next use."""
-        if self._masters and node_of(connection) not in self._masters:
+        if self.masters and node_of(connection) not in self.masters:
             return True
         epoch, made_s = self._made.get(connection, (-1, 0.0))
         return epoch != self._epoch() or time.monotonic() - made_s > MAX_AGE_S
