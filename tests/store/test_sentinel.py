@@ -1,5 +1,6 @@
 """Finding the master through real Sentinels, and the sentences about a URL that is wrong."""
 
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from tests.sentinels import SERVICE, Sentineled, host_and_port, sentineled
 from tests.store.server import execute
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+STORES = Path(__file__).parents[2] / "docs" / "store.md"
 
 DEAD = f"127.0.0.1:{free_port()}"
 
@@ -128,16 +131,19 @@ async def test_a_replica_that_a_sentinel_names_is_not_used(store: Sentineled) ->
 
 
 async def test_sentinels_have_credentials_of_their_own() -> None:
-    """Those of the store are not sent to them, and no error shows a password."""
+    """The documented permissions are enough, and no error shows a password."""
     async with redis_server() as (master, admin), redis_server(sentinel=True) as (sentinel, client):
         await admin.config_set("requirepass", "master")
         await client.sentinel_monitor(SERVICE, *host_and_port(master), 1)
-        allowed_to = ["+sentinel|get-master-addr-by-name"]
-        await client.acl_setuser("app", enabled=True, passwords=[f"+{SECRET}"], commands=allowed_to)
-        await client.acl_setuser("default", enabled=False)
+        line = re.search(r"^ACL SETUSER ratelimitd (.*PASSWORD.*)$", STORES.read_text(), re.MULTILINE)
+        assert line is not None
+        rules = line[1].replace("PASSWORD", SECRET).split()
+        await client.execute_command("ACL", "SETUSER", "app", *rules)  # type: ignore[no-untyped-call] # it is untyped
+        await client.acl_setuser("default", enabled=False)  # the open connection of this client stays
         url = f"redis+sentinel://:master@{sentinel}/{SERVICE}"
         async with open_client(f"{url}?sentinel_username=app&sentinel_password={SECRET}") as allowed:
             assert await allowed.ping()
+        assert await client.acl_log() == []
         reason = r"(NOAUTH|WRONGPASS).*the options sentinel_username and sentinel_password"
         for query in ("", "?sentinel_username=app&sentinel_password=not-it"):
             async with open_client(url + query) as refused:
