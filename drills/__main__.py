@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from bench.table import markdown, plain
 from drills import (
     admin_faults,
+    credential_faults,
     host_faults,
     isolation,
     load_faults,
@@ -36,6 +37,7 @@ DRILLS: Sequence[Drill] = (
     *replica_faults.DRILLS,
     *store_faults.DRILLS,
     *sentinel_faults.DRILLS,
+    *credential_faults.DRILLS,
     *load_faults.DRILLS,
     *host_faults.DRILLS,
     *admin_faults.DRILLS,
