@@ -10,7 +10,7 @@ from drills.errors import NotPossibleError
 from drills.waiting import until
 
 _ROOT = Path("/sys/fs/cgroup")
-_PERIOD_US = 20_000
+_PERIOD_US = 10_000
 _REMOVED_S = 10.0
 _NAME = "ratelimitd-drills"
 

@@ -37,6 +37,11 @@ def need_isolation(*programs: str) -> None:
     """Raises NotPossibleError without namespaces or without one of the programs."""
     if not isolated():
         raise NotPossibleError("needs root, unshare (util-linux) and ip (iproute2)")
+    need(*programs)
+
+
+def need(*programs: str) -> None:
+    """Raises NotPossibleError without one of the programs."""
     if missing := [program for program in programs if shutil.which(program) is None]:
         raise NotPossibleError(f"needs {', '.join(missing)}")
 

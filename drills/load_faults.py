@@ -2,14 +2,14 @@
 
 import asyncio
 import resource
-import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from bench.process_usage import cpu_s
 from drills.cpu_quota import cpu_quota
 from drills.drill import BOTH, Drill, Result, Site, result
 from drills.errors import DrillError, NotPossibleError
+from drills.isolation import need
 from drills.load import LoadSpec
 from drills.loaded import RATE, loaded
 from drills.records import ALLOWED, by_status
@@ -35,21 +35,33 @@ _SPARE_DESCRIPTORS = 100
 _LOW_RATE = 50.0
 _MEASURED_S = 3.0
 _LOGGED_S = 15.0
+_OPENED_S = 60.0
 
 
 async def many_connections(site: Site) -> Result:
-    """Opens 10,000 connections, all of which send requests in turn."""
+    """Opens 10,000 connections beside those of the load. All of them send requests in turn."""
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and limit < CONNECTIONS + _SPARE_DESCRIPTORS:
         raise NotPossibleError(f"needs a limit of {CONNECTIONS + _SPARE_DESCRIPTORS} open files (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    async with (
-        redis_server(site.folder) as store,
-        loaded(site, store.url, rate=3 * RATE, warm=CONNECTIONS) as (_, sent),
-    ):
+    async with redis_server(site.folder) as store, loaded(site, store.url) as (system, sent):
+        spec = LoadSpec(system.front.host, system.front.port, 2 * RATE, warm=CONNECTIONS)
         sent.begin()
-        await asyncio.sleep(max(site.seconds, CONNECTIONS / (3 * RATE)))
-    return result(sent, load=f"{3 * RATE:g}/s on {CONNECTIONS} connections")
+        async with traffic(spec) as more:
+            await until(_connected(system), _OPENED_S, f"Envoy has {CONNECTIONS} connections")
+            sent.over()
+            await asyncio.sleep(max(site.seconds, CONNECTIONS / spec.rate))
+    records = [*sent.records, *more.records]
+    return Result(f"{RATE:g}/s and {spec.rate:g}/s on {CONNECTIONS} connections", records, sent.recovery_s)
+
+
+def _connected(system: System) -> Callable[[], Awaitable[bool]]:
+    """Returns the condition that Envoy holds all connections."""
+
+    async def connected() -> bool:
+        return await system.connections() >= CONNECTIONS
+
+    return connected
 
 
 async def overloaded(site: Site) -> Result:
@@ -87,8 +99,7 @@ async def _cpu_s_per_request(system: System) -> float:
 
 async def no_descriptors(site: Site) -> Result:
     """Opens more connections to a replica than it has file descriptors for."""
-    if shutil.which("prlimit") is None:
-        raise NotPossibleError("needs prlimit (util-linux)")
+    need("prlimit")
     wrapper = ("prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}", "--")
     async with (
         redis_server(site.folder) as store,

@@ -52,6 +52,13 @@ class System:
             return number == sum(line.endswith("::health_flags::healthy") for line in lines)
         return False
 
+    async def connections(self) -> int:
+        """Returns the number of connections that clients have to Envoy."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            url = f"http://{self.admin}/stats?filter=^http.front.downstream_cx_active$"
+            text = (await client.get(url)).text
+        return int(text.rpartition(": ")[2])
+
     def logged(self, event: str) -> int:
         """Returns how often the logs of all replicas have this event."""
         return sum(replica.logged(event) for replica in self.replicas)
