@@ -1,6 +1,7 @@
 """Faults of a single Redis."""
 
 import asyncio
+import math
 import os
 import signal
 from contextlib import AsyncExitStack
@@ -9,11 +10,18 @@ from pathlib import Path
 from drills.drill import BOTH, Drill, Result, Site, result
 from drills.isolation import need_isolation, run
 from drills.loaded import loaded
-from drills.policy import CAPACITY, TIGHT_USERS
+from drills.policy import CAPACITY, REFILL_RATE, TIGHT_USERS
 from drills.records import UNAVAILABLE
 from drills.stores import IN_MEMORY, ON_DISK, redis_server
+from drills.system import REPLICAS
 
 HANG_S = 10.0
+_PROBED_S = 1.0
+"""How much longer than Redis hangs the replicas may decide from memory."""
+
+_LOCAL = math.ceil(CAPACITY + REPLICAS - 1 + REFILL_RATE * (HANG_S + _PROBED_S))
+"""What an outage with `local` may admit of one user above the limit, as docs/policy.md derives it."""
+
 _DISK_BYTES = 16 << 20
 _ANSWER_S = 10.0
 """How long the first refused write may take to reach a client."""
@@ -42,6 +50,21 @@ async def _restarted(site: Site, options: tuple[str, ...]) -> Result:
 async def hung(site: Site) -> Result:
     """Freezes Redis for 10 s. It accepts connections meanwhile, and executes later what it received."""
     async with redis_server(site.folder) as store, loaded(site, store.url) as (_, sent):
+        sent.begin()
+        store.signal(signal.SIGSTOP)
+        await asyncio.sleep(HANG_S)
+        store.signal(signal.SIGCONT)
+        sent.over()
+    return result(sent)
+
+
+async def hung_with_local(site: Site) -> Result:
+    """Freezes Redis for 10 s, while the replicas decide from memory."""
+    settings = {"on_store_error": "local"}
+    async with (
+        redis_server(site.folder) as store,
+        loaded(site, store.url, settings=settings) as (_, sent),
+    ):
         sent.begin()
         store.signal(signal.SIGSTOP)
         await asyncio.sleep(HANG_S)
@@ -107,6 +130,13 @@ DRILLS = [
     ),
     Drill("redis-empty", "restart of Redis with no data", emptied, may_over_admit=CAPACITY * TIGHT_USERS),
     Drill("redis-hang", f"Redis hangs for {HANG_S:g} s (SIGSTOP)", hung, transports=BOTH),
+    Drill(
+        "redis-hang-local",
+        "the same with on_store_error: local",
+        hung_with_local,
+        may_over_admit=_LOCAL * TIGHT_USERS,
+        transports=BOTH,
+    ),
     Drill("redis-maxmemory", "maxmemory reached (OOM)", memory_full),
     Drill("redis-disk-full", "full disk under Redis (MISCONF)", disk_full),
 ]
