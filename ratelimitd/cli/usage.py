@@ -82,8 +82,14 @@ def _print_state(usage: Usage) -> None:
         ("global", bucket),
         ("store", durations),
         ("requests", f"{usage.totals.requests}, of which {usage.totals.local} needed no call to the store"),
+        ("degraded", _degraded(usage)),
         ("so far", f"{usage.cumulative.requests} requests since the store was set up"),
     )
+
+
+def _degraded(usage: Usage) -> str | None:
+    count = usage.totals.degraded
+    return f"{count} were decided from memory, because the store could not decide" if count else None
 
 
 def _print_outcomes(usage: Usage) -> None:

@@ -94,6 +94,7 @@ def _totals(counts: Mapping[str, int]) -> dict[str, Any]:
         "denied": sum(denied_by.values()),
         "denied_by": denied_by,
         "local": counts.get(layout.LOCAL, 0),
+        "degraded": counts.get(layout.DEGRADED, 0),
     }
 
 

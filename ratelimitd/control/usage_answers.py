@@ -11,7 +11,8 @@ from ratelimitd.usage.ranges import UsageRange
 class DecisionTotals(Answer):
     """Decisions by outcome, and denied ones also by tier.
 
-    `local` is how many of all these needed no call to the store.
+    `local` is how many of all these needed no call to the store. `degraded` is how many replicas decided
+    from memory, because the store could not.
     """
 
     allowed: int = 0
@@ -21,6 +22,7 @@ class DecisionTotals(Answer):
     undecided: int = 0
     denied_by: dict[TierName, int] = Field(default_factory=lambda: dict.fromkeys(TierName, 0))
     local: int = 0
+    degraded: int = 0
 
     @property
     def requests(self) -> int:

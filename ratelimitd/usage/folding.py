@@ -17,7 +17,7 @@ _FIELDS = {
     for code in (
         *layout.CODES.values(),
         *layout.STORE_SECONDS,
-        *(layout.LOCAL, layout.REPLICAS, layout.STATE),
+        *(layout.LOCAL, layout.DEGRADED, layout.REPLICAS, layout.STATE),
     )
 }
 """The place and the code of each field of a bucket."""

@@ -96,8 +96,12 @@ CODES: dict[tuple[Verdict, TierName | Literal[""]], str] = {
 LOCAL = "l"
 """Decisions that needed no call to the store."""
 
+DEGRADED = "d"
+"""Decisions by a replica's share of the limits, because the store could not decide."""
+
 TOTAL_FIELDS = {f"{outcome} {tier}".strip(): code for (outcome, tier), code in CODES.items()} | {
-    "local": LOCAL
+    "local": LOCAL,
+    "degraded": DEGRADED,
 }
 """The fields of the totals: `allowed`, `denied user`."""
 

@@ -75,6 +75,8 @@ class Sampler:
                 sample.counts[layout.CODES[outcome, tier]] += count
                 if source == "local":
                     sample.counts[layout.LOCAL] += count
+                elif source == "degraded":
+                    sample.counts[layout.DEGRADED] += count
                 if outcome in _API_CODES:
                     sample.apis[api, _API_CODES[outcome]] += count
         self._decisions_before = totals

@@ -32,6 +32,7 @@ async def test_usage_has_steps_totals_and_apis(store: Redis, reader: httpx.Async
             "undecided": 0,
             "denied_by": {"global": 2, "user": 0, "user_api": 0},
             "local": 2,
+            "degraded": 0,
         }
     )
     assert [(one["api"], one["allowed"], one["denied"]) for one in answer["apis"]] == [

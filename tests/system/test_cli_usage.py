@@ -14,7 +14,9 @@ import pytest
 from redis.asyncio import Redis
 
 from ratelimitd.cli import watch
+from ratelimitd.core.model import Verdict
 from ratelimitd.core.tiers import TierName
+from ratelimitd.telemetry.decision_counts import Series
 from ratelimitd.usage.layout import total_key
 from tests.example_limits import KEY, limits_json
 from tests.system.command import apply, process, run
@@ -51,6 +53,16 @@ async def test_usage_shows_outcomes_apis_and_changes() -> None:
     assert "\x1b" not in done.out
     assert "\u202e" not in done.out
     assert r"/api/\u001b[31m\u202e</script>" in done.out
+
+
+@pytest.mark.usefixtures("counted")
+async def test_usage_names_decisions_from_memory_if_there_were_any(store: Redis) -> None:
+    assert "degraded" not in (await run("usage")).out
+    replica = ReportingReplica(store)
+    replica.count(Series(Verdict.ALLOWED, "", "/a", "degraded"), 4)
+    await replica.report()
+    lines = [" ".join(line.split()) for line in (await run("usage")).out.splitlines()]
+    assert "degraded 4 were decided from memory, because the store could not decide" in lines
 
 
 @pytest.mark.usefixtures("counted")

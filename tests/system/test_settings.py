@@ -39,7 +39,7 @@ def test_a_whole_number_may_have_an_exponent_or_a_decimal_point(value: str) -> N
         ("STORE_TIMEOUT_MS", "1.5", "must be a whole number"),
         ("STORE_TIMEOUT_MS", "1e999", "must be a whole number"),
         ("STORE_TIMEOUT_MS", "0", "must be greater than or equal to 1"),
-        ("ON_STORE_ERROR", "maybe", "must be 'deny', 'allow' or 'envoy'"),
+        ("ON_STORE_ERROR", "maybe", "must be 'deny', 'allow', 'envoy' or 'local'"),
         ("IDENTITY", "cookie:sid", "use header:NAME or address"),
         ("KEY_PREFIX", "a b", "string should match pattern"),
         ("LOG_LEVEL", "loud", "must be 'debug', 'info', 'warning' or 'error'"),

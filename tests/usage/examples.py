@@ -18,7 +18,7 @@ def usage(over: UsageRange = UsageRange.QUARTER_HOUR, *, apis: int = 3, quiet: b
     first_s = NOW_S - NOW_S % step_s - (count - 1) * step_s
     steps = [_step(number, count, first_s + number * step_s, step_s, quiet=quiet) for number in range(count)]
     denied_by = {tier: sum(step.denied_by[tier] for step in steps) for tier in TierName}
-    names = ("allowed", "denied", "blocked", "exempt", "undecided", "local")
+    names = ("allowed", "denied", "blocked", "exempt", "undecided", "local", "degraded")
     totals = DecisionTotals(
         **{name: sum(getattr(step, name) for step in steps) for name in names}, denied_by=denied_by
     )

@@ -41,16 +41,18 @@ async def test_reports_of_replicas_add_up(store: Redis, control: Control) -> Non
         replica.decide(1, denied_by=TierName.USER, local=True)
         replica.count(Series(Verdict.EXEMPT, "", "/b", "local"), 4)
         replica.count(Series(Verdict.BLOCKED, "", "/b", "local"), 3)
+        replica.count(Series(Verdict.DENIED, TierName.USER, "/a", "degraded"), 1)
         replica.count(Series(Verdict.UNDECIDED, "", "", "store"), 6)
         replica.calls.seconds.observe(150_000)
         await replica.report()
     for over in UsageRange:
         usage = await control.usage(over)
         for totals in (usage.totals, usage.cumulative):
-            assert (totals.allowed, totals.denied, totals.undecided) == (15, 9, 18)
+            assert (totals.allowed, totals.denied, totals.undecided) == (15, 12, 18)
             assert (totals.exempt, totals.blocked, totals.local) == (12, 9, 3 + 12 + 9)
-            assert totals.denied_by == {TierName.GLOBAL: 0, TierName.USER: 9, TierName.USER_API: 0}
-        assert [(one.api, one.allowed, one.denied) for one in usage.apis] == [("/a", 15, 9)]
+            assert totals.degraded == 3
+            assert totals.denied_by == {TierName.GLOBAL: 0, TierName.USER: 12, TierName.USER_API: 0}
+        assert [(one.api, one.allowed, one.denied) for one in usage.apis] == [("/a", 15, 12)]
         assert max(step.replicas for step in usage.steps) == 3
         assert 0.0001 < (usage.store_p50_s or 0) < 0.0002
         assert usage.warnings == []

@@ -80,7 +80,18 @@ def tiles(usage: Usage) -> list[Tile]:
                 look="bad" if outcome == "undecided" and newest else "",
             )
         )
-    return [*found, _bucket_tile(usage), _store_tile(usage)]
+    return [*found, _bucket_tile(usage), _store_tile(usage), *_degraded_tile(usage)]
+
+
+def _degraded_tile(usage: Usage) -> list[Tile]:
+    """Returns a tile if replicas decided from memory in this range, because the store could not."""
+    count = usage.totals.degraded
+    if not count:
+        return []
+    newest = newest_of(rates(usage, attrgetter("degraded")))
+    value = NOTHING if newest is None else per_second(newest)
+    hint = f"{count:,} in total, {share(count, usage.totals.requests)}, decided without the store"
+    return [Tile("Degraded", value, hint, look="bad" if newest else "")]
 
 
 def _bucket_tile(usage: Usage) -> Tile:

@@ -37,7 +37,7 @@ def usage_of(over: UsageRange, steps: list[UsageStep], **more: Any) -> Usage:
     tiers = {tier: sum(step.denied_by[tier] for step in steps) for tier in TierName}
     counted = {
         one: sum(getattr(step, one) for step in steps)
-        for one in ("allowed", "denied", "blocked", "exempt", "undecided", "local")
+        for one in ("allowed", "denied", "blocked", "exempt", "undecided", "local", "degraded")
     }
     totals = DecisionTotals(**counted, denied_by=tiers)
     assert len(steps) == count

@@ -100,6 +100,18 @@ async def test_the_figures_are_the_newest_ones_and_the_totals(viewer: Browser, m
     assert page["bucket-about"] == "tokens: latest 5, highest 5. capacity: latest 10, highest 10."
 
 
+async def test_decisions_from_memory_have_a_tile_if_there_were_any(
+    viewer: Browser, made: ControlOfUsage
+) -> None:
+    newest = STEPS[MINUTES][0] - 2
+    steps = steps_of(MINUTES, {newest: {"allowed": 80, "degraded": 20}}, **KNOWN)
+    made.made = usage_of(MINUTES, steps)
+    page = Texts((await viewer.get("/admin")).text)
+    assert page["tile-6"] == "Degraded 2/s 20 in total, 25\N{NO-BREAK SPACE}%, decided without the store"
+    made.made = usage_of(MINUTES, steps_of(MINUTES, **KNOWN))
+    assert 'id="tile-6"' not in (await viewer.get("/admin")).text
+
+
 async def test_a_long_step_counts_before_it_is_over(viewer: Browser, made: ControlOfUsage) -> None:
     """A step of half an hour would hide what happens now. One that has just begun says too little."""
     count, _ = STEPS[UsageRange.WEEK]
