@@ -20,7 +20,7 @@ from ratelimitd.store.link import (
     Link,
 )
 from tests.both_loops import on_both_loops
-from tests.eventually import eventually
+from tests.eventually import WAIT_S, eventually
 from tests.limiter.stepped_loops import on_stepped_loop, stall
 from tests.self_signed import make_certificate
 from tests.store.server import Clock, Server, execute, opened, opened_again, serving
@@ -309,6 +309,79 @@ async def test_a_link_with_a_silent_store_is_settled_in_time() -> None:
         await asyncio.sleep(0)
         stall(31)
         await settled
+
+
+@on_both_loops
+async def test_a_renewed_link_keeps_its_calls_and_sends_the_next_on_the_new_connection(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path / "s") as server, opened(tmp_path / "s") as link:
+        first = asyncio.ensure_future(execute(link, "GET", 1))
+        command, old = await server.call()
+        assert command == b"GET 1"
+        renewal = asyncio.ensure_future(link.renew())
+        await opened_again(link, 2)
+        drain, same = await server.call()
+        assert (drain, same) == (b"PING", old)
+        second = asyncio.ensure_future(execute(link, "GET", 2))
+        command, new = await server.call()
+        new.write(b":2\r\n")
+        assert (command, await second) == (b"GET 2", 2)
+        assert new is not old
+        old.write(b":1\r\n+PONG\r\n")
+        assert await first == 1
+        await renewal
+        assert (server.connections, link.opened) == (2, 2)
+        await eventually(lambda: _equal(server.closed, 1), "the old connection is closed")
+
+
+@on_both_loops
+async def test_a_renewal_that_fails_leaves_the_connection_in_use(tmp_path: Path) -> None:
+    attempts = 0
+
+    async def connect() -> Connection:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 2:
+            raise NotConnectedError("refused")
+        return await connector(f"unix://{tmp_path / 's'}")()
+
+    async with serving(tmp_path / "s") as server, Link(connect, now_s=Clock(), silence_s=WAIT_S) as link:
+        await opened_again(link, 1)
+        with pytest.raises(NotConnectedError, match="refused"):
+            await link.renew()
+        call = asyncio.ensure_future(execute(link, "GET", 1))
+        (await server.calls(1)).write(b":1\r\n")
+        assert (await call, server.connections, attempts) == (1, 1, 2)
+
+
+@on_both_loops
+async def test_a_connection_that_ends_during_its_renewal_is_replaced_once(tmp_path: Path) -> None:
+    attempts, ended = 0, asyncio.Event()
+
+    async def connect() -> Connection:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 2:
+            await ended.wait()
+        return await connector(f"unix://{tmp_path / 's'}")()
+
+    async with serving(tmp_path / "s") as server, Link(connect, now_s=Clock(), silence_s=WAIT_S) as link:
+        await opened_again(link, 1)
+        call = asyncio.ensure_future(execute(link, "GET", 1))
+        writer = await server.calls(1)
+        writer.write(b":1\r\n")
+        assert await call == 1
+        renewal = asyncio.ensure_future(link.renew())
+        await eventually(lambda: _equal(attempts, 2), "the renewal connects")
+        writer.close()
+        await opened_again(link, 2)
+        ended.set()
+        await renewal
+        call = asyncio.ensure_future(execute(link, "GET", 2))
+        (await server.calls(1)).write(b":2\r\n")
+        assert (await call, link.opened) == (2, 2)
+        await eventually(lambda: _equal(server.closed, 2), "the surplus connection is closed")
 
 
 @on_both_loops

@@ -10,11 +10,12 @@ import pytest_asyncio
 
 from ratelimitd.errors import StoreError
 from ratelimitd.process.loopback import free_port
-from ratelimitd.store.access import access_to
+from ratelimitd.store.access import StoreAccess, access_to
 from ratelimitd.store.client import connector, open_client, refuse_unsupported, store_errors
 from ratelimitd.store.fresh_pool import pool_of
 from ratelimitd.store.link import Link
 from ratelimitd.store.sentinel import Sentinels, locating
+from ratelimitd.store_source import StoreSource
 from ratelimitd.store_url import Node
 from tests.redis_server import redis_server
 from tests.self_signed import make_certificate
@@ -130,7 +131,7 @@ async def test_a_replica_that_a_sentinel_names_is_not_used(store: Sentineled) ->
                 await client.ping()
 
 
-async def test_sentinels_have_credentials_of_their_own() -> None:
+async def test_sentinels_have_credentials_of_their_own(tmp_path: Path) -> None:
     """The documented permissions are enough, and no error shows a password."""
     async with redis_server() as (master, admin), redis_server(sentinel=True) as (sentinel, client):
         await admin.config_set("requirepass", "master")
@@ -142,6 +143,11 @@ async def test_sentinels_have_credentials_of_their_own() -> None:
         await client.acl_setuser("default", enabled=False)  # the open connection of this client stays
         url = f"redis+sentinel://:master@{sentinel}/{SERVICE}"
         async with open_client(f"{url}?sentinel_username=app&sentinel_password={SECRET}") as allowed:
+            assert await allowed.ping()
+        file = tmp_path / "password"
+        file.write_text(SECRET)
+        source = StoreSource(url, sentinel_username="app", sentinel_password_file=str(file))
+        async with open_client(StoreAccess(source)) as allowed:
             assert await allowed.ping()
         assert await client.acl_log() == []
         reason = r"(NOAUTH|WRONGPASS).*the options sentinel_username and sentinel_password"
