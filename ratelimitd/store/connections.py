@@ -74,6 +74,8 @@ class _Handshake(AbstractConnection):
         try:
             await self._authenticate(check_health=check_health)
         except ResponseError as error:  # only SELECT may fail so; a cluster and a Sentinel refuse it
+            if str(error).startswith("BUSY "):  # a script runs, and SELECT may work later
+                raise NotConnectedError(str(error)) from error
             error.args = (f"{error} (database {self.db} of the URL)",)
             refused = error
         commands = self.pack_commands([("CLIENT", "SETNAME", CLIENT_NAME), ("HELLO",)])

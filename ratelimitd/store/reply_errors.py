@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import cache
 
 from redis.asyncio.connection import DefaultParser
+from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as NotConnectedError
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from ratelimitd.resources import resource
 
@@ -25,8 +25,13 @@ _SHOWN_KEYS = 3
 _ACL_IN_SCRIPT = re.compile("executing the script|ACL failure in script")
 """What Redis and Valkey write when an ACL forbids what a script does."""
 
-_READ_ONLY_IN_SCRIPT = " -READONLY "
-"""Marks the error of Redis before version 7 about a script that writes to a read-only replica."""
+_IN_SCRIPT: dict[str, type[RedisError]] = {
+    " -LOADING ": BusyLoadingError,
+    " -MASTERDOWN ": MasterDownError,
+    " -READONLY ": ReadOnlyError,
+}
+"""Errors of commands in a script that another connection may not get, in the form before Redis 7: after
+`ERR Error running script`. Later versions begin with the code."""
 
 _CLUSTER_CODES = {"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN"}
 
@@ -46,8 +51,9 @@ class CodedParser(DefaultParser):  # type: ignore[misc, valid-type] # its type d
     def parse_error(cls, response: str) -> RedisError:
         """Returns the error of an error reply. Raises ValueError for a malformed MOVED or ASK."""
         error: RedisError = super().parse_error(response)
-        if _READ_ONLY_IN_SCRIPT in response:
-            error = ReadOnlyError()
+        for mark, kind in _IN_SCRIPT.items():
+            if mark in response:
+                error = kind(response)
         code = response.partition(" ")[0]
         error.args = (f"{response} ({CLUSTER})" if code in _CLUSTER_CODES else response,)
         return error

@@ -6,14 +6,13 @@ that still waits then fails, although the store may have carried it out.
 """
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from hiredis import Reader, pack_command
 from redis.exceptions import ConnectionError as NotConnectedError
-from redis.exceptions import InvalidResponse, MasterDownError, ReadOnlyError, ResponseError
+from redis.exceptions import InvalidResponse, MasterDownError, ReadOnlyError
 
 from ratelimitd.store.reply_errors import CodedParser
 
@@ -36,10 +35,6 @@ _PING = pack(("PING",))
 _WRONG_STORE = (NotConnectedError, ReadOnlyError, MasterDownError)
 """Replies of a store that loads its data, wants a password or became a replica. Its address may lead to
 another store by now, which only a new connection reaches."""
-
-_WRONG_STORE_IN_SCRIPT = re.compile(r"-(READONLY|MASTERDOWN|LOADING) ").search
-"""The same in the form of Redis before version 7 when a command of a script fails: after `ERR Error running
-script`."""
 
 
 class EndCallback(Protocol):
@@ -130,7 +125,7 @@ class Wire(asyncio.Protocol):
             self.end("the store sent a reply that no call waits for")
             return
         callback = self._waiting.popleft()
-        if isinstance(reply, Exception) and _is_wrong_store(reply):
+        if isinstance(reply, _WRONG_STORE):
             self.end(str(reply))
         else:
             self._answered = True
@@ -161,9 +156,3 @@ def _ignore_end(reason: str, *, answered: bool) -> None:
 
 def _ignore(_reply: object) -> None:
     """Does nothing with a reply."""
-
-
-def _is_wrong_store(error: Exception) -> bool:
-    return isinstance(error, _WRONG_STORE) or (
-        isinstance(error, ResponseError) and _WRONG_STORE_IN_SCRIPT(str(error)) is not None
-    )

@@ -82,7 +82,9 @@ async def test_the_reply_to_a_cancelled_call_is_discarded(tmp_path: Path) -> Non
         ("NOAUTH Authentication required.", AuthenticationError, 2),
         ("MASTERDOWN Link with MASTER is down.", MasterDownError, 2),
         # Redis 6 reports so what a command of a script meets.
-        ("ERR Error running script (call to f_0): @user_script: 9: -READONLY You can't", ResponseError, 2),
+        ("ERR Error running script (call to f_0): @user_script: 9: -READONLY You can't", ReadOnlyError, 2),
+        ("ERR Error running script (call to f_0): @user_script: 9: -MASTERDOWN Link", MasterDownError, 2),
+        ("ERR Error running script (call to f_0): @user_script: 9: -OOM command not", ResponseError, 1),
     ],
 )
 @on_both_loops
