@@ -20,6 +20,8 @@ def main() -> int:
         options = parse(sys.argv[1:])
         if options.observers:
             asyncio.run(compare.observers(options))
+        elif options.leases:
+            asyncio.run(compare.leases(options))
         elif options.against is not None:
             asyncio.run(compare.run(options, options.against))
         else:

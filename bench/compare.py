@@ -14,7 +14,7 @@ from bench.run import Put, cancel_on_signals, machine, printer, progress
 from bench.sampling import measure_rounds
 from bench.stores import running_store
 from bench.table import Table, load_table, with_spread
-from bench.targets import FAST, OTHER_CHECKOUT, UNOBSERVED, Target
+from bench.targets import FAST, LEASING, OTHER_CHECKOUT, UNOBSERVED, Target
 from bench.workloads import SINGLE, STREAMS, Case, Concurrency, Entry, Workload
 
 _FIGURES = {"service us": "service_us", "store us": "store_us", "mean us": "mean_us", "decisions/s": "rate"}
@@ -41,6 +41,13 @@ async def observers(options: Options) -> None:
     results = await _measured(options, put, launch.unobserved, UNOBSERVED, (STREAMS,))
     put(ratio_table(results, UNOBSERVED, "Observed / not observed"))
     put(goals_table(observation_goals(results)))
+
+
+async def leases(options: Options) -> None:
+    """Compares the service with one that leases tokens of the global bucket."""
+    put = printer(markdown_tables=options.markdown)
+    results = await _measured(options, put, launch.leasing, LEASING, (SINGLE, STREAMS))
+    put(ratio_table(results, LEASING, "Without leases / with leases"))
 
 
 async def _measured(

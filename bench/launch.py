@@ -19,8 +19,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from bench import echo, grpc_methods
 from bench.echo_store import STORE_URL
 from bench.front_envoy import HOT_PATH, backend_config, front_config
-from bench.stores import STORE_TIMEOUT_S
-from bench.targets import ECHO_OF, FAST, INSIDE, STORE_ECHO_OF, UNLIMITED, UNOBSERVED, Front, Target
+from bench.stores import CONFIG_KEY, LEASED_CONFIG_KEY, STORE_TIMEOUT_S
+from bench.targets import ECHO_OF, FAST, INSIDE, LEASING, STORE_ECHO_OF, UNLIMITED, UNOBSERVED, Front, Target
 from ratelimitd.address import TcpAddress
 from ratelimitd.demo.stack import ADDRESS_HEADER
 from ratelimitd.process.child import child
@@ -36,7 +36,8 @@ def _environ(store_url: str, checkout: Path = ROOT) -> dict[str, str]:
     """This process's environment without its RATELIMITD_ variables, and with settings for a busy machine."""
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     # Versions before 0.7 have no metrics, and refuse the setting.
-    has_metrics = "metrics_listen:" in (checkout / "ratelimitd/settings.py").read_text()
+    modules = checkout.glob("ratelimitd/settings*.py")
+    has_metrics = any("metrics_listen:" in module.read_text() for module in modules)
     return {
         **others,
         **({"RATELIMITD_METRICS_LISTEN": f"{LOOPBACK}:0"} if has_metrics else {}),
@@ -91,10 +92,11 @@ async def service(
     checkout: Path = ROOT,
     module: str = "ratelimitd",
     name: str | None = None,
+    config_key: str = CONFIG_KEY,
 ) -> AsyncIterator[Target]:
     """`ratelimitd serve` with this transport, from this checkout or another one with its own .venv.
 
-    `module` is the one that has the command line.
+    `module` is the one that has the command line. `config_key` is the key of the policy.
     """
     name = name or transport
     python = sys.executable if checkout == ROOT else str(checkout / ".venv/bin/python")
@@ -104,6 +106,7 @@ async def service(
     began = time.perf_counter()
     # Up to version 0.4.2, Python inside Envoy imports from the working directory, so the folder is empty.
     cwd, environ = _empty(folder), _environ(store_url, checkout)
+    environ["RATELIMITD_CONFIG_KEY"] = config_key
     async with child(name, command, folder / f"{name}.log", environ, cwd=cwd) as process:
         await process.until(partial(is_serving, address), poll_interval_s=_POLL_INTERVAL_S)
         yield Target(name, address, service_pid=process.process.pid, start_s=time.perf_counter() - began)
@@ -112,6 +115,11 @@ async def service(
 def unobserved(store_url: str, folder: Path) -> AbstractAsyncContextManager[Target]:
     """`fast` without anything that observes its decisions."""
     return service(FAST, store_url, folder, module="bench.unobserved", name=UNOBSERVED)
+
+
+def leasing(store_url: str, folder: Path) -> AbstractAsyncContextManager[Target]:
+    """`fast` with leases of the global bucket."""
+    return service(FAST, store_url, folder, name=LEASING, config_key=LEASED_CONFIG_KEY)
 
 
 def _empty(folder: Path) -> Path:

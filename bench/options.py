@@ -30,6 +30,7 @@ class Options:
         external: a service that the user of the bench runs, or None.
         against: another checkout to compare with, or None.
         observers: whether only to compare `fast` with and without observers.
+        leases: whether only to compare `fast` with and without leases of the global bucket.
     """
 
     pace: Pace
@@ -41,6 +42,7 @@ class Options:
     external: Target | None
     against: Path | None
     observers: bool
+    leases: bool
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -63,6 +65,7 @@ def parse(arguments: Sequence[str]) -> Options:
         external=_external(given),
         against=_checkout(given.against),
         observers=given.observers,
+        leases=given.leases,
     )
 
 
@@ -78,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--store", choices=[REDIS, VALKEY], default=installed()[0], help="default: redis if installed")
     add("--against", type=Path, metavar="DIR", help="only compare `fast` with another checkout's `fast`")
     add("--observers", action="store_true", help="only compare `fast` with and without observers")
+    add("--leases", action="store_true", help="only compare `fast` with and without leases")
     external = parser.add_mutually_exclusive_group()
     external.add_argument("--ext-authz", metavar="HOST:PORT", help="also measure this ext_authz service")
     external.add_argument("--rls", metavar="HOST:PORT", help="also measure this rate limit service")

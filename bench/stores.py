@@ -20,6 +20,7 @@ from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.flat_form import FlatPolicy
+from ratelimitd.policy.normal_form import normal_text
 from ratelimitd.process.child import child
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.store.client import connector, open_client, store_errors
@@ -40,7 +41,11 @@ POLICY = FlatPolicy.model_validate(
 )
 """The policy of all workloads: no run empties a full bucket; an emptied one refills too slowly to pay."""
 
-CONFIG_KEY = "rate_limit:config"
+LEASED_POLICY = normal_text(POLICY).replace("refill_rate: 1000}", "refill_rate: 1000, lease: auto}")
+"""The same policy with leases of the global bucket."""
+
+CONFIG_KEY, LEASED_CONFIG_KEY = "rate_limit:config", "rate_limit:leased"
+"""The keys of the two policies."""
 
 STORE_TIMEOUT_S = 2.0
 """Timeout of a store decision, long enough for a busy machine."""
@@ -75,12 +80,13 @@ class Store:
     client: Redis
 
     async def reset(self) -> None:
-        """Stores the policy, empties the hot user's bucket for the API and fills all others."""
+        """Stores the policies, empties the hot user's bucket for the API and fills all others."""
         now_s, now_us = await self.client.time()
         hot = f"rate:user:{user_id(HOT_USER)}:api:{API}"
         steps = self.client.pipeline(transaction=True)  # no service sees the store without a policy
         steps.flushdb()
         steps.set(CONFIG_KEY, POLICY.model_dump_json())
+        steps.set(LEASED_CONFIG_KEY, LEASED_POLICY)
         steps.hset(hot, mapping={"tokens": 0, "last": now_s * 1_000_000 + now_us})
         await steps.execute()
 

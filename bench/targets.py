@@ -25,6 +25,9 @@ EXTERNAL = "external service"
 
 OTHER_CHECKOUT = "fast, other checkout"
 
+LEASING = "fast, with leases"
+"""The service with a policy that leases the global bucket."""
+
 UNOBSERVED = "fast, not observed"
 """Floor: the service without metrics, usage counts and top users."""
 

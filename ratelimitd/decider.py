@@ -22,6 +22,7 @@ from ratelimitd.limiter.leased_limiter import LeasedLimiter
 from ratelimitd.limiter.leased_takes import LeasePool
 from ratelimitd.limiter.redis_limiter import RedisLimiter, greeting
 from ratelimitd.limiter.replica_share import ReplicaShare
+from ratelimitd.limiter.split_limiter import SplitLimiter
 from ratelimitd.process import descriptors
 from ratelimitd.rate_text import per_second
 from ratelimitd.rollout.follower import PolicyFollower
@@ -89,7 +90,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         )
         await stack.enter_async_context(access.watched())
         batcher = await stack.enter_async_context(_batcher(settings, redis_limiter, calls))
-        limiter, forget = _limiter(traces.of_takes(batcher), batcher)
+        limiter, forget = _limiter(settings, traces.of_takes(batcher), batcher)
         unreadable = UnreadableAddresses(settings.address_header)
         policies = PolicyFollower(
             client,
@@ -160,9 +161,10 @@ def _batcher(settings: Settings, limiter: BatchLimiter, calls: StoreCalls) -> Ba
     )
 
 
-def _limiter(takes: Limiter, lender: Limiter) -> tuple[Limiter, Callable[[], None]]:
+def _limiter(settings: Settings, takes: Limiter, lender: Limiter) -> tuple[Limiter, Callable[[], None]]:
     """Returns the limiter of decisions, and a function that drops what it knows of the buckets."""
-    denials, leases = DenyCache(takes), LeasePool(monotonic_us)
+    leases = LeasePool(monotonic_us)
+    denials = DenyCache(SplitLimiter(takes, leases) if settings.key_layout.tagged else takes)
 
     def forget() -> None:
         denials.clear()

@@ -34,8 +34,8 @@ MAX_LEASE_US = 500_000
 MIN_LEASE_US = 10_000
 """Shortest time for which a lease is worth its call."""
 
-MAX_RESERVE = 4
-"""The reserve is at most this part of the capacity: a quarter."""
+MAX_RESERVE = 8
+"""The reserve is at most this part of the capacity: an eighth. Bursts are smaller by the reserve."""
 
 CLOCK_RATES = 100
 """The part of the time by which a lease ends early, because the clocks may differ in rate: a hundredth."""
@@ -44,7 +44,7 @@ FAIR_PART = 8
 """A lease takes at most this part of what the bucket holds, so that other replicas find tokens: an eighth."""
 
 RENEWED_AT = 4
-"""A lease is renewed when a quarter of the tokens that the replica needs is left."""
+"""A lease is renewed when a quarter of the tokens that a replica may hold is left."""
 
 LEAST_LEASE = 2 * MICRO
 """Microtokens that are worth a lease. A single token is taken by the request itself."""
@@ -72,14 +72,15 @@ def lease_terms(limit: Limit) -> LeaseTerms | None:
     lease_us = floor(reserve * MICRO / refill_rate)
     if lease_us < MIN_LEASE_US:
         return None
-    return LeaseTerms(Limit(capacity - reserve, refill_rate), lease_us - lease_us // CLOCK_RATES)
+    return LeaseTerms(Limit(capacity - reserve, refill_rate), lease_us * (CLOCK_RATES - 1) // CLOCK_RATES)
 
 
 class Leases:
     """The leased tokens of one bucket that this replica holds, and how many it should take next.
 
-    It holds at most as many as its requests needed within half of the time for which a lease can be spent. So
-    this is the most that expires when its traffic stops.
+    It takes at most as many as its requests were charged within half of the time for which a lease can be
+    spent. So this is the most that expires when its traffic stops. Denied requests do not count, because
+    otherwise they would empty the bucket.
 
     Args:
         limit: the limit of the bucket.
@@ -98,7 +99,7 @@ class Leases:
         self._leases: list[tuple[int, int]] = []  # the end of a lease and what is left of it, oldest first
         self._half_us = terms.usable_us // 2
         self._half_began_us = 0
-        self._needed = self._needed_before = 0
+        self._charged = self._charged_before = 0
         self._asked = False
         self._next_ask_us = 0
 
@@ -107,7 +108,6 @@ class Leases:
 
         Returns None if too few tokens are held; the request then needs a take of its own.
         """
-        self._count(cost, now_us)
         if not self.can_spend(cost, now_us):
             return None
         self.held -= cost
@@ -130,7 +130,7 @@ class Leases:
         return self.held >= cost
 
     def give_back(self, cost: int, until_us: int) -> None:
-        """Takes back what a request did not need after all: it can be spent until then."""
+        """Adds tokens that a request did not need after all. They can be spent until then."""
         self.held += cost
         insort(self._leases, (until_us, cost))
 
@@ -139,7 +139,7 @@ class Leases:
 
         After any other answer, `granted`, `refused` or `failed` must be called.
         """
-        target = max(self._needed, self._needed_before)
+        target = max(self._charged, self._charged_before)
         if self._asked or self.held * RENEWED_AT > target or now_us < self._next_ask_us:
             return 0
         wanted = min(target - self.held, self.level // FAIR_PART)
@@ -168,11 +168,11 @@ class Leases:
         self._asked = False
         self._next_ask_us = now_us + self._half_us
 
-    def _count(self, cost: int, now_us: int) -> None:
-        """Counts what requests need in this half of the time of a lease, and in the one before it."""
+    def charged(self, cost: int, now_us: int) -> None:
+        """Counts a request that was allowed, in this half of the time of a lease."""
         since_us = now_us - self._half_began_us
         if since_us >= self._half_us:
-            self._needed_before = self._needed if since_us < 2 * self._half_us else 0
-            self._needed = 0
+            self._charged_before = self._charged if since_us < 2 * self._half_us else 0
+            self._charged = 0
             self._half_began_us = now_us
-        self._needed += cost
+        self._charged += cost

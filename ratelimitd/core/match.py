@@ -146,10 +146,15 @@ def _on_store_error(
     return frozenset(policy.tiers[name].on_store_error for name, _ in enforced)
 
 
-def _leased(policy: PolicySet, enforced: list[TierLimit], shadow: list[TierLimit]) -> int | None:
-    """The index of the bucket whose tokens are leased, or None. Tiers that may be leased come first."""
+def _leased(
+    policy: PolicySet, layout: KeyLayout, enforced: list[TierLimit], shadow: list[TierLimit]
+) -> int | None:
+    """The index of the bucket whose tokens are leased, or None. Tiers that may be leased come first.
+
+    In a cluster it is always leased, because its key cannot share a slot with the keys of all identities.
+    """
     for at, tiers in ((0, enforced), (len(enforced), shadow)):
-        if tiers and TIERS[tiers[0][0]].leasable and policy.tiers[tiers[0][0]].lease:
+        if tiers and TIERS[tiers[0][0]].leasable and (layout.tagged or policy.tiers[tiers[0][0]].lease):
             return at
     return None
 
@@ -179,7 +184,7 @@ def _find_rules(
             MICRO if route is None else route.cost * MICRO,
             tuple([limit for _, limit in enforced]),
             tuple([limit for _, limit in shadow]),
-            _leased(policy, enforced, shadow),
+            _leased(policy, layout, enforced, shadow),
         ),
         limits=tuple(enforced),
         shadow=tuple(shadow),

@@ -18,7 +18,7 @@ from ratelimitd.errors import StoreError
 from ratelimitd.limiter.leased_takes import (
     NOTHING,
     LeasePool,
-    is_spent,
+    is_charged,
     leased_tokens,
     parts_of,
     rest_of,
@@ -54,32 +54,41 @@ class LeasedLimiter:
             return await self._limiter.take(request)
         now_us = self._pool.now_us()
         leases = self._pool.of(keys[at], parts.limit, parts.terms)
-        cost = charge.cost
         if dry_run:
-            until_us = now_us if leases.can_spend(cost, now_us) else None
-            cost = 0
-        else:
-            until_us = leases.spend(cost, now_us)
-            self._renew(leases, keys[at], now_us)
+            return await self._dry_run(request, leases, now_us)
+        until_us = leases.spend(charge.cost, now_us)
         if until_us is None:
             outcome = await self._limiter.take(request)
-            level = leased_tokens(outcome, parts)
-            if level is not None:
-                leases.counted(level)
-            return outcome
-        return await self._take_rest(request, leases, cost, until_us)
+            tokens = leased_tokens(outcome, parts)
+            if tokens is not None:
+                leases.counted(tokens)
+        else:
+            outcome = await self._take_rest(request, leases, until_us)
+        if is_charged(outcome, parts):
+            leases.charged(charge.cost, now_us)
+            self._renew(leases, keys[at], now_us)
+        return outcome
 
-    async def _take_rest(self, request: TakeRequest, leases: Leases, cost: int, until_us: int) -> Outcome:
-        """Takes from the other buckets; `cost` has been paid from the lease."""
+    async def _take_rest(self, request: TakeRequest, leases: Leases, until_us: int) -> Outcome:
+        """Takes from the other buckets. The leased tokens, which are spent, go back if these do not pay."""
         parts = parts_of(request.charge)
         rest = rest_of(request, parts)
-        spent = False
+        charged = False
         try:
             outcome = await self._limiter.take(rest) if rest.keys else NOTHING
-            spent = is_spent(outcome)
+            outcome = with_leased(outcome, parts, leases.held + leases.level)
+            charged = is_charged(outcome, parts)
         finally:
-            if cost and not spent:
-                leases.give_back(cost, until_us)
+            if not charged:
+                leases.give_back(request.charge.cost, until_us)
+        return outcome
+
+    async def _dry_run(self, request: TakeRequest, leases: Leases, now_us: int) -> Outcome:
+        if not leases.can_spend(request.charge.cost, now_us):
+            return await self._limiter.take(request)
+        parts = parts_of(request.charge)
+        rest = rest_of(request, parts)
+        outcome = await self._limiter.take(rest) if rest.keys else NOTHING
         return with_leased(outcome, parts, leases.held + leases.level)
 
     def _renew(self, leases: Leases, key: str, now_us: int) -> None:

@@ -79,9 +79,11 @@ def leased_tokens(outcome: Outcome, parts: Parts) -> int | None:
     return None if counts is None else counts.tokens[0]
 
 
-def is_spent(outcome: Outcome) -> bool:
-    """Whether the rest of a request also took its tokens from the tiers beside the leased bucket."""
-    return outcome.allowed and (outcome.shadow is None or outcome.shadow.allowed)
+def is_charged(outcome: Outcome, parts: Parts) -> bool:
+    """Whether a request with this outcome is charged to its leased bucket."""
+    if parts.in_shadow:
+        return outcome.allowed and outcome.shadow is not None and outcome.shadow.allowed
+    return outcome.allowed
 
 
 class LeasePool:

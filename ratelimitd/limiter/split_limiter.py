@@ -19,7 +19,7 @@ from ratelimitd.limiter.leased_takes import (
     NOTHING,
     LeasePool,
     Parts,
-    is_spent,
+    is_charged,
     parts_of,
     rest_of,
     with_leased,
@@ -97,14 +97,14 @@ class SplitLimiter:
     async def _take_rest(
         self, rest: TakeRequest, parts: Parts, paid: Outcome, leases: Leases | None, sent_us: int
     ) -> Outcome:
-        spent = False
+        charged = False
         try:
-            outcome = await self._take(rest)
-            spent = is_spent(outcome)
+            outcome = with_leased(await self._take(rest), parts, paid.tokens[0])
+            charged = is_charged(outcome, parts)
         finally:
-            if leases is not None and not spent:
+            if leases is not None and not charged:
                 leases.give_back(rest.charge.cost, sent_us + leases.terms.usable_us)
-        return with_leased(outcome, parts, paid.tokens[0])
+        return outcome
 
     async def _take(self, request: TakeRequest) -> Outcome:
         return await self._limiter.take(request) if request.keys else NOTHING

@@ -379,3 +379,22 @@ async def test_any_request_under_any_policy_gets_a_response(
     check = check_over(store(), policy=compiled(data))
     for _ in range(3):
         assert (await check(request)).template.http_status in {200, 403, 429, 503}
+
+
+@pytest.mark.parametrize(
+    ("tiers", "tagged", "leased"),
+    [
+        ({}, False, None),
+        ({}, True, 0),
+        ({"global": LIMIT | {"lease": "auto"}}, False, 0),
+        ({"global": LIMIT | {"lease": "auto", "shadow": True}}, False, 2),
+        ({"global": LIMIT | {"lease": "off"}}, True, 0),
+        ({"global": "off"}, True, None),
+    ],
+)
+def test_the_global_bucket_is_leased_in_a_cluster_and_where_the_policy_says_so(
+    tiers: dict[str, Any], leased: int | None, *, tagged: bool
+) -> None:
+    policy, request = compiled(document(tiers=TIERS | tiers)), make_request()
+    rules = Matcher(policy, KeyLayout("rate", tagged)).match(request, identify(SOURCES, request))
+    assert rules.charge.leased == leased

@@ -37,7 +37,8 @@ class Clocks:
         return self.now_us + self.ahead_us
 
     def step(self, step_us: int) -> None:
-        """Steps the store's clock."""
+        """Steps the store's clock, a microsecond after all that has happened."""
+        self.now_us += 1
         self.ahead_us += step_us
         self._forward.append((self.now_us, self._forward[-1][1] + max(step_us, 0)))
 

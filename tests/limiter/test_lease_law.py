@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimitd.core.lease import lease_terms
 from ratelimitd.core.model import MICRO, Limit
 from tests.limiter.leased_replicas import Call, Replica, World
 
@@ -19,16 +20,17 @@ CLOCK_RATES = (Fraction(1), Fraction("0.995"), Fraction("1.005"))
 LIMITS = (Limit(64, 200.0), Limit(64, 1600.0), Limit(128, 100.0), Limit(3, 50.0), Limit(64, 0.5))
 USERS = (None, Limit(1000, 1000.0), Limit(2, 1.0))
 
-ACTIONS = ["warm"] * 6 + ["burst"] * 6 + ["ask", "call", "decide", "answer", "lose", "die", "limit", "clock"]
+ACTIONS = ["warm"] * 4 + ["ask"] * 4 + ["burst"] * 6
+ACTIONS += ["send", "call", "decide", "answer", "lose", "die", "limit", "clock"]
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from([0, 1, 5, 8, 9, 9, 9, 10, 11, 50, 50, 50]),
+        st.sampled_from([0, 1, 5, 9, 9, 9, 11, 15, 19, 50, 50, 50]),
         st.sampled_from(ACTIONS),
         st.integers(0, REPLICAS - 1),
         st.integers(1, 12),
     ),
     min_size=10,
-    max_size=30,
+    max_size=25,
 )
 
 
@@ -52,7 +54,7 @@ async def call(world: World) -> None:
 def act(world: World, replica: Replica, action: str, number: int) -> None:
     """Takes one step; `number` counts calls or requests, or chooses a limit or a step of the clock."""
     match action:
-        case "ask":
+        case "send":
             for _ in range(number):
                 replica.begin(MICRO * (1 + number % 3 // 2), USERS[number % len(USERS)])
         case "decide":
@@ -73,16 +75,19 @@ async def broken_law(steps: Sequence[Step], limit: Limit, *, split: bool) -> str
     """Returns what `World.broken_law` finds after these steps."""
     world = World()
     replicas = [Replica(world, limit, split=split, rate=rate) for rate in CLOCK_RATES]
-    tenth_us = min(50_000, int(limit.capacity / 40 * MICRO / limit.refill_rate))
+    tenth_us = min(50_000, int(limit.capacity / 80 * MICRO / limit.refill_rate))
     for tenths, action, at, number in steps:
         world.clocks.now_us += tenths * tenth_us
         if action == "warm":  # enough requests, one after another, for leases of several tokens
             for _ in range(number):
-                act(world, replicas[at], "ask", 1)
+                act(world, replicas[at], "send", 1)
                 await call(world)
+        elif action == "ask":
+            act(world, replicas[at], "send", number)
+            await call(world)
         elif action == "burst":
             for replica in replicas:
-                act(world, replica, "ask", 5 * number)
+                act(world, replica, "send", 3 * number)
             await call(world)
         elif action == "call":
             await call(world)
@@ -91,6 +96,28 @@ async def broken_law(steps: Sequence[Step], limit: Limit, *, split: bool) -> str
             await settle()
     await call(world)
     return world.broken_law(replicas[0].limit)
+
+
+async def test_a_lease_is_counted_from_when_its_call_was_sent() -> None:
+    """Its reply is late, so the next request needs a take of its own."""
+    world, limit = World(), Limit(64, 200.0)
+    replica, terms = Replica(world, limit, split=False), lease_terms(limit)
+    assert terms is not None
+    for _ in range(4):
+        replica.begin(MICRO)
+    await settle()
+    for one in world.sent.copy():
+        world.decide(one)
+        world.answer(one)
+    await settle()
+    (lease,) = world.sent
+    world.decide(lease)
+    world.clocks.now_us += terms.usable_us + 1
+    world.answer(lease)
+    replica.begin(MICRO)
+    await settle()
+    assert len(world.sent) == 1
+    await call(world)
 
 
 @pytest.mark.parametrize("split", [False, True])
