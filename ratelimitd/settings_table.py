@@ -276,7 +276,7 @@ class Settings(BaseModel):
     @classmethod
     def _redis_url_file_holds_a_url(cls, value: str) -> str:
         if value:
-            check_store_url(read_secret(value))
+            check_store_url(url_file=value)
         return value
 
     @field_validator("redis_password_file", "sentinel_password_file")

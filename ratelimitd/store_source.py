@@ -73,8 +73,7 @@ class ServerReader:
 
         The topology is that of the first call, because other parts depend on it.
         """
-        text = read_secret(self._source.url_file) if self._source.url_file else self._source.url
-        found = parse_store_url(text)
+        found = parse_store_url(_text(self._source))
         if found.topology != self._topology and self._topology:
             raise ValueError(
                 f"the topology of the store is {found.topology} now, and was {self._topology} at the start; "
@@ -97,14 +96,20 @@ def check_store_source(source: StoreSource) -> None:
                 "an `embedded` store has no users; expected a URL, or no setting for credentials"
             )
         return
-    _check_combination(
-        source, parse_store_url(read_secret(source.url_file) if source.url_file else source.url)
-    )
+    _check_combination(source, parse_store_url(_text(source)))
 
 
-def check_store_url(url: str) -> None:
+def check_store_url(url: str = "", *, url_file: str = "") -> None:
     """Raises ValueError, with a sentence, for a URL that cannot be used. It also loads the files for TLS."""
-    ServerReader(StoreSource(url=url)).read()
+    ServerReader(StoreSource(url=url, url_file=url_file)).read()
+
+
+def _text(source: StoreSource) -> str:
+    """Returns the URL of a source. Raises ValueError."""
+    text = read_secret(source.url_file) if source.url_file else source.url
+    if source.url_file and text.lower() == EMBEDDED:
+        raise ValueError("the file holds `embedded`; expected a URL, or `embedded` without a file")
+    return text
 
 
 def _check_combination(source: StoreSource, url: StoreUrl) -> None:

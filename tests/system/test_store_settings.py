@@ -67,6 +67,10 @@ def test_what_is_not_a_readable_file_is_refused(setting: str, tmp_path: Path) ->
 
 def test_a_url_in_a_file_is_checked_like_any_other(tmp_path: Path) -> None:
     path = tmp_path / "url"
+    path.write_text("embedded")
+    assert problem(redis_url_file=str(path)).endswith(
+        ": the file holds `embedded`; expected a URL, or `embedded` without a file"
+    )
     path.write_text(f"redis://u:{SECRET}@h/x")
     assert "not a valid store URL: the path '/x' names no database" in problem(redis_url_file=str(path))
 
