@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from ratelimitd.process.loopback import free_port
 from ratelimitd.store.client import open_client
 from ratelimitd.store.embedded import embedded_store
 from tests.eventually import eventually
@@ -67,3 +68,23 @@ async def until_it_has_counted(replica: OneReplica, live: int) -> None:
         return await replica.metric("ratelimitd_live_replicas") == live
 
     await eventually(counted, f"{live} live replicas")
+
+
+async def test_a_replica_decides_from_memory_while_the_store_is_gone(tmp_path: Path) -> None:
+    """The new store is empty, and the replica keeps its policy."""
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        life = await stack.enter_async_context(AsyncExitStack())
+        url = await life.enter_async_context(embedded_store(port))
+        async with open_client(url) as store:
+            await store.set(KEY, LIMITS)
+        replica = await stack.enter_async_context(one_replica("grpcio", url, tmp_path, ENV))
+        await until_decided_by_the_store(replica)
+        await until_it_has_counted(replica, 1)
+        await life.aclose()
+        assert await replica.statuses("alice", 15) == {200: CAPACITY, 429: 5}
+        await stack.enter_async_context(embedded_store(port))
+        await until_decided_by_the_store(replica)
+        assert await replica.statuses("alice", 15) == {200: CAPACITY, 429: 5}
+        degraded = await replica.metric(DECISIONS, source="degraded")
+        assert degraded >= 15
