@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from ratelimitd import __version__
 from ratelimitd.core.decide import Decider
-from ratelimitd.core.ports import BatchLimiter, Decide, Limiter
-from ratelimitd.limiter.batcher import Batcher
+from ratelimitd.core.keys import KeyLayout
+from ratelimitd.core.ports import Decide, Limiter
 from ratelimitd.limiter.deny_cache import DenyCache, monotonic_us
 from ratelimitd.limiter.leased_limiter import LeasedLimiter
 from ratelimitd.limiter.leased_takes import LeasePool
-from ratelimitd.limiter.redis_limiter import RedisLimiter, greeting
+from ratelimitd.limiter.opening import Parts, open_store_limiter
 from ratelimitd.limiter.replica_share import ReplicaShare
 from ratelimitd.limiter.split_limiter import SplitLimiter
 from ratelimitd.process import descriptors
@@ -28,12 +28,9 @@ from ratelimitd.rate_text import per_second
 from ratelimitd.rollout.follower import PolicyFollower
 from ratelimitd.rollout.replicas import Replica
 from ratelimitd.settings import Settings
-from ratelimitd.store.access import StoreAccess, access_by
-from ratelimitd.store.client import connector, open_client
-from ratelimitd.store.connections import Locate
-from ratelimitd.store.fresh_pool import pool_of
-from ratelimitd.store.link import SILENCE_S, Link
-from ratelimitd.store.master_watch import watching_master
+from ratelimitd.store.access import access_by
+from ratelimitd.store.buckets import layout_of
+from ratelimitd.store.client import open_client
 from ratelimitd.telemetry.decision_counts import DecisionCounts
 from ratelimitd.telemetry.denial_log import DenialLog
 from ratelimitd.telemetry.observers import ObserverErrorLog
@@ -46,9 +43,6 @@ from ratelimitd.usage.global_bucket import GlobalBucket
 from ratelimitd.usage.report import UsageReport
 from ratelimitd.usage.sample import Sampler
 from ratelimitd.usage.top_publisher import counting_users
-
-SILENCE_AFTER_DEADLINE_S = 0.5
-"""How much longer than a decision waits the store may be silent before its connection is closed."""
 
 GC_THRESHOLD = 50_000
 """Objects created between two runs of the garbage collector: as many as some thousand decisions hold."""
@@ -79,18 +73,14 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         replica = _replica(settings)
         traces = await stack.enter_async_context(open_traces(os.environ, replica.id))
         access = access_by(settings)
-        client = await stack.enter_async_context(open_client(access))
-        link = _link(settings, access, pool_of(client).locate)
-        access.on_change(link.renew)
-        pool_of(client).follow(lambda: link.opened)
-        await stack.enter_async_context(watching_master(client, link))
+        client = await stack.enter_async_context(open_client(access, settings.config_key))
         calls = StoreCalls()
-        redis_limiter = traces.of_calls(
-            RedisLimiter(await stack.enter_async_context(link)), access.url, lambda: link.peer
+        store = await stack.enter_async_context(
+            open_store_limiter(Parts(settings, access, traces, calls), client)
         )
         await stack.enter_async_context(access.watched())
-        batcher = await stack.enter_async_context(_batcher(settings, redis_limiter, calls))
-        limiter, forget = _limiter(settings, traces.of_takes(batcher), batcher)
+        layout = layout_of(client, settings.key_prefix)
+        limiter, forget = _limiter(layout, traces.of_takes(store.limiter), store.limiter)
         unreadable = UnreadableAddresses(settings.address_header)
         policies = PolicyFollower(
             client,
@@ -102,7 +92,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         )
         await stack.enter_async_context(policies.following())
         counts = DecisionCounts()
-        bucket = GlobalBucket(client, policies, settings.key_layout, lambda: policies.number)
+        bucket = GlobalBucket(client, policies, layout, lambda: policies.number)
         additions = Additions(settings.config_key, replica.id)
         usage = UsageReport(client, additions, Sampler(counts, calls), bucket)
         await stack.enter_async_context(usage.reporting())
@@ -111,13 +101,13 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
             counting_users(client, settings.config_key, replica.id, settings.top_users)
         )
         await stack.enter_async_context(descriptors.watched())
-        await link.settled()
+        await store.settled()
         _reduce_garbage_collection()
         decider = Decider(
             policies=policies,
             limiter=limiter,
             sources=settings.sources(on_unreadable=unreadable),
-            layout=settings.key_layout,
+            layout=layout,
             on_store_error=settings.on_store_error,
             local=ReplicaShare(lambda: policies.live_replicas),
             observers=(policies.shadow_counts, counts, *denials, *user_counts),
@@ -130,7 +120,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
                 store_timeout_s=settings.store_timeout_s,
                 decisions=counts,
                 calls=calls,
-                in_flight=lambda: batcher.in_flight,
+                in_flight=store.in_flight,
                 policies=policies,
                 revision=lambda: policies.number,
                 shadow_denied=lambda: policies.shadow_counts.totals,
@@ -141,30 +131,10 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         yield Deciding(traces.of_decisions(decider, policies.revision_of), metrics.exposition)
 
 
-def _link(settings: Settings, access: StoreAccess, locate: Locate | None) -> Link:
-    """Returns the connection of the decisions. `locate` finds the store at each connect.
-
-    A call to the store may take longer than its decisions wait, because it may have to connect first. Their
-    deadline comes before the end of the connection, so that they notice that the store is silent.
-    """
-    silence_s = max(SILENCE_S, settings.store_timeout_s + SILENCE_AFTER_DEADLINE_S)
-    return Link(connector(access, locate), greeting=greeting(), silence_s=silence_s)
-
-
-def _batcher(settings: Settings, limiter: BatchLimiter, calls: StoreCalls) -> Batcher:
-    return Batcher(
-        limiter,
-        timeout_s=settings.store_timeout_s,
-        max_batch=settings.max_batch,
-        max_in_flight=settings.max_in_flight,
-        calls=calls,
-    )
-
-
-def _limiter(settings: Settings, takes: Limiter, lender: Limiter) -> tuple[Limiter, Callable[[], None]]:
+def _limiter(layout: KeyLayout, takes: Limiter, lender: Limiter) -> tuple[Limiter, Callable[[], None]]:
     """Returns the limiter of decisions, and a function that drops what it knows of the buckets."""
     leases = LeasePool(monotonic_us)
-    denials = DenyCache(SplitLimiter(takes, leases) if settings.key_layout.tagged else takes)
+    denials = DenyCache(SplitLimiter(takes, leases) if layout.tagged else takes)
 
     def forget() -> None:
         denials.clear()

@@ -54,6 +54,10 @@ class StoreRefusedError(StoreError):
     reason = "refused"
 
 
+class StoreRedirectError(StoreRefusedError):
+    """A node of a Redis Cluster did not execute a call. The cause says where or when to make it again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One fault of a policy: its place, and the reason. An empty path stands for the whole text."""

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from ratelimitd.address import DEFAULT_LISTEN, Address, TcpAddress, UnixAddress, parse_address
 from ratelimitd.core.identity import HEADER_NAME, Source, Unreadable, ignore_unreadable, parse_sources
-from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.rate_text import per_second
 from ratelimitd.secret_file import read_secret
@@ -309,11 +308,6 @@ class Settings(BaseModel):
         """The first header among the identity sources, or None."""
         parts = [part.strip().lower().partition(":") for part in self.identity.split(",")]
         return next((name for kind, _, name in parts if kind == "header"), None)
-
-    @property
-    def key_layout(self) -> KeyLayout:
-        """How the keys of buckets are built."""
-        return KeyLayout(self.key_prefix)
 
     @property
     def store_timeout_s(self) -> float:

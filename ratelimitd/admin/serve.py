@@ -76,7 +76,7 @@ async def serve_admin(settings: Settings) -> None:
             stack.enter_context(server)
         access = access_by(settings)
         await refuse_unsupported(access)
-        client = await stack.enter_async_context(open_client(access))
+        client = await stack.enter_async_context(open_client(access, settings.config_key))
         await stack.enter_async_context(access.watched())
         await stack.enter_async_context(watching_master(client))
         app = admin_app(Control(client, settings), keys, settings, partial(check_service, tls=tls))

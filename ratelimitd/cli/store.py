@@ -34,7 +34,7 @@ def with_control(store: StoreFlags, operation: Callable[[Control], Awaitable[T]]
         )
 
     async def run() -> T:
-        async with open_client(access_by(loaded)) as client:
+        async with open_client(access_by(loaded), loaded.config_key) as client:
             return await operation(Control(client, loaded))
 
     return event_loop.run(run())

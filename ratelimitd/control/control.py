@@ -35,7 +35,7 @@ from ratelimitd.rollout.replicas import Replicas
 from ratelimitd.rollout.revision import Revision
 from ratelimitd.rollout.revisions import HISTORY_LENGTH, Revisions
 from ratelimitd.settings import Settings
-from ratelimitd.store.buckets import Buckets
+from ratelimitd.store.buckets import Buckets, layout_of
 from ratelimitd.usage.ranges import UsageRange
 from ratelimitd.usage.series import SeriesReader
 
@@ -51,9 +51,10 @@ class Control:
     def __init__(self, client: Redis, settings: Settings) -> None:
         self._client = client
         self._settings = settings
+        self._layout = layout_of(client, settings.key_prefix)
         self._revisions = Revisions(client, settings.config_key)
         self._replicas = Replicas(client, settings.config_key)
-        self._buckets = Buckets(client, settings.key_layout)
+        self._buckets = Buckets(client, self._layout)
         self._series = SeriesReader(client, settings.config_key)
 
     async def current(self) -> CurrentPolicy:
@@ -153,10 +154,10 @@ class Control:
         request = spec.request(self._settings)
         identity = identity_of(spec, request, self._settings)
         policy = await self._policy()
-        keys = keys_of(policy, request, identity, self._settings.key_layout)
+        keys = keys_of(policy, request, identity, self._layout)
         stored = await self._buckets.read(keys)
         return ExplainedRequest.of(
-            explain(policy, request, identity, self._settings.key_layout, stored.buckets, stored.now_us),
+            explain(policy, request, identity, self._layout, stored.buckets, stored.now_us),
             stored.not_buckets,
         )
 
@@ -166,7 +167,7 @@ class Control:
         policy = await self._policy()
         keys = await self._buckets.keys_of(identity.key)
         stored = await self._buckets.read(keys)
-        return bucket_states(stored, policy, identity, self._settings.key_layout)
+        return bucket_states(stored, policy, identity, self._layout)
 
     async def reset(self, subject: Subject) -> list[str]:
         """Makes every bucket of a subject full. Returns the keys deleted. Raises RequestSpecError."""

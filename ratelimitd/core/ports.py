@@ -32,9 +32,14 @@ class LocalLimiter(Protocol):
         ...
 
 
-BatchCallback = Callable[[Sequence[Outcome] | Exception], None]
-"""Called exactly once: with one outcome per request, in order, or with a StoreError, after which the state of
-every request is unknown. Any other error is a defect."""
+Answer = Outcome | Exception
+"""The outcome of a request, or a StoreError after which its state is unknown. Any other error is a defect."""
+
+BatchAnswer = Sequence[Answer] | Exception
+"""One answer per request, in order, or the error of all."""
+
+BatchCallback = Callable[[BatchAnswer], None]
+"""Called exactly once."""
 
 
 class BatchLimiter(Protocol):

@@ -14,8 +14,14 @@ from types import TracebackType
 from typing import Self
 
 from ratelimitd.core.model import Outcome, TakeRequest
-from ratelimitd.core.ports import BatchLimiter, Limiter
-from ratelimitd.errors import StoreAwayError, StoreError, StoreOverloadError, StoreTimeoutError
+from ratelimitd.core.ports import BatchAnswer, BatchLimiter, Limiter
+from ratelimitd.errors import (
+    StoreAwayError,
+    StoreError,
+    StoreOverloadError,
+    StoreRedirectError,
+    StoreTimeoutError,
+)
 from ratelimitd.limiter.breaker import Breaker, is_answer
 from ratelimitd.limiter.outage_log import OutageLog
 from ratelimitd.settings import MAX_BATCH, MAX_IN_FLIGHT
@@ -124,7 +130,7 @@ class Batcher:
             error = StoreAwayError(self._breaker.reason)
         else:
             error = StoreOverloadError(f"{self._max_waiting} decisions already wait for the store")
-        self._note(error)
+        self.note(error)
         return error
 
     def _expire(self, turns: int) -> None:
@@ -180,9 +186,7 @@ class Batcher:
                 callers.append(caller)
         return callers
 
-    def _answered(
-        self, callers: Sequence[_Caller], started_ns: int, answer: Sequence[Outcome] | Exception
-    ) -> None:
+    def _answered(self, callers: Sequence[_Caller], started_ns: int, answer: BatchAnswer) -> None:
         self._in_flight -= 1
         if isinstance(answer, Exception):
             if is_answer(answer):
@@ -193,7 +197,9 @@ class Batcher:
             self._silent_since_s = self._loop.time()
             self._calls.seconds.observe(self._now_ns() - started_ns)
             for (request, outcome, _), known in zip(callers, answer, strict=True):
-                if not outcome.done():
+                if isinstance(known, Exception):
+                    self._fail(outcome, known)
+                elif not outcome.done():
                     outcome.set_result(known)
                     if self._outages.troubled:
                         self._outages.made(request, known)
@@ -204,10 +210,11 @@ class Batcher:
     def _fail(self, outcome: "asyncio.Future[Outcome]", error: Exception) -> None:
         if not outcome.done():
             outcome.set_exception(error)
-            self._note(error)
+            if not isinstance(error, StoreRedirectError):
+                self.note(error)
 
-    def _note(self, error: Exception) -> None:
-        """Counts a decision that failed."""
+    def note(self, error: Exception) -> None:
+        """Counts a decision that failed. A caller does so itself if it makes redirected calls again."""
         self._calls.errors[error.reason if isinstance(error, StoreError) else StoreError.reason] += 1
         self._outages.failed(error)
 

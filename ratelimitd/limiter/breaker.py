@@ -14,11 +14,9 @@ effect.
 """
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
 
-from ratelimitd.core.model import Outcome
-from ratelimitd.core.ports import BatchLimiter
+from ratelimitd.core.ports import BatchAnswer, BatchLimiter
 from ratelimitd.errors import StoreRefusedError, StoreReplyError
 
 PROBE_INTERVAL_S = 0.02
@@ -67,7 +65,7 @@ class Breaker:
         except Exception as error:  # noqa: BLE001 - the next probe may work
             answered(error)
 
-    def _probed(self, sent_s: float, answer: Sequence[Outcome] | Exception) -> None:
+    def _probed(self, sent_s: float, answer: BatchAnswer) -> None:
         if self._closed:
             return
         if is_answer(answer):
@@ -80,6 +78,6 @@ class Breaker:
             self._timer = self._loop.call_later(PROBE_INTERVAL_S, self._probe)
 
 
-def is_answer(answer: Sequence[Outcome] | Exception) -> bool:
+def is_answer(answer: BatchAnswer) -> bool:
     """Whether this came from the store, even if it is an error."""
     return not isinstance(answer, Exception) or isinstance(answer, (StoreRefusedError, StoreReplyError))

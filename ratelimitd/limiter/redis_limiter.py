@@ -3,17 +3,19 @@
 import hashlib
 from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 from redis.exceptions import NoScriptError, ResponseError
 
 from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.core.model import TakeRequest
 from ratelimitd.core.ports import BatchCallback, BatchLimiter
-from ratelimitd.errors import StoreConnectionError, StoreRefusedError, StoreReplyError
+from ratelimitd.errors import StoreConnectionError, StoreRedirectError, StoreRefusedError, StoreReplyError
 from ratelimitd.limiter.take_script import decode, encode, take_replaced
 from ratelimitd.resources import resource
 from ratelimitd.store.link import Link
 from ratelimitd.store.reply_errors import name_command
+from ratelimitd.store.wire import Argument, ReplyCallback
 
 
 def greeting() -> tuple[tuple[str, ...], ...]:
@@ -25,11 +27,29 @@ def _script() -> str:
     return resource("lua/take.lua").read_text()
 
 
-class RedisLimiter:
-    """The limiter that all replicas share."""
+class Caller(Protocol):
+    """Sends commands, as a link does."""
 
-    def __init__(self, link: Link) -> None:
+    def call(self, arguments: tuple[Argument, ...], callback: ReplyCallback) -> None:
+        """Sends a command. `callback` is called once, and not before this method has returned."""
+        ...
+
+
+class RedisLimiter:
+    """The limiter that all replicas share.
+
+    Args:
+        link: the connection to the store.
+        name: what errors call the store.
+        redirects: errors after which the caller makes the call again, somewhere else or later.
+    """
+
+    def __init__(
+        self, link: Caller, *, name: str = "the store", redirects: tuple[type[ResponseError], ...] = ()
+    ) -> None:
         self._link = link
+        self._name = name
+        self._redirects = redirects
         self._log = BoundedLog("ratelimitd.store")
         self._script = _script()
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
@@ -50,12 +70,10 @@ class RedisLimiter:
 
     def _finish(self, callback: BatchCallback, requests: Sequence[TakeRequest], reply: object) -> None:
         if isinstance(reply, ResponseError):
-            keys, _ = encode(requests)
-            name_command(reply, ("EVALSHA", self._sha, len(keys), *keys))
-            callback(StoreRefusedError(f"the store failed: {reply}"))
+            callback(self._refused(requests, reply))
             return
         if isinstance(reply, Exception):
-            callback(StoreConnectionError(f"the store failed: {reply}"))
+            callback(StoreConnectionError(f"{self._name} failed: {reply}"))
             return
         for key, kind in take_replaced(reply):
             self._log.warning("bucket_replaced", key=key, type=kind)
@@ -66,5 +84,15 @@ class RedisLimiter:
         else:
             callback(outcomes)
 
+    def _refused(self, requests: Sequence[TakeRequest], reply: ResponseError) -> StoreRefusedError:
+        if isinstance(reply, self._redirects):
+            error = StoreRedirectError(f"{self._name} failed: {reply}")
+            error.__cause__ = reply
+            return error
+        keys, _ = encode(requests)
+        name_command(reply, ("EVALSHA", self._sha, len(keys), *keys))
+        return StoreRefusedError(f"{self._name} failed: {reply}")
 
+
+_caller: type[Caller] = Link
 _port: type[BatchLimiter] = RedisLimiter

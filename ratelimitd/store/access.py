@@ -97,6 +97,8 @@ class StoreAccess:
             "connection_class": UnixConnection if server.url.scheme == "unix" else TcpConnection,
             **_OF_ALL,
         }
+        if server.url.topology == "cluster":
+            found["in_cluster"] = True
         if server.tls is not None:
             found["tls"] = server.tls
         if self._pair() or self._provided:

@@ -6,17 +6,20 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as NotConnectedError
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from ratelimitd.errors import StoreError
-from ratelimitd.store.access import Store, access_to, make_connection
+from ratelimitd.settings_table import CONFIG_KEY
+from ratelimitd.store.access import Store, StoreAccess, access_to, make_connection
+from ratelimitd.store.cluster import Cluster
+from ratelimitd.store.cluster_client import open_cluster_client
 from ratelimitd.store.connections import Locate, node_of
 from ratelimitd.store.fresh_pool import FreshPool
 from ratelimitd.store.link import Connect, Connection
-from ratelimitd.store.reply_errors import UnsupportedStoreError, name_command
+from ratelimitd.store.plain_client import PlainClient
+from ratelimitd.store.reply_errors import UnsupportedStoreError
 from ratelimitd.store.sentinel import locating
 from ratelimitd.store.tls_problem import tls_problem
 from ratelimitd.store_url import Node
@@ -29,54 +32,20 @@ PROBE_TIMEOUT_S = 1.0
 
 
 @asynccontextmanager
-async def open_client(store: Store) -> AsyncIterator[Redis]:
-    """Yields a client of a store and closes it. It connects at its first use, so a store may start later."""
+async def open_client(store: Store, key: str = CONFIG_KEY) -> AsyncIterator[Redis]:
+    """Yields a client of a store and closes it. It connects at its first use, so a store may start later.
+
+    In a cluster it leads to the master that owns `key`.
+    """
     access = access_to(store)
+    if access.url.topology == "cluster":
+        async with open_cluster_client(access, key, MAX_CONNECTIONS) as in_cluster:
+            yield in_cluster
+        return
     async with locating(access) as locate:
         pool = FreshPool(access.arguments, lambda: access.version, locate, max_connections=MAX_CONNECTIONS)
-        async with _Client.from_pool(pool) as client:
+        async with PlainClient.from_pool(pool) as client:
             yield client
-
-
-class _Client(Redis):
-    """A client that finds the new master for a write, and whose errors name the command that was refused."""
-
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Returns the reply to a command. Raises RedisError."""
-        try:
-            return await self._execute_once(*args, **options)
-        except ReadOnlyError:  # not executed, so it may be repeated: the pool opens a new connection
-            return await self._execute_once(*args, **options)
-
-    async def _execute_once(self, *args: Any, **options: Any) -> Any:
-        try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # it is untyped
-        except ResponseError as error:
-            name_command(error, args)
-            raise
-
-    def pipeline(
-        self,
-        transaction: bool = True,  # noqa: FBT001, FBT002 - redis-py's signature
-        shard_hint: str | None = None,
-    ) -> "_Pipeline":
-        """Returns a pipeline that sends its commands together."""
-        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
-
-
-class _Pipeline(Pipeline):
-    """A pipeline whose errors name the command that the store refused."""
-
-    async def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - redis-py's signature
-        """Returns the replies; refused commands have an error unless `raise_on_error`. Raises RedisError."""
-        commands = [command for command, _ in self.command_stack]
-        replies = await super().execute(raise_on_error=False)
-        for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, ResponseError):
-                name_command(reply, [*command])
-                if raise_on_error:
-                    raise reply
-        return replies
 
 
 def new_connection(store: Store, locate: Locate | None = None) -> AbstractConnection:
@@ -92,6 +61,9 @@ async def refuse_unsupported(store: Store) -> None:
     Any other failure is not an error here, because the store may start later than its users.
     """
     access = access_to(store)
+    if access.url.topology == "cluster":
+        await _refuse_unless_cluster(access)
+        return
     async with locating(access) as locate:
         connection = new_connection(access, locate)
         try:
@@ -105,6 +77,20 @@ async def refuse_unsupported(store: Store) -> None:
                 raise StoreError(f"the store cannot be used: {problem}") from error
         finally:
             await connection.disconnect(nowait=True)
+
+
+async def _refuse_unless_cluster(access: StoreAccess) -> None:
+    """Raises StoreError if a server of another kind answers."""
+    cluster = Cluster(access)
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            await cluster.refresh()
+    except UnsupportedStoreError as error:
+        raise StoreError(f"the store cannot be used: {error}") from error
+    except (RedisError, TimeoutError):
+        pass
+    finally:
+        await cluster.aclose()
 
 
 def connector(store: Store, locate: Locate | None = None) -> Connect:

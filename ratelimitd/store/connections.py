@@ -18,7 +18,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as NotConnectedError
 
 from ratelimitd.store.credentials import Login
-from ratelimitd.store.reply_errors import CLUSTER, NotMasterError, UnsupportedStoreError
+from ratelimitd.store.reply_errors import NotMasterError, UnsupportedStoreError
 from ratelimitd.store_tls import Tls
 from ratelimitd.store_url import Node
 
@@ -28,16 +28,15 @@ ATTEMPT_DELAY_S = 0.25
 CLIENT_NAME = "ratelimitd"
 """The name of the connections in CLIENT LIST."""
 
-UNSUPPORTED = {b"cluster": CLUSTER}
-"""Reasons to refuse a server, by the mode that it reports."""
-
-
 Locate = Callable[[], Awaitable[Node]]
 """Finds the server to connect to, such as the master that Sentinels name. Raises RedisError or OSError."""
 
 
 _MASTER_ROLES = {b"master", b""}
 """The role of a master in HELLO and INFO; empty if the server does not tell."""
+
+_CLUSTER_MODES = {b"cluster", b""}
+"""The mode of a node of a cluster; empty if it does not tell."""
 
 _INFO_FIELDS = (b"redis_mode", b"role")
 
@@ -64,6 +63,9 @@ class _Handshake(AbstractConnection):
 
     An ACL can forbid CLIENT but not HELLO, so every user can find out what the server is.
     """
+
+    in_cluster = False
+    """Whether the server must be a node of a Redis Cluster."""
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
         """Authenticates and selects the database, then names the connection and refuses a cluster.
@@ -102,9 +104,8 @@ class _Handshake(AbstractConnection):
         """Raises UnsupportedStoreError if this kind of server cannot be a store."""
         if server.mode == b"sentinel":
             raise UnsupportedStoreError(sentinel_instead_of_store(self, await services_of(self)))
-        reason = UNSUPPORTED.get(server.mode)
-        if reason is not None:
-            raise UnsupportedStoreError(reason)
+        if server.mode == b"cluster" and not self.in_cluster:
+            raise UnsupportedStoreError(cluster_instead_of_store(self))
 
     async def _server(self) -> Server:
         """Returns what the server is, from its reply to HELLO, or to INFO if it does not know HELLO."""
@@ -141,6 +142,15 @@ async def services_of(sentinel: AbstractConnection) -> list[str]:
     return []
 
 
+def cluster_instead_of_store(connection: Any) -> str:
+    """Returns the reason why a node of a cluster cannot be a store, with the URL that would be right."""
+    node = node_of(connection)
+    return (
+        f"{node or 'the server at the socket'} is a node of a Redis Cluster; "
+        f"expected {scheme_of(connection)}+cluster://{node or 'HOST:PORT'}"
+    )
+
+
 def sentinel_instead_of_store(connection: Any, services: list[str]) -> str:
     """Returns the reason why a Sentinel cannot be a store, with the URL that would be right."""
     scheme = scheme_of(connection)
@@ -156,12 +166,21 @@ class TcpConnection(_Handshake, Connection):
     Args:
         locate: finds the server at each connect, in place of `host` and `port`.
         tls: the TLS of the connection; None without TLS.
+        in_cluster: the server must be a node of a Redis Cluster.
         arguments: those of redis-py's connection.
     """
 
     _socket: socket
 
-    def __init__(self, *, locate: Locate | None = None, tls: Tls | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        locate: Locate | None = None,
+        tls: Tls | None = None,
+        in_cluster: bool = False,
+        **arguments: Any,
+    ) -> None:
+        self.in_cluster = in_cluster
         self._locate = locate
         self.tls = tls
         super().__init__(**arguments)
@@ -179,6 +198,11 @@ class TcpConnection(_Handshake, Connection):
     async def check_server(self, server: Server) -> None:
         """Raises UnsupportedStoreError, or NotMasterError if the located server is a replica."""
         await super().check_server(server)
+        if self.in_cluster and server.mode not in _CLUSTER_MODES:
+            node = Node(self.host, self.port)
+            raise UnsupportedStoreError(
+                f"{node} is not a node of a Redis Cluster; expected {scheme_of(self)}://{node}"
+            )
         if self._locate is not None and server.role not in _MASTER_ROLES:
             raise NotMasterError(f"{Node(self.host, self.port)} was located as the master, but is a replica")
 

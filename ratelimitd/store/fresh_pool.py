@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import MasterDownError, ReadOnlyError, ResponseError
+from redis.exceptions import AskError, MasterDownError, MovedError, ReadOnlyError, ResponseError
 
 from ratelimitd.store.connections import node_of
 from ratelimitd.store.sentinel import Sentinels
@@ -115,6 +115,10 @@ class _Watched(AbstractConnection):
             return await super().read_response(*arguments, **named)
         except (ReadOnlyError, MasterDownError):
             self.failed = True
+            raise
+        except AskError as error:  # a MovedError is one in redis-py
+            error.host = error.host or self.host
+            self.failed = isinstance(error, MovedError)
             raise
         except ResponseError:
             raise

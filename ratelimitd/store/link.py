@@ -58,6 +58,10 @@ each connection, or that refuses each write as a replica.
 _MOVED = "the store moved to another server"
 
 
+Call = tuple[tuple[Argument, ...], ReplyCallback]
+"""The arguments of a command, and the callback for its reply."""
+
+
 class Connection(Protocol):
     """A connection that is negotiated: authenticated, on its database, with no reply outstanding."""
 
@@ -215,6 +219,15 @@ class Link:
         finally:
             old_wire.end("the connection was replaced")
             await old_connection.close()
+
+    def call_all(self, calls: Sequence[Call]) -> None:
+        """Sends commands in one write, in this order, each with its callback as in `call`."""
+        if self._wire is not None:
+            packed = b"".join([pack(arguments) for arguments, _ in calls])
+            self._wire.send(packed, *[callback for _, callback in calls])
+            return
+        for arguments, callback in calls:
+            self.call(arguments, callback)
 
     async def aclose(self) -> None:
         """Closes the connection for good. Calls in flight and all later calls fail."""

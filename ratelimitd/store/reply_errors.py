@@ -15,10 +15,9 @@ from redis.exceptions import ConnectionError as NotConnectedError
 
 from ratelimitd.resources import resource
 
-CLUSTER = (
-    "the store is a Redis Cluster, which ratelimitd does not support yet; "
-    "expected one Redis or Valkey with `cluster-enabled no`"
-)
+CLUSTER = "a Redis Cluster answers so; expected a URL that begins redis+cluster:// or rediss+cluster://"
+"""Reason for an error of a server that did not say that it is a node of a cluster."""
+
 _SHOWN_KEYS = 3
 """Keys of a script that an error shows. A batch of decisions may have hundreds."""
 
@@ -33,7 +32,7 @@ _IN_SCRIPT: dict[str, type[RedisError]] = {
 """Errors of commands in a script that another connection may not get, in the form before Redis 7: after
 `ERR Error running script`. Later versions begin with the code."""
 
-_CLUSTER_CODES = {"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN"}
+_CLUSTER_CODES = {"MOVED", "ASK", "CROSSSLOT", "TRYAGAIN"}
 
 
 class UnsupportedStoreError(NotConnectedError):

@@ -74,11 +74,11 @@ class Wire(asyncio.Protocol):
         self._replaced = transport.get_protocol()
         transport.set_protocol(self)
 
-    def send(self, packed: bytes, callback: ReplyCallback) -> None:
-        """Sends a packed command."""
+    def send(self, packed: bytes, *callbacks: ReplyCallback) -> None:
+        """Sends packed commands in one write, with one callback for each."""
         if not self._waiting:
             self._quiet_since_s = self._now_s()
-        self._waiting.append(callback)
+        self._waiting += callbacks
         if self._silence_timer is None:
             self._silence_timer = self._loop.call_later(self._silence_s, self._check_silence)
         self._transport.write(packed)

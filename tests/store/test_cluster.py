@@ -1,7 +1,8 @@
-"""Tests of servers that cannot be a store: Redis Clusters and Sentinels, on real ones."""
+"""Tests of servers of another kind than the URL says, on real ones."""
 
+import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from redis.exceptions import ConnectionError as NotConnectedError
 from ratelimitd.core.model import MICRO, Charge, Limit, TakeRequest
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.redis_limiter import RedisLimiter
-from ratelimitd.store import connections
+from ratelimitd.process.loopback import free_port
 from ratelimitd.store.client import connector, open_client, refuse_unsupported, store_errors
+from ratelimitd.store.connections import Server, TcpConnection
 from ratelimitd.store.link import Link
 from ratelimitd.store.reply_errors import CLUSTER
-from tests.eventually import eventually
+from tests.redis_cluster import CLUSTER_MODE, redis_cluster
 from tests.redis_server import redis_server
 from tests.script_limiter import take_batch
 from tests.store.server import execute
@@ -26,46 +28,33 @@ ENVOY_CONFIG = Path(__file__).parents[2] / "envoy" / "envoy.yaml"
 
 NODE = r"127.0.0.1:\d+"
 
-CLUSTER_MODE = ("--cluster-enabled", "yes")
-
-
-@asynccontextmanager
-async def cluster(nodes: int) -> AsyncIterator[str]:
-    """Yields HOST:PORT of the first node of a cluster that covers all slots."""
-    async with AsyncExitStack() as stack:
-        servers = [await stack.enter_async_context(redis_server(*CLUSTER_MODE)) for _ in range(nodes)]
-        first, client = servers[0]
-        for number, (address, node) in enumerate(servers):
-            begin, end = 16384 * number // nodes, 16384 * (number + 1) // nodes - 1
-            await node.execute_command("CLUSTER", "ADDSLOTSRANGE", begin, end)  # type: ignore[no-untyped-call] # it is untyped
-            if number:
-                await client.execute_command("CLUSTER", "MEET", *address.split(":"))  # type: ignore[no-untyped-call] # it is untyped
-
-        async def ready() -> bool:
-            info = await client.execute_command("CLUSTER", "INFO")  # type: ignore[no-untyped-call] # it is untyped
-            return "cluster_state:ok" in str(info) and f"cluster_known_nodes:{nodes}" in str(info)
-
-        await eventually(ready, "the cluster is up")
-        yield first
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def clusters() -> AsyncIterator[dict[int, str]]:
     """Runs a cluster of one node and one of two. Yields the URL of the first node of each."""
-    async with cluster(1) as one, cluster(2) as two:
-        yield {1: f"redis://{one}", 2: f"redis://{two}"}
+    async with redis_cluster(1) as one, redis_cluster(2) as two:
+        yield {1: f"redis://{one.members[0].address}", 2: f"redis://{two.members[0].address}"}
+
+
+def refusal(url: str) -> str:
+    """Returns the reason to refuse the cluster at this URL of one server."""
+    address = url.removeprefix("redis://")
+    return f"{address} is a node of a Redis Cluster; expected redis+cluster://{address}"
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
 async def test_every_connection_to_a_cluster_is_refused(nodes: int, clusters: dict[int, str]) -> None:
     url = clusters[nodes]
     async with open_client(url) as client:
-        with pytest.raises(StoreError, match=f"^the store failed: {CLUSTER}$"), store_errors():
+        with (
+            pytest.raises(StoreError, match=f"^the store failed: {re.escape(refusal(url))}$"),
+            store_errors(),
+        ):
             await client.get("rate_limit:config")
     async with Link(connector(url)) as link:
-        with pytest.raises(NotConnectedError, match=f"^{CLUSTER}$"):
+        with pytest.raises(NotConnectedError, match=f"^{re.escape(refusal(url))}$"):
             await execute(link, "GET", "k")
-    with pytest.raises(StoreError, match=f"^the store cannot be used: {CLUSTER}$"):
+    with pytest.raises(StoreError, match=f"^the store cannot be used: {re.escape(refusal(url))}$"):
         await refuse_unsupported(url)
 
 
@@ -79,7 +68,7 @@ async def test_every_connection_to_a_cluster_is_refused(nodes: int, clusters: di
             (),
             f"{NODE} is a Redis Sentinel, which holds no data; expected redis\\+sentinel://{NODE}/SERVICE",
         ),
-        (False, CLUSTER_MODE, CLUSTER),
+        (False, CLUSTER_MODE, f"{NODE} is a node of a Redis Cluster; expected redis\\+cluster://{NODE}"),
     ],
 )
 async def test_a_sentinel_and_a_node_without_slots_are_refused(
@@ -98,11 +87,11 @@ async def test_a_store_that_is_away_is_not_refused() -> None:
     await refuse_unsupported("unix:///nowhere.sock")
 
 
-def is_one_sentence(text: str) -> bool:
-    """Returns whether an output is the sentence about a cluster and nothing else."""
+def is_one_sentence(text: str, url: str) -> bool:
+    """Returns whether an output is the sentence about the cluster at this URL and nothing else."""
     return (
         text.startswith("ratelimitd: the store ")
-        and text.endswith(f": {CLUSTER}\n")
+        and text.endswith(f": {refusal(url)}\n")
         and text.count("\n") == 1
     )
 
@@ -120,7 +109,7 @@ async def test_a_service_does_not_start_on_a_cluster(
     arguments: tuple[str, ...], clusters: dict[int, str]
 ) -> None:
     status, output = await run(*arguments, env={"RATELIMITD_REDIS_URL": clusters[1]})
-    assert (status, is_one_sentence(output)) == (1, True), output
+    assert (status, is_one_sentence(output, clusters[1])) == (1, True), output
 
 
 @pytest.mark.parametrize(
@@ -138,7 +127,7 @@ async def test_every_other_command_names_the_cluster(
     arguments: tuple[str, ...], clusters: dict[int, str]
 ) -> None:
     done = await command.run(*arguments, "--redis-url", clusters[2])
-    assert (done.status, done.out, is_one_sentence(done.err)) == (1, "", True), done.err
+    assert (done.status, done.out, is_one_sentence(done.err, clusters[2])) == (1, "", True), done.err
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "fast"])
@@ -152,7 +141,7 @@ async def test_a_cluster_that_replaces_the_store_is_logged(
             await line_with(process, '"listening"')
             await first.aclose()
             async with redis_server(*CLUSTER_MODE, port=int(address.rpartition(":")[2])):
-                await line_with(process, CLUSTER)
+                await line_with(process, refusal(f"redis://{address}"))
             process.terminate()
             assert (await end_of(process))[0] == 0
 
@@ -169,8 +158,30 @@ async def test_errors_of_an_undetected_cluster_keep_their_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A proxy may not answer HELLO."""
-    monkeypatch.setattr(connections, "UNSUPPORTED", {})
+
+    async def accept(_connection: TcpConnection, _server: Server) -> None:
+        """Refuses no server."""
+
+    monkeypatch.setattr(TcpConnection, "check_server", accept)
     charge = Charge(cost=MICRO, limits=(Limit(1, 1), Limit(1, 1)))
     async with Link(connector(clusters[nodes])) as link:
-        with pytest.raises(StoreError, match=rf"^the store failed: {code} .* \({CLUSTER}\)"):
+        with pytest.raises(StoreError, match=rf"^the store failed: {code} .* \({re.escape(CLUSTER)}\)"):
             await take_batch(RedisLimiter(link), [TakeRequest(charge, keys)])
+
+
+@pytest.mark.parametrize("without", [(), ("--rename-command", "HELLO", "")])
+async def test_a_server_that_is_not_in_a_cluster_is_refused(without: tuple[str, ...]) -> None:
+    async with redis_server(*without) as (address, _):
+        url = f"redis+cluster://{address}"
+        reason = f"{address} is not a node of a Redis Cluster; expected redis://{address}"
+        with pytest.raises(StoreError, match=f"^the store cannot be used: {re.escape(reason)}$"):
+            await refuse_unsupported(url)
+        async with open_client(url) as client:
+            with pytest.raises(StoreError, match=f"^the store failed: {re.escape(reason)}$"), store_errors():
+                await client.get("rate_limit:config")
+        status, output = await run("serve", "--listen", "127.0.0.1:0", env={"RATELIMITD_REDIS_URL": url})
+        assert (status, output) == (1, f"ratelimitd: the store cannot be used: {reason}\n")
+
+
+async def test_a_cluster_that_is_away_is_not_refused() -> None:
+    await refuse_unsupported(f"redis+cluster://127.0.0.1:{free_port()}")

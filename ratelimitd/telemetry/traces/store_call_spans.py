@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, set_span_in_context
 
-from ratelimitd.core.model import Outcome, TakeRequest
-from ratelimitd.core.ports import BatchCallback, BatchLimiter
+from ratelimitd.core.model import TakeRequest
+from ratelimitd.core.ports import BatchAnswer, BatchCallback, BatchLimiter
 from ratelimitd.store_url import StoreUrl
 from ratelimitd.telemetry.traces.attributes import (
     SCHEMA_URL,
@@ -54,7 +54,7 @@ class StoreCallSpans:
             self._limiter.submit(requests, callback)
             return
 
-        def answered(answer: Sequence[Outcome] | Exception) -> None:
+        def answered(answer: BatchAnswer) -> None:
             self._guard(self._end, span, answer)
             callback(answer)
 
@@ -75,11 +75,13 @@ class StoreCallSpans:
             other.add_link(span.get_span_context())
         return span
 
-    def _end(self, span: Span, answer: Sequence[Outcome] | Exception) -> None:
+    def _end(self, span: Span, answer: BatchAnswer) -> None:
         span.set_attributes(peer_attributes(self._peer()))
-        if isinstance(answer, Exception):
-            span.set_attributes(error_attributes(answer))
-            span.set_status(StatusCode.ERROR, error_text(answer))
+        answers = (answer,) if isinstance(answer, Exception) else answer
+        error = next((one for one in answers if isinstance(one, Exception)), None)
+        if error is not None:
+            span.set_attributes(error_attributes(error))
+            span.set_status(StatusCode.ERROR, error_text(error))
         span.end()
 
 
