@@ -86,6 +86,24 @@ def bucket_notes(buckets: Iterable[BucketAtKey]) -> Iterator[str]:
             yield f"{bucket.key} gets no refill for {no_refill_for}, because its last is in the future"
 
 
+class TierAtKey(BucketAtKey, Protocol):
+    """What the notes on a tier are made of."""
+
+    @property
+    def leased_up_to(self) -> int: ...  # noqa: D102 - see above
+
+
+def tier_notes(tiers: Iterable[TierAtKey]) -> Iterator[str]:
+    """Yields a sentence on each tier with a bucket in an unusual state, or with tokens that may be leased."""
+    for tier in tiers:
+        yield from bucket_notes([tier])
+        if tier.leased_up_to:
+            yield (
+                f"of {tier.key}, replicas may hold up to {tokens(tier.leased_up_to)} tokens in leases, so "
+                "they may allow more than this bucket could pay"
+            )
+
+
 def utc_time(at_us: int) -> str:
     """Returns microseconds since the epoch as a time: 2026-01-31 12:00:00 UTC.
 

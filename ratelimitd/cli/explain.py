@@ -8,7 +8,7 @@ from ratelimitd.cli.options import NO_FLAGS, Address, Json, Key, StoreFlags, sto
 from ratelimitd.cli.request_options import Context, Headers, Method, Path, User, request_spec
 from ratelimitd.cli.store import with_control
 from ratelimitd.control.answers import ExplainedRequest, ExplainedTier
-from ratelimitd.display import bucket_notes, duration, tokens
+from ratelimitd.display import duration, tier_notes, tokens
 
 
 @store_options
@@ -52,7 +52,7 @@ def _print(explanation: ExplainedRequest) -> None:
         output.print_line("")
         names = ("tier", ">tokens now", ">capacity", ">refill", ">wait", "bucket")
         output.print_table(names, map(_row, explanation.tiers))
-        for note in bucket_notes(explanation.tiers):
+        for note in tier_notes(explanation.tiers):
             output.print_line(note)
 
 

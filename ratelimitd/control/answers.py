@@ -145,7 +145,7 @@ class ExplainedTier(Answer):
     `retry_after_s` is null where the cost exceeds the capacity.
     `no_refill_for_s`: until the bucket's `last`, which is in the future; 0 for any other bucket.
     `not_a_bucket`: the Redis type of the value at the key, which counts as a full bucket; null for a bucket.
-    `shadow`: the tier cannot deny.
+    `shadow`: the tier cannot deny. `leased_up_to`: tokens that replicas can hold in leases, at most.
     """
 
     name: TierName
@@ -159,6 +159,7 @@ class ExplainedTier(Answer):
     reset_after_us: Seconds = Field(serialization_alias="reset_after_s")
     no_refill_for_us: Seconds = Field(serialization_alias="no_refill_for_s")
     not_a_bucket: str | None
+    leased_up_to: Tokens
 
     @property
     def limit(self) -> Limit:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ratelimitd.core.bucket import Bucket, charge_buckets, refill, wait_us, withheld_refill
 from ratelimitd.core.denial import denying_shadow, denying_tier
 from ratelimitd.core.keys import KeyLayout
+from ratelimitd.core.lease import lease_terms
 from ratelimitd.core.match import MatchedRules, Matcher
 from ratelimitd.core.model import MICRO, Identity, Limit, Request
 from ratelimitd.core.policy import PolicySet
@@ -29,6 +30,7 @@ class TierState(NamedTuple):
             exceeds its capacity.
         reset_after_us: until it is full, if nobody spends meanwhile.
         no_refill_for_us: until its `last`, which is in the future; 0 for any other bucket.
+        leased_up_to: microtokens that replicas can hold in leases, at most; 0 if its tokens are not leased.
     """
 
     name: TierName
@@ -40,6 +42,7 @@ class TierState(NamedTuple):
     retry_after_us: int | None
     reset_after_us: int
     no_refill_for_us: int
+    leased_up_to: int = 0
 
 
 class Explanation(NamedTuple):
@@ -95,6 +98,10 @@ def explain(  # noqa: PLR0917 - what a decision depends on
         _state(name, key, limit, cost, buckets.get(key), now_us, shadow=in_shadow)
         for key, (name, limit, in_shadow) in zip(take_request.keys, limits, strict=True)
     ]
+    at = rules.charge.leased
+    if at is not None and lease_terms(tiers[at].limit) is not None:
+        # What was taken from a bucket and has not refilled is an upper bound of what is leased.
+        tiers[at] = tiers[at]._replace(leased_up_to=tiers[at].limit.capacity_micro - tiers[at].tokens)
     denied_by: TierName | None = None
     retry_after_us: int | None = None
     if not outcome.allowed:

@@ -5,15 +5,17 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimitd.control.answers import ExplainedTier
 from ratelimitd.core.bucket import Bucket
 from ratelimitd.core.denial import denying_tier
 from ratelimitd.core.explain import Explanation, explain, keys_of
 from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.match import Matcher
 from ratelimitd.core.model import MICRO, Identity, Limit, Request
-from ratelimitd.core.policy import Override, PolicySet, Route
+from ratelimitd.core.policy import Override, PolicySet, Route, TierRule
 from ratelimitd.core.routes import RouteTable
 from ratelimitd.core.tiers import TierName
+from ratelimitd.display import tier_notes
 from tests.core.fakes import FLAT_POLICY, OracleLimiter
 
 NOW = 1_800_000_000_000_000
@@ -63,6 +65,19 @@ def test_the_explanation_names_the_route_and_the_override() -> None:
     got = explanation(policy)
     assert (got.route, got.override, got.cost) == ("routes[0]", "overrides.users.user1", 2 * MICRO)
     assert (got.tiers[1].limit, got.tiers[2].key) == (Limit(100, 1.0), "rate:user:user1:api:search")
+
+
+def test_a_tier_that_is_leased_shows_how_much_replicas_may_hold() -> None:
+    rule = TierRule(Limit(10, 5.0), lease=True)
+    policy = replace(FLAT_POLICY, tiers={**FLAT_POLICY.tiers, TierName.GLOBAL: rule})
+    buckets = {"rate:global": Bucket(4 * MICRO, NOW)}
+    for one, leased in ((policy, 6 * MICRO), (FLAT_POLICY, 0)):
+        got = explain(one, REQUEST, IDENTITY, KeyLayout("rate"), buckets, NOW)
+        assert [state.leased_up_to for state in got.tiers] == [leased, 0, 0]
+        notes = [*tier_notes(ExplainedTier.of(state, None) for state in got.tiers)]
+        assert [note.partition(" tokens in leases")[0] for note in notes] == (
+            ["of rate:global, replicas may hold up to 6"] if leased else []
+        )
 
 
 def test_a_request_that_uses_no_bucket_has_a_reason() -> None:

@@ -13,7 +13,16 @@ from ratelimitd import __version__
 from ratelimitd.admin.panel import session
 from ratelimitd.admin.panel.session import Visitor
 from ratelimitd.core.model import Limit
-from ratelimitd.display import bucket_notes, duration, number, plural, printable, tokens, utc_time
+from ratelimitd.display import (
+    bucket_notes,
+    duration,
+    number,
+    plural,
+    printable,
+    tier_notes,
+    tokens,
+    utc_time,
+)
 
 FOLDER = Path(__file__).parent
 
@@ -108,6 +117,7 @@ _TEMPLATES = Environment(
 )
 _TEMPLATES.filters |= {
     "bucket_notes": bucket_notes,
+    "tier_notes": tier_notes,
     "utc_time": utc_time,
     "tokens": tokens,
     "duration": duration,
