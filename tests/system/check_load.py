@@ -31,6 +31,14 @@ class Load:
 
         await eventually(answered, f"{number} more answers")
 
+    async def until(self, status: int) -> None:
+        """Waits until a call was answered with this HTTP status."""
+
+        async def answered() -> bool:
+            return self.statuses[status] > 0
+
+        await eventually(answered, f"an answer {status}")
+
 
 @asynccontextmanager
 async def load_on(target: str) -> AsyncIterator[Load]:
