@@ -92,9 +92,11 @@ async def in_another_call(client: Redis, *arguments: str) -> AsyncIterator[None]
     port = client.connection_pool.connection_kwargs["port"]
     async with Redis(host="127.0.0.1", port=port, socket_timeout=None) as other:
         call = asyncio.ensure_future(other.execute_command(*arguments))  # type: ignore[no-untyped-call] # it is untyped
-        yield
-        with suppress(ResponseError):  # a script that was killed
-            await call
+        try:
+            yield
+        finally:
+            with suppress(ResponseError):  # a script that was killed
+                await call
 
 
 @asynccontextmanager
@@ -107,9 +109,11 @@ async def loading(client: Redis) -> AsyncIterator[None]:
         return bool((await client.info("persistence"))["loading"])
 
     async with in_another_call(client, "DEBUG", "RELOAD"):
-        await eventually(loads, "it loads")
-        yield
-        await client.config_set("key-load-delay", "0")
+        try:
+            await eventually(loads, "it loads")
+            yield
+        finally:
+            await client.config_set("key-load-delay", "0")
 
 
 @asynccontextmanager
@@ -124,9 +128,11 @@ async def busy(client: Redis) -> AsyncIterator[None]:
         return False
 
     async with in_another_call(client, "EVAL", "while true do end", "0"):
-        await eventually(refuses, "it is busy")
-        yield
-        await client.script_kill()
+        try:
+            await eventually(refuses, "it is busy")
+            yield
+        finally:
+            await client.script_kill()  # a busy Redis does not end
 
 
 STATES: dict[str, tuple[State, bool]] = {
