@@ -6,13 +6,15 @@ Advice never rejects a policy.
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 
+from ratelimitd.core.lease import lease_terms
+from ratelimitd.core.model import Limit
 from ratelimitd.core.patterns import Segment, covers, pattern_segments
 from ratelimitd.core.tiers import TIERS, TierName
 from ratelimitd.errors import Problem
 from ratelimitd.policy.address_advice import address_advice
 from ratelimitd.policy.document import PolicyDocument
 from ratelimitd.policy.flat_form import FlatPolicy, Policy
-from ratelimitd.policy.limits import TierEntry
+from ratelimitd.policy.limits import LeasableTierEntry, TierEntry
 from ratelimitd.policy.overrides import OverrideEntry
 from ratelimitd.policy.pattern_advice import pattern_advice
 from ratelimitd.policy.routes import RouteEntry
@@ -31,7 +33,14 @@ def advice(policy: Policy) -> tuple[Problem, ...]:
     if isinstance(policy, FlatPolicy):
         return ()
     unreachable = _unreachable(policy.routes)
-    return (*_on_routes(policy, unreachable), *_on_overrides(policy, unreachable))
+    return (*_on_tiers(policy), *_on_routes(policy, unreachable), *_on_overrides(policy, unreachable))
+
+
+def _on_tiers(policy: PolicyDocument) -> Iterator[Problem]:
+    for name, tier in policy.tiers.items():
+        leased = isinstance(tier, LeasableTierEntry) and tier.lease == "auto"
+        if leased and tier is not None and lease_terms(Limit(tier.capacity, tier.tokens_per_s)) is None:
+            yield Problem(f"tiers.{name}.lease", "has no effect: the capacity or the rate is too small")
 
 
 def _on_routes(policy: PolicyDocument, unreachable: Mapping[int, Sequence[int]]) -> Iterator[Problem]:

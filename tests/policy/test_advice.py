@@ -243,3 +243,11 @@ def test_the_cost_of_an_unreachable_route_is_ignored() -> None:
         "routes[1]: is unreachable: routes[0] already matches every request it would",
         "overrides.users.alice.user.capacity: is 2, so routes[2], which costs 3, is always denied",
     ]
+
+
+@pytest.mark.parametrize(("capacity", "useless"), [(7, True), (8, False)])
+def test_a_lease_of_a_small_bucket_is_useless(capacity: int, *, useless: bool) -> None:
+    tier = {"capacity": capacity, "refill_rate": 2, "lease": "auto"}
+    given = [str(one) for one in advice(full(tiers={"global": tier, "user": "off", "user_api": "off"}))]
+    text = "tiers.global.lease: has no effect: the capacity or the rate is too small"
+    assert given == ([text] if useless else [])
