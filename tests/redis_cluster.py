@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
+from ratelimitd.process.loopback import free_port
 from ratelimitd.store.cluster_slots import SLOTS, slot_of
 from tests.eventually import eventually
 from tests.redis_server import redis_server
@@ -22,6 +23,7 @@ class Member:
     address: str
     client: Redis
     stack: AsyncExitStack
+    bus_port: int
     id: str = ""
 
     @property
@@ -55,8 +57,10 @@ class RedisCluster:
     async def start(self) -> Member:
         """Starts a node that knows no other node yet."""
         stack = await self.stack.enter_async_context(AsyncExitStack())
-        address, client = await stack.enter_async_context(redis_server(*CLUSTER_MODE, *self.options))
-        member = Member(address, client, stack)
+        bus_port = free_port()  # by default it is the port plus 10000, which may be taken or too high
+        options = (*CLUSTER_MODE, "--cluster-port", str(bus_port), *self.options)
+        address, client = await stack.enter_async_context(redis_server(*options))
+        member = Member(address, client, stack, bus_port)
         member.id = str(await member.run("CLUSTER", "MYID"))
         self.members.append(member)
         await member.run("CLUSTER", "SET-CONFIG-EPOCH", len(self.members))
@@ -64,7 +68,7 @@ class RedisCluster:
 
     async def join(self, member: Member) -> None:
         """Makes a node part of the cluster. It returns once all nodes know all, and it serves."""
-        await self.members[0].run("CLUSTER", "MEET", *member.address.split(":"))
+        await self.members[0].run("CLUSTER", "MEET", *member.address.split(":"), member.bus_port)
 
         async def known() -> bool:
             lists = [str(await one.run("CLUSTER", "NODES")) for one in self.members]
@@ -138,6 +142,6 @@ async def redis_cluster(masters: int, *options: str) -> AsyncIterator[RedisClust
             begin, end = SLOTS * number // masters, SLOTS * (number + 1) // masters - 1
             await member.run("CLUSTER", "ADDSLOTSRANGE", begin, end)
             if number:
-                await cluster.members[0].run("CLUSTER", "MEET", *member.address.split(":"))
+                await cluster.members[0].run("CLUSTER", "MEET", *member.address.split(":"), member.bus_port)
         await cluster.agreed()
         yield cluster

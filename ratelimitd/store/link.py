@@ -224,7 +224,8 @@ class Link:
         """Sends commands in one write, in this order, each with its callback as in `call`."""
         if self._wire is not None:
             packed = b"".join([pack(arguments) for arguments, _ in calls])
-            self._wire.send(packed, *[callback for _, callback in calls])
+            first, *others = [callback for _, callback in calls]
+            self._wire.send(packed, first, others)
             return
         for arguments, callback in calls:
             self.call(arguments, callback)

@@ -7,7 +7,7 @@ that still waits then fails, although the store may have carried it out.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from hiredis import Reader, pack_command
@@ -74,11 +74,13 @@ class Wire(asyncio.Protocol):
         self._replaced = transport.get_protocol()
         transport.set_protocol(self)
 
-    def send(self, packed: bytes, *callbacks: ReplyCallback) -> None:
-        """Sends packed commands in one write, with one callback for each."""
+    def send(self, packed: bytes, callback: ReplyCallback, others: Sequence[ReplyCallback] = ()) -> None:
+        """Sends packed commands in one write. `others` are the callbacks of all but the first."""
         if not self._waiting:
             self._quiet_since_s = self._now_s()
-        self._waiting += callbacks
+        self._waiting.append(callback)
+        if others:
+            self._waiting += others
         if self._silence_timer is None:
             self._silence_timer = self._loop.call_later(self._silence_s, self._check_silence)
         self._transport.write(packed)

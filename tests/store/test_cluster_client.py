@@ -1,0 +1,96 @@
+"""Tests of the client for operators' data in a Redis Cluster while it changes, on real nodes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from ratelimitd.core.bucket import Bucket
+from ratelimitd.core.model import MICRO
+from ratelimitd.store.buckets import Buckets, layout_of
+from ratelimitd.store.client import open_client
+from ratelimitd.store.cluster_slots import slot_of
+from ratelimitd.store.script import Script
+from tests.redis_cluster import RedisCluster, redis_cluster
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster() -> AsyncIterator[RedisCluster]:
+    """Runs a cluster of two masters, which name no host of their own."""
+    async with redis_cluster(2, "--cluster-preferred-endpoint-type", "unknown-endpoint") as running:
+        yield running
+
+
+async def use(client: Redis, key: str) -> None:
+    """Writes and reads two keys of a slot, by commands, in a pipeline, and in a script."""
+    first, second = f"{{{key}}}:1", f"{{{key}}}:2"
+    await client.set(first, "a")
+    pipeline = client.pipeline(transaction=False)
+    pipeline.set(second, "b", nx=True)
+    pipeline.get(second)
+    pipeline.hgetall(first)
+    *replies, error = await pipeline.execute(raise_on_error=False)
+    assert replies[1] == b"b"
+    assert str(error).startswith("WRONGTYPE")
+    assert await client.get(first) == b"a"
+
+
+async def test_commands_and_pipelines_follow_a_slot(cluster: RedisCluster) -> None:
+    key = "followed"
+    source = await cluster.owner(key)
+    target = next(member for member in cluster.members if member is not source)
+    async with open_client(cluster.url, key) as client:
+        await use(client, key)
+        await cluster.begin_move(slot_of(key), source, target)
+        await use(client, key)
+        await cluster.move_keys(source, target, f"{{{key}}}:1", f"{{{key}}}:2")
+        await use(client, key)
+        await cluster.end_move(slot_of(key), source, target)
+        await use(client, key)
+
+
+async def test_a_script_over_several_keys_waits_while_they_are_on_two_nodes(cluster: RedisCluster) -> None:
+    key = "{scripted}"
+    source = await cluster.owner(key)
+    target = next(member for member in cluster.members if member is not source)
+    async with open_client(cluster.url, key) as client:
+        script = Script(client, "lua/usage_add.lua")
+        keys = [f"{key}:number", f"{key}:names", f"{key}:counts"]
+        arguments: list[str | int | bytes] = [1, 60, 60, 10, "*", 0, 60, 1, "", "count", 5]
+        assert await script(keys, arguments) == b""
+        await cluster.begin_move(slot_of(key), source, target)
+        await cluster.move_keys(source, target, keys[0])
+        calling = asyncio.create_task(script(keys, [2, *arguments[1:]]))
+        await asyncio.wait((calling,), timeout=0.1)
+        await cluster.end_move(slot_of(key), source, target)
+        assert await calling == b""
+        assert await client.hget(keys[2], "count") == b"10"
+
+
+async def test_buckets_are_found_read_and_deleted_on_all_masters(cluster: RedisCluster) -> None:
+    async with open_client(cluster.url) as client:
+        buckets = Buckets(client, layout_of(client, "rate"))
+        for user in ("a", "b", "c", "d"):
+            mine = [f"rate:shadow:user:{{{user}}}", f"rate:user:{{{user}}}", f"rate:user:{{{user}}}:api:/x"]
+            owner = await cluster.owner(mine[0])
+            for key in mine:
+                await owner.client.hset(key, mapping={"tokens": "2", "last": "5"})
+        await (await cluster.owner("rate:global")).client.hset(
+            "rate:global", mapping={"tokens": "7", "last": "5"}
+        )
+        stored = await buckets.read(["rate:global", *mine])
+        assert {key: bucket.tokens // MICRO for key, bucket in stored.buckets.items()} == {
+            "rate:global": 7
+        } | dict.fromkeys(mine, 2)
+        assert isinstance(stored.buckets["rate:global"], Bucket)
+        for user in ("a", "b", "c", "d"):
+            found = await buckets.keys_of(user)
+            assert found == sorted(
+                [f"rate:shadow:user:{{{user}}}", f"rate:user:{{{user}}}", f"rate:user:{{{user}}}:api:/x"]
+            )
+            await buckets.delete(found)
+            assert await buckets.keys_of(user) == []
