@@ -116,7 +116,7 @@ async def test_a_lease_is_counted_from_when_its_call_was_sent() -> None:
     world.answer(lease)
     replica.begin(MICRO)
     await settle()
-    assert len(world.sent) == 1
+    assert [one.request.charge.cost for one in world.sent] == [MICRO]
     await call(world)
 
 
