@@ -114,6 +114,7 @@ async def test_a_lease_is_counted_from_when_its_call_was_sent() -> None:
     world.decide(lease)
     world.clocks.now_us += terms.usable_us + 1
     world.answer(lease)
+    await settle()
     replica.begin(MICRO)
     await settle()
     assert [one.request.charge.cost for one in world.sent] == [MICRO]
