@@ -100,7 +100,7 @@ class PolicyFollower:
 
     @property
     def live_replicas(self) -> int:
-        """Returns the number of live replicas when they were last counted, this one included."""
+        """Returns the number of live replicas, this one included."""
         return self._presence.live
 
     @property

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from redis.asyncio import Redis
 
 from ratelimitd.core.model import MICRO
-from ratelimitd.rollout.replicas import Replica, Replicas
+from ratelimitd.rollout.replicas import SILENT_S, Replica, Replicas
 from ratelimitd.rollout.shadow_counts import ShadowCounts
 
 COUNTED_PER_S = 10
 """Entries of replicas that are read per second, on average: each of ten replicas counts all every second."""
+
+INTERRUPTED_US = 2 * MICRO
+"""A longer time between two entries shows that the store was away, or refused entries."""
 
 
 class Presence:
@@ -36,8 +39,14 @@ class Presence:
         self.shadow = ShadowCounts()
         self._before: tuple[int, Counter[str]] = (0, Counter())
         self.live = 1
-        """The number of live replicas when they were last counted, this one included."""
+        """The number of live replicas, this one included.
+
+        It rises with each count. It falls only after the store has taken entries for `SILENT_S` without a
+        pause, because the entries of live replicas may be missing or old before that.
+        """
         self._counted_us: int | None = None
+        self._written_us: int | None = None
+        self._written_since_us = 0
 
     def runs(self, digest: str, number: int) -> None:
         """Notes the policy in force. Shadow counts so far belong to the policy before it."""
@@ -54,6 +63,8 @@ class Presence:
 
         `now_us` is the store's clock.
         """
+        if self._written_us is None or abs(now_us - self._written_us) > INTERRUPTED_US:
+            self._written_since_us = now_us
         await self._count(now_us)
         started_us = self.replica.started_us or now_us
         self.replica = self.replica.model_copy(
@@ -64,6 +75,7 @@ class Presence:
             }
         )
         await self._replicas.publish(self.replica)
+        self._written_us = now_us
         await self._replicas.add_shadow(*self._before)
         self._before = (0, Counter())
         counts = Counter(self.shadow.counts)
@@ -77,8 +89,11 @@ class Presence:
         if self._counted_us is not None and abs(now_us - self._counted_us) < interval_us:
             return
         listed = await self._replicas.listed(now_us)
-        others = [one for one in listed if one.id != self.replica.id and not one.is_silent(now_us)]
-        self.live = 1 + len(others)
+        if all(one.id != self.replica.id for one in listed):  # the first entry, or the store was emptied
+            self._written_since_us = now_us
+        found = 1 + sum(one.id != self.replica.id and not one.is_silent(now_us) for one in listed)
+        if found > self.live or now_us - self._written_since_us > SILENT_S * MICRO:
+            self.live = found
         self._counted_us = now_us
 
     async def leave(self) -> None:

@@ -50,7 +50,7 @@ class Observed:
         policies: the policy in force.
         revision: returns the number of the policy in force.
         shadow_denied: what shadow would have denied, by rule.
-        live_replicas: returns how many replicas were live when this one last counted them.
+        live_replicas: returns the number of live replicas, this one included.
         global_bucket: returns the tokens in the global bucket; None when they are not known.
     """
 
@@ -102,7 +102,7 @@ class ReplicaMetrics(Collector):
         yield from _policy_metrics(observed)
         yield _gauge(
             "live_replicas",
-            "Live replicas when this one last counted them.",
+            "Live replicas, by which local decisions divide the limits.",
             observed.live_replicas(),
         )
         build = GaugeMetricFamily(
