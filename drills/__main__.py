@@ -7,7 +7,8 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from redis.exceptions import RedisError
 from bench.table import markdown, plain
 from drills import (
     admin_faults,
+    cluster_faults,
     credential_faults,
     host_faults,
     isolation,
@@ -26,7 +28,7 @@ from drills import (
     sentinel_faults,
     store_faults,
 )
-from drills.drill import Drill, Site
+from drills.drill import RATE, Drill, Site
 from drills.errors import DrillError, NotPossibleError
 from drills.stores import redis_version
 from drills.table import missing_row, row, table
@@ -37,6 +39,7 @@ DRILLS: Sequence[Drill] = (
     *replica_faults.DRILLS,
     *store_faults.DRILLS,
     *sentinel_faults.DRILLS,
+    *cluster_faults.DRILLS,
     *credential_faults.DRILLS,
     *load_faults.DRILLS,
     *host_faults.DRILLS,
@@ -45,6 +48,9 @@ DRILLS: Sequence[Drill] = (
 
 STOPPED = 130
 """Exit status after SIGINT, as shells define it."""
+
+MAX_RATE = 2000.0
+"""The largest rate of the command line. The clients share the machine with the system."""
 
 LIMIT_S = 180.0
 """The longest that one drill may take."""
@@ -60,12 +66,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=5, help="duration of a fault that has no duration of its own"
     )
+    parser.add_argument("--rate", type=float, default=RATE, help=f"requests per second (default {RATE:g})")
     parser.add_argument("--transport", choices=["fast", "grpcio"], help="only this one, in every drill")
     given = parser.parse_args(arguments)
     if unknown := [name for name in given.names if name not in names]:
         parser.error(f"unknown drill {', '.join(unknown)}; expected some of {', '.join(names)}")
     if not 0 < given.seconds <= LIMIT_S / 3:
         parser.error(f"--seconds must be above 0 and at most {LIMIT_S / 3:g}")
+    if not 1 <= given.rate <= MAX_RATE:
+        parser.error(f"--rate must be from 1 to {MAX_RATE:g}")
     return given
 
 
@@ -80,30 +89,37 @@ async def run(given: argparse.Namespace) -> bool:
     if task is not None:
         for signum in (signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(signum, task.cancel)
-    rows, kept, began_s = [], True, time.monotonic()
-    for drill in DRILLS:
-        if given.names and drill.name not in given.names:
-            continue
-        for transport in [given.transport] if given.transport else drill.transports:
+    rows, kept, began_s = list[list[str]](), True, time.monotonic()
+    try:
+        for drill, transport in _chosen(given):
             progress(f"{drill.name}, {transport}")
-            cells, ok = await _one(drill, transport, given.seconds)
+            cells, ok = await _one(drill, Site(Path(), transport, given.seconds, given.rate))
             rows.append(cells)
             kept = kept and ok
-    render = markdown if given.markdown else plain
-    sys.stdout.write(f"{_machine(time.monotonic() - began_s)}\n\n{render(table(rows))}\n")
+    finally:  # a run that is stopped prints what it has
+        render = markdown if given.markdown else plain
+        sys.stdout.write(f"{_machine(time.monotonic() - began_s)}\n\n{render(table(rows))}\n")
     return kept
 
 
-async def _one(drill: Drill, transport: str, seconds: float) -> tuple[list[str], bool]:
+def _chosen(given: argparse.Namespace) -> Iterator[tuple[Drill, str]]:
+    """Yields the drills of the command line with the transports to run them on."""
+    for drill in DRILLS:
+        if not given.names or drill.name in given.names:
+            for transport in [given.transport] if given.transport else drill.transports:
+                yield drill, transport
+
+
+async def _one(drill: Drill, site: Site) -> tuple[list[str], bool]:
     with TemporaryDirectory(prefix="ratelimitd-drills-") as folder:
         try:
             async with asyncio.timeout(LIMIT_S):
-                found = await drill.run(Site(Path(folder), transport, seconds))
+                found = await drill.run(replace(site, folder=Path(folder)))
         except NotPossibleError as error:
-            return missing_row(drill, transport, f"not possible here: {error}"), True
+            return missing_row(drill, site.transport, f"not possible here: {error}"), True
         except (DrillError, RatelimitdError, RedisError, OSError, TimeoutError) as error:
-            return missing_row(drill, transport, f"failed: {str(error) or 'took too long'}"), False
-    return row(drill, transport, found), not drill.broken(found)
+            return missing_row(drill, site.transport, f"failed: {str(error) or 'took too long'}"), False
+    return row(drill, site.transport, found), not drill.broken(found)
 
 
 def _machine(seconds: float) -> str:

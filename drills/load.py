@@ -110,7 +110,7 @@ class Load:
 
     def __init__(self, spec: LoadSpec) -> None:
         self._spec = spec
-        self._idle: deque[Connection] = deque()
+        self._idle: dict[Connection, None] = {}  # in the order of their last use
         self._due: deque[Request] = deque()
         self._under_way: deque[Request] = deque()
         self._connections = 0
@@ -144,7 +144,7 @@ class Load:
         if connection.transport is None or connection.transport.is_closing():
             return
         if reusable:
-            self._idle.append(connection)
+            self._idle[connection] = None
             self._send_due()
         else:
             connection.transport.close()
@@ -152,15 +152,16 @@ class Load:
     def lost(self, connection: Connection) -> None:
         """Forgets a connection that has ended."""
         self._connections -= 1
-        if connection in self._idle:
-            self._idle.remove(connection)
+        self._idle.pop(connection, None)
 
     def _send_due(self) -> None:
         while self._due:
             if self._due[0].ended:
                 self._due.popleft()
             elif self._idle:
-                self._idle.popleft().send(self._due.popleft())
+                connection = next(iter(self._idle))
+                del self._idle[connection]
+                connection.send(self._due.popleft())
             else:
                 wanted = min(len(self._due) - len(self._tasks), _OPENING_AT_ONCE - len(self._tasks))
                 for _ in range(min(wanted, self._spec.max_connections - self._connections)):
@@ -183,7 +184,7 @@ class Load:
         except (OSError, TimeoutError):
             self._connections -= 1
             return
-        self._idle.append(connection)
+        self._idle[connection] = None
 
     def _give_up(self, now_s: float) -> None:
         while self._under_way:

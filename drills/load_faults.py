@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from bench.process_usage import cpu_s
 from drills.cpu_quota import cpu_quota
-from drills.drill import BOTH, Drill, Result, Site, result
+from drills.drill import BOTH, RATE, Drill, Result, Site, result
 from drills.errors import DrillError, NotPossibleError
 from drills.isolation import need
 from drills.load import LoadSpec
-from drills.loaded import RATE, loaded
+from drills.loaded import loaded
 from drills.records import ALLOWED, by_status
 from drills.stores import redis_server
 from drills.system import System
@@ -45,14 +45,16 @@ async def many_connections(site: Site) -> Result:
         raise NotPossibleError(f"needs a limit of {CONNECTIONS + _SPARE_DESCRIPTORS} open files (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     async with redis_server(site.folder) as store, loaded(site, store.url) as (system, sent):
-        spec = LoadSpec(system.front.host, system.front.port, 2 * RATE, warm=CONNECTIONS)
+        spec = LoadSpec(system.front.host, system.front.port, 2 * site.rate, warm=CONNECTIONS)
         sent.begin()
         async with traffic(spec) as more:
             await until(_connected(system), _OPENED_S, f"Envoy has {CONNECTIONS} connections")
             sent.over()
             await asyncio.sleep(max(site.seconds, CONNECTIONS / spec.rate))
     records = [*sent.records, *more.records]
-    return Result(f"{RATE:g}/s and {spec.rate:g}/s on {CONNECTIONS} connections", records, sent.recovery_s)
+    return Result(
+        f"{site.rate:g}/s and {spec.rate:g}/s on {CONNECTIONS} connections", records, sent.recovery_s
+    )
 
 
 def _connected(system: System) -> Callable[[], Awaitable[bool]]:

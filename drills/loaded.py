@@ -9,9 +9,6 @@ from drills.load import LoadSpec
 from drills.system import System, running_system
 from drills.traffic import Traffic, traffic
 
-RATE = 300.0
-"""Requests per second unless a drill is about another load. Two cores serve it with time to spare."""
-
 BEFORE_S, AFTER_S = 2.0, 2.0
 """How long a steady load runs before the fault and after the recovery: tight users empty their buckets."""
 
@@ -21,7 +18,7 @@ async def loaded(
     site: Site,
     store_url: str,
     *,
-    rate: float = RATE,
+    rate: float | None = None,
     warm: int = 1,
     settings: Mapping[str, str] | None = None,
     wrapper: Sequence[str] = (),
@@ -31,7 +28,7 @@ async def loaded(
     Args:
         site: where the drill runs.
         store_url: the store of the replicas.
-        rate: requests per second.
+        rate: requests per second; by default that of the site.
         warm: connections to open before the first request.
         settings: more settings of the replicas, by name.
         wrapper: a command that starts each replica.
@@ -41,7 +38,7 @@ async def loaded(
     )
     async with (
         running as system,
-        traffic(LoadSpec(system.front.host, system.front.port, rate, warm)) as sent,
+        traffic(LoadSpec(system.front.host, system.front.port, rate or site.rate, warm)) as sent,
     ):
         await sent.steady()
         await asyncio.sleep(BEFORE_S)

@@ -132,7 +132,7 @@ DRILLS = [
     Drill("redis-hang", f"Redis hangs for {HANG_S:g} s (SIGSTOP)", hung, transports=BOTH),
     Drill(
         "redis-hang-local",
-        "the same with on_store_error: local",
+        f"Redis hangs for {HANG_S:g} s, on_store_error: local",
         hung_with_local,
         may_over_admit=_LOCAL * TIGHT_USERS,
         transports=BOTH,

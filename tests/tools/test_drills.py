@@ -1,6 +1,7 @@
 """The drills compute their figures correctly, and a drill on real processes keeps its promises."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -136,6 +137,7 @@ def test_the_command_line_refuses_unknown_drills_and_long_faults(capsys: pytest.
     for arguments, sentence in [
         (["replica-kil"], "unknown drill replica-kil"),
         (["--seconds", "0"], "--seconds"),
+        (["--rate", "1e9"], "--rate"),
     ]:
         with pytest.raises(SystemExit):
             parse(arguments)
@@ -157,7 +159,7 @@ def drills(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_redis_that_is_killed_denies_nobody_wrongly() -> None:
     need("redis-server")
-    done = drills("redis-empty", "--seconds", "0.5", "--transport", "grpcio")
+    done = drills("redis-empty", "--seconds", "0.5", "--rate", "50", "--transport", "grpcio")
     assert done.returncode == 0, done.stdout + done.stderr
     cells = done.stdout.splitlines()[-2]
     assert cells.startswith("restart of Redis with no data")
@@ -167,3 +169,13 @@ def test_a_redis_that_is_killed_denies_nobody_wrongly() -> None:
 def test_the_list_names_every_drill() -> None:
     done = drills("--list")
     assert [line.split()[0] for line in done.stdout.splitlines()] == [drill.name for drill in DRILLS]
+
+
+def test_the_docs_state_the_bound_of_each_drill() -> None:
+    text = (ROOT / "docs/reliability.md").read_text()
+    documented = {
+        name: int(bound) for name, bound in re.findall(r"^\| `([\w-]+)` \| (\d+) \|", text, re.MULTILINE)
+    }
+    assert documented == {drill.name: drill.may_over_admit for drill in DRILLS}
+    table = text.partition("## A complete run")[2].partition("\n## ")[0]
+    assert [drill.name for drill in DRILLS if f"| {drill.fault} |" not in table] == []
