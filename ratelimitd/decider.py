@@ -78,7 +78,6 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         store = await stack.enter_async_context(
             open_store_limiter(Parts(settings, access, traces, calls), client)
         )
-        await stack.enter_async_context(access.watched())
         layout = layout_of(client, settings.key_prefix)
         limiter, forget = _limiter(layout, traces.of_takes(store.limiter), store.limiter)
         unreadable = UnreadableAddresses(settings.address_header)

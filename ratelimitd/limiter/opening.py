@@ -15,6 +15,7 @@ from ratelimitd.limiter.node_limiter import NodeLimiter
 from ratelimitd.limiter.redis_limiter import RedisLimiter, greeting
 from ratelimitd.settings import Settings
 from ratelimitd.store.access import StoreAccess
+from ratelimitd.store.access_watch import watching_access
 from ratelimitd.store.client import connector, negotiate
 from ratelimitd.store.cluster_client import ClusterClient
 from ratelimitd.store.fresh_pool import pool_of
@@ -89,9 +90,8 @@ async def open_store_limiter(parts: Parts, client: Redis) -> AsyncIterator[Store
 async def _on_one(parts: Parts, client: Redis) -> AsyncIterator[StoreLimiter]:
     connect = connector(parts.access, pool_of(client).locate)
     link = Link(connect, greeting=greeting(), silence_s=parts.silence_s)
-    parts.access.on_change(link.renew)
     pool_of(client).follow(lambda: link.opened)
-    async with watching_master(client, link), link:
+    async with watching_master(client, link), link, watching_access(parts.access, link.renew):
         limiter = parts.traces.of_calls(RedisLimiter(link), parts.access.url, lambda: link.peer)
         async with parts.batcher(limiter) as batcher:
             yield StoreLimiter(batcher, lambda: batcher.in_flight, link.settled)
@@ -100,9 +100,12 @@ async def _on_one(parts: Parts, client: Redis) -> AsyncIterator[StoreLimiter]:
 @asynccontextmanager
 async def _in_cluster(parts: Parts, client: ClusterClient) -> AsyncIterator[StoreLimiter]:
     lanes = ClusterLanes(client.topology, partial(_lane, parts, client))
-    parts.access.on_change(lanes.renew)
     pool_of(client).follow(lambda: lanes.opened)
-    async with parts.batcher(NoOwnerLimiter(lambda: lanes.reason)) as without_owner, lanes.following():
+    async with (
+        parts.batcher(NoOwnerLimiter(lambda: lanes.reason)) as without_owner,
+        lanes.following(),
+        watching_access(parts.access, lanes.renew),
+    ):
         limiter = ClusterLimiter(lanes, without_owner, timeout_s=parts.settings.store_timeout_s)
         yield StoreLimiter(limiter, lambda: limiter.in_flight, partial(lanes.settled, parts.silence_s))
 

@@ -1,16 +1,14 @@
 """How to reach a store now: its servers, credentials and TLS, which may change while the process runs.
 
-Each new connection reads the files that the settings name, and `watched` reads them every second. If one
-cannot be used, a line in the log says so, and the last good value stays in use.
+Each new connection reads the files that the settings name, and so does store/access_watch.py every second. If
+one cannot be used, a line in the log says so, and the last good value stays in use.
 """
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
-import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -18,7 +16,6 @@ from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from ratelimitd.errors import SettingsError
-from ratelimitd.process.background import background
 from ratelimitd.settings_table import Settings, env_name
 from ratelimitd.store.connections import TcpConnection, UnixConnection
 from ratelimitd.store.credentials import Credentials, Login
@@ -39,12 +36,6 @@ _OF_ALL: dict[str, Any] = {
 """Arguments of every connection."""
 
 _SHARED_WITH_SENTINELS = ("socket_connect_timeout", "socket_keepalive", "socket_timeout")
-
-INTERVAL_S = 1.0
-"""Time between two looks at the files."""
-
-Renew = Callable[[], Awaitable[None]]
-"""Replaces open connections. Raises RedisError or OSError if it cannot, and is then called again."""
 
 
 class StoreAccess:
@@ -72,7 +63,6 @@ class StoreAccess:
         self._credentials = Credentials(self._find)
         self._sentinel_credentials = Credentials(self._find_sentinel)
         self._seen = self._state()
-        self._renewals: list[Renew] = []
         self.version = 0
         """The number of changes of the servers or the credentials. Connections that were made before a change
         must be replaced. A new certificate is not a change."""
@@ -82,9 +72,17 @@ class StoreAccess:
         """The URL in use, without credentials."""
         return self._server.value.url
 
-    def on_change(self, renew: Renew) -> None:
-        """Calls a function after each change, while `watched` is open."""
-        self._renewals.append(renew)
+    @property
+    def may_change(self) -> bool:
+        """Whether there are files or a credential provider."""
+        source = self._source
+        return bool(
+            source.url_file
+            or source.password_file
+            or source.sentinel_password_file
+            or self._provided
+            or self._server.value.tls
+        )
 
     def arguments(self) -> dict[str, Any]:
         """Returns the class of a connection made now, as `connection_class`, and its arguments.
@@ -134,41 +132,13 @@ class StoreAccess:
         finally:
             self._lock.release()
 
-    @asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        """Looks at the files every second, and lets the functions of `on_change` replace connections."""
-        if not self._may_change():
-            yield
-            return
-        async with background(self._watch()):
-            yield
-
-    def _may_change(self) -> bool:
-        _, url_file, _, password_file, *_ = self._source
-        return bool(url_file or password_file or self._provided or self._server.value.tls)
-
-    async def _watch(self) -> None:
-        renewed, problem = 0, ""
-        log = structlog.get_logger("ratelimitd.store")
-        while True:
-            await asyncio.sleep(INTERVAL_S)
-            await asyncio.to_thread(self.refresh)
-            if self._provided is not None:
-                with suppress(RedisError):  # it is in the log, and it fails the next connection
-                    await self._provided.poll()
-                self.refresh()
-            version = self.version
-            if version == renewed:
-                continue
-            try:
-                await asyncio.gather(*(renew() for renew in self._renewals))
-            except (RedisError, OSError) as error:  # the connections in use stay until they end
-                if str(error) != problem:
-                    problem = str(error)
-                    log.warning("store_renewal_failed", reason=problem)
-            else:
-                renewed, problem = version, ""
-                log.info("store_renewed", server=str(self.url.nodes[0]) if self.url.nodes else "socket")
+    async def poll(self) -> None:
+        """Reads the files again, in a thread, and asks the credential provider if it is time to."""
+        await asyncio.to_thread(self.refresh)
+        if self._provided is not None:
+            with suppress(RedisError):  # it is in the log, and it fails the next connection
+                await self._provided.poll()
+            self.refresh()
 
     def _pair(self) -> Pair | None:
         return self._password.value or self._server.value.credentials

@@ -67,11 +67,21 @@ class _Handshake(AbstractConnection):
     in_cluster = False
     """Whether the server must be a node of a Redis Cluster."""
 
+    credentials_come_from = "the URL, RATELIMITD_REDIS_PASSWORD_FILE or RATELIMITD_REDIS_CREDENTIALS"
+    """The settings with the credentials, for the error of a server that refuses them."""
+
     async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
         """Authenticates and selects the database, then names the connection and refuses a cluster.
 
         Raises RedisError; UnsupportedStoreError if the server cannot be a store.
         """
+        try:
+            await self._shake_hands(check_health=check_health)
+        except AuthenticationError as error:
+            error.args = (f"{error} (the credentials come from {self.credentials_come_from})",)
+            raise
+
+    async def _shake_hands(self, *, check_health: bool) -> None:
         refused = None
         try:
             await self._authenticate(check_health=check_health)

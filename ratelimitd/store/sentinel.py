@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
 from redis.exceptions import ConnectionError as NotConnectedError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from ratelimitd.store.access import StoreAccess
 from ratelimitd.store.connections import Server, TcpConnection, scheme_of, services_of
@@ -29,11 +29,6 @@ OTHER_ANSWERS_S = 0.1
 
 ASK_S = 5.0
 """How long a Sentinel may take to connect and to answer. A slow answer serves later questions."""
-
-
-_CREDENTIALS = (
-    "the options sentinel_username and sentinel_password of the URL have the credentials of Sentinels"
-)
 
 _SENTINEL_MODES = {b"sentinel", b""}
 """The mode of a Sentinel; empty if it does not tell."""
@@ -200,6 +195,10 @@ class _Sentinel:
 class _SentinelConnection(TcpConnection):
     """A connection that leads to a Sentinel only."""
 
+    credentials_come_from = (
+        "the options sentinel_username and sentinel_password of the URL, or RATELIMITD_SENTINEL_PASSWORD_FILE"
+    )
+
     async def check_server(self, server: Server) -> None:
         """Raises UnsupportedStoreError if the server is not a Sentinel."""
         node, scheme = Node(self.host, self.port), scheme_of(self)
@@ -245,11 +244,9 @@ async def _first_and_soon(asking: Collection["asyncio.Task[Answer | Exception]"]
 
 
 def _reason(error: Exception) -> Exception:
-    """Returns why a Sentinel did not answer. A missing password is not obvious from Redis's text."""
+    """Returns why a Sentinel did not answer."""
     if isinstance(error, TimeoutError):
         return TimeoutError(f"no answer within {ASK_S:g} s")
-    if isinstance(error, AuthenticationError):
-        return NotConnectedError(f"{error} ({_CREDENTIALS})")
     return error
 
 

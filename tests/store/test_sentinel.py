@@ -150,7 +150,10 @@ async def test_sentinels_have_credentials_of_their_own(tmp_path: Path) -> None:
         async with open_client(StoreAccess(source)) as allowed:
             assert await allowed.ping()
         assert await client.acl_log() == []
-        reason = r"(NOAUTH|WRONGPASS).*the options sentinel_username and sentinel_password"
+        reason = (
+            r"(NOAUTH|WRONGPASS).* \(the credentials come from the options sentinel_username and "
+            r"sentinel_password of the URL, or RATELIMITD_SENTINEL_PASSWORD_FILE\)"
+        )
         for query in ("", "?sentinel_username=app&sentinel_password=not-it"):
             async with open_client(url + query) as refused:
                 with pytest.raises(StoreError, match=reason) as error, store_errors():
