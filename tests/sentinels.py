@@ -72,6 +72,10 @@ class Sentineled:
         await self.sentinels[0].client.sentinel_failover(SERVICE)
         return await self.master_instead_of(old)
 
+    async def complete(self) -> None:
+        """Waits until the Sentinels know each other, and all replicas as replicas of the master."""
+        await eventually(lambda: _complete(self), "the Sentinels know each other and the replicas")
+
     async def master_instead_of(self, old: Server) -> Server:
         """Returns the new master once all Sentinels name it."""
 
@@ -103,7 +107,7 @@ async def sentineled(*options: str, replicas: int = 1, sentinels: int = 3) -> As
             sentinel = await _started(stack, sentinel=True)
             await _watch(sentinel, master.port, DOWN_AFTER_MS + number * 1000)
             store.sentinels.append(sentinel)
-        await eventually(lambda: _complete(store), "the Sentinels know each other and the replicas")
+        await store.complete()
         for sentinel in store.sentinels:
             await _debug(sentinel, *STEADY)
         try:
