@@ -1,15 +1,23 @@
 """Tests of taking tokens in a Redis Cluster while it changes, on real nodes."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import count
 
 import pytest
 import pytest_asyncio
 
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
-from ratelimitd.errors import StoreConnectionError, StoreError, StoreRefusedError, StoreTimeoutError
+from ratelimitd.errors import (
+    StoreAwayError,
+    StoreConnectionError,
+    StoreError,
+    StoreRefusedError,
+    StoreTimeoutError,
+)
 from ratelimitd.limiter import cluster_lanes
 from ratelimitd.limiter.cluster_limiter import ClusterLimiter
 from ratelimitd.limiter.opening import Parts, open_store_limiter
@@ -187,6 +195,33 @@ async def test_a_call_in_flight_on_a_lost_connection_is_not_made_again(cluster: 
             await waiting
         await member.run("CLIENT", "UNPAUSE")
         assert left(await limiter.take(request(user))) == CAPACITY - 1
+
+
+async def test_a_node_that_hangs_affects_only_its_users_and_they_do_not_wait(cluster: RedisCluster) -> None:
+    hung, other = cluster.members[1:]
+    first, away = [await user_on(cluster, hung) for _ in range(2)]
+    decided = [await user_on(cluster, other) for _ in range(50)]
+    pid = int((await hung.client.info("server"))["process_id"])
+    async with limiter_over(cluster.url, timeout_ms=1000) as limiter:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(StoreTimeoutError):
+                await limiter.take(request(first))
+            for _ in range(100):
+                with pytest.raises(StoreAwayError):
+                    await limiter.take(request(away))
+            outcomes = await asyncio.gather(*(limiter.take(request(user)) for user in decided))
+            assert all(outcome.allowed for outcome in outcomes)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert not await hung.client.exists(*keys_of(away))
+
+        async def decides() -> bool:
+            with suppress(StoreError):
+                return (await limiter.take(request(away))).allowed
+            return False
+
+        await eventually(decides, "the node decides")
 
 
 async def test_keys_of_several_slots_are_refused_with_the_reason(cluster: RedisCluster) -> None:
