@@ -245,9 +245,14 @@ class Settings(BaseModel):
 
     @field_validator("listen_mode")
     @classmethod
-    def _listen_mode_lets_the_owner_connect(cls, value: str) -> str:
+    def _listen_mode_lets_the_owner_connect(cls, value: str, info: ValidationInfo) -> str:
         if not re.fullmatch("(0?[67][0-7]{2})?", value):
             raise ValueError("must be three octal digits such as 660, the first 6 or 7, or empty")
+        listen = info.data.get("listen", "unix:/")  # no second sentence if that setting is wrong
+        if value and not isinstance(parse_address(listen), UnixAddress):
+            raise ValueError(
+                f"needs a Unix socket in {env_name('listen')}, such as unix:/run/ratelimitd/ratelimitd.sock"
+            )
         return value
 
     @field_validator("log_denials")

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from ratelimitd.address import TcpAddress, UnixAddress
+from ratelimitd.address import UnixAddress
 from ratelimitd.core.model import OnStoreError
 from ratelimitd.errors import SettingsError
 from ratelimitd.service_links import is_service_link
@@ -242,11 +242,17 @@ def test_the_mode_of_a_socket_is_octal(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["66", "999", "rw-rw----", "0o660", "060", "6600", "-660"])
 def test_a_mode_that_shuts_out_the_owner_or_is_not_octal_is_refused(mode: str) -> None:
     with pytest.raises(SettingsError, match="must be three octal digits such as 660"):
-        load({}, {"listen_mode": mode})
+        load({}, {"listen": "unix:/run/r.sock", "listen_mode": mode})
 
 
-def test_a_tcp_address_has_no_mode() -> None:
-    assert load({}, {"listen_mode": "660"}).listen_address() == TcpAddress("127.0.0.1", 50051)
+@pytest.mark.parametrize("listen", [{}, {"listen": "127.0.0.1:50051"}])
+def test_a_mode_without_a_unix_socket_is_refused(listen: dict[str, str]) -> None:
+    with pytest.raises(SettingsError) as error:
+        load({}, {"listen_mode": "660", **listen})
+    assert str(error.value) == (
+        "RATELIMITD_LISTEN_MODE is '660': needs a Unix socket in RATELIMITD_LISTEN, such as "
+        "unix:/run/ratelimitd/ratelimitd.sock"
+    )
 
 
 @pytest.mark.parametrize("rate", ["10/s", "100/min", "1/h", "1/day", "0.5/s", "1000/s", "1e2/s"])
