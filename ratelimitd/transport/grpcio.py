@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 
 import grpc
@@ -132,10 +132,9 @@ async def serve_grpcio(
     clients = AllowedClients(tls.client_names) if tls is not None and tls.client_names else None
     _register_all(server, methods, {**status.methods, **described.methods}, max_message_bytes, clients)
     changing = None if certificates is None else ChangingCertificates(certificates)
-    _add_ports(server, binding, changing)
+    with _only_owner_connects(address):
+        _add_ports(server, binding, changing)
     await server.start()
-    if isinstance(address, UnixAddress) and address.mode is not None:
-        os.chmod(address.path, address.mode)  # noqa: PTH101 - does not block
     try:
         async with AsyncExitStack() as stack:
             if tls is not None and certificates is not None and changing is not None:
@@ -167,6 +166,20 @@ def _register_all(
         _register(server, path, grpc.unary_unary_rpc_method_handler(handler))
     for path, stream in streams.items():
         _register(server, path, grpc.stream_stream_rpc_method_handler(_stream(stream, clients)))
+
+
+@contextmanager
+def _only_owner_connects(address: Address) -> Iterator[None]:
+    """Gives the Unix socket that the block makes its mode. Until then, only its owner can connect."""
+    if not isinstance(address, UnixAddress) or address.mode is None:
+        yield
+        return
+    umask = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(umask)
+    os.chmod(address.path, address.mode)  # noqa: PTH101 - does not block
 
 
 def _add_ports(server: grpc.aio.Server, binding: Binding, certificates: ChangingCertificates | None) -> None:
