@@ -13,7 +13,8 @@ from tests.example_limits import KEY, NO_REFILL, limits_json, statuses
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-UP = ("up", "--detach", "--wait", "--build")
+UP = ("up", "--detach", "--wait")
+"""It builds the image of `prepare` once; the others are those of the project."""
 PLAIN = tuple(
     word
     for name in ("CA_FILE", "CERT_FILE", "KEY_FILE", "SERVER_NAME")

@@ -7,9 +7,10 @@ import re
 import shutil
 import socket
 import stat
+import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,22 +18,27 @@ import httpx
 import pytest
 import yaml
 
-from ratelimitd.address import TcpAddress, parse_address
-from ratelimitd.certificates import CertificateFiles
-from ratelimitd.errors import SettingsError
+from ratelimitd.address import Address, TcpAddress, parse_address
+from ratelimitd.certificates import CertificateFiles, ServerTls
+from ratelimitd.errors import ListenError, SettingsError
 from ratelimitd.process.loopback import LOOPBACK
 from ratelimitd.settings import load
+from ratelimitd.transport.binding import free_binding
 from tests.authority import Authority
+from tests.core.fakes import OracleLimiter
 from tests.eventually import eventually
 from tests.required_programs import need, unavailable
 from tests.system import command
 from tests.system.changed_front import Config, changed_front, running_backend
 from tests.system.processes import end_of, line_with, run, started
+from tests.transport.conftest import serve_in_process
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "tls.md").read_text()
 FOLDER = "/etc/envoy/tls"
 SOCKET = "/run/ratelimitd/ratelimitd.sock"
 NOWHERE = ("--redis-url", "unix:///nowhere.sock", "--leave-s", "0")
+KEY = "k" * 32
+GROUP, MEMBER, STRANGER = 65531, 65532, 65533
 BOTH = pytest.mark.parametrize("transport", ["grpcio", "fast"])
 
 
@@ -66,32 +72,32 @@ def tls_flags(files: CertificateFiles, *more: str) -> tuple[str, ...]:
     return (*(word for pair in zip(names, files, strict=True) for word in pair), *more)
 
 
-def check_environment(files: CertificateFiles) -> dict[str, str]:
-    """Returns the variables with which commands call the service."""
-    names = ("CERT", "KEY", "CA")
-    return {f"RATELIMITD_CHECK_{name}_FILE": path for name, path in zip(names, files, strict=True)}
+def set_check_variables(monkeypatch: pytest.MonkeyPatch, files: CertificateFiles) -> None:
+    """Lets commands in this process, and processes that it starts, call the service with these files."""
+    for name, path in zip(("CERT", "KEY", "CA"), files, strict=True):
+        monkeypatch.setenv(f"RATELIMITD_CHECK_{name}_FILE", path)
+
+
+@asynccontextmanager
+async def serving(listen: str, *flags: str) -> AsyncIterator[Address]:
+    """Runs a service in a process of its own. Yields its address."""
+    async with started("serve", *NOWHERE, "--on-store-error", "allow", "--listen", listen, *flags) as process:
+        yield parse_address(json.loads(await line_with(process, '"listening"'))["address"])
+        process.terminate()
+        assert (await end_of(process))[0] == 0
 
 
 @asynccontextmanager
 async def front(
-    folder: Path, listen: str, change: Callable[[Config], object], *flags: str
-) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
-    """Runs a service behind an Envoy with a change. Yields the service's address and a client of Envoy."""
-    folder.mkdir(exist_ok=True)
-    async with AsyncExitStack() as stack:
-        process = await stack.enter_async_context(
-            started("serve", *NOWHERE, "--on-store-error", "allow", "--listen", listen, *flags)
-        )
-        address = json.loads(await line_with(process, '"listening"'))["address"]
-        backend = await stack.enter_async_context(running_backend())
-        parsed = parse_address(address)
-        replica = parsed if isinstance(parsed, TcpAddress) else TcpAddress(LOOPBACK, 1)
-        client = await stack.enter_async_context(
-            changed_front(folder, change, replicas=[replica], backend=backend.address)
-        )
-        yield address, client
-        process.terminate()
-        assert (await end_of(process))[0] == 0
+    folder: Path, address: Address, change: Callable[[Config], object]
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Runs an Envoy with a change before the service at `address`. Yields a client of it."""
+    replica = address if isinstance(address, TcpAddress) else TcpAddress(LOOPBACK, 1)
+    async with (
+        running_backend() as backend,
+        changed_front(folder, change, replicas=[replica], backend=backend.address) as client,
+    ):
+        yield client
 
 
 async def answered(client: httpx.AsyncClient, status: int) -> None:
@@ -116,25 +122,25 @@ def with_mtls(folder: Path, files: CertificateFiles, config: Config) -> None:
 
 @BOTH
 async def test_envoy_calls_the_service_with_mtls(
-    tmp_path: Path, transport: str, authority: Authority, service: CertificateFiles
+    tmp_path: Path,
+    transport: str,
+    authority: Authority,
+    service: CertificateFiles,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    envoy, other = authority.issue("envoy"), authority.issue("other")
-    folder = tmp_path / "tls"
+    envoy = authority.issue("envoy")
     flags = ("--transport", transport, *tls_flags(service, "--tls-client-names", "envoy"))
-    change = partial(with_mtls, folder, envoy)
-    async with front(tmp_path, "127.0.0.1:0", change, *flags) as (address, client):
+    change = partial(with_mtls, tmp_path / "tls", envoy)
+    async with serving("127.0.0.1:0", *flags) as address, front(tmp_path, address, change) as client:
         await answered(client, 200)
-        env = check_environment(envoy)
-        done = await run("check", "--path", "/", "--target", address, "--json", env=env)
-        assert json.loads(done[1])["metadata"]["outcome"] == "undecided"
-        assert await run("health", address, env=env) == (0, "SERVING\n")
-        status, output = await run("health", address, env=check_environment(other))
-        assert (status, output.count("\n")) == (1, 1)
-        assert output.startswith(f"ratelimitd: {address} does not answer: ")
+        set_check_variables(monkeypatch, envoy)
+        done = await command.run("check", "--path", "/", "--target", str(address), "--json")
+        assert done.json["metadata"]["outcome"] == "undecided"
+        assert await command.run("health", str(address)) == command.Result(0, "SERVING\n", "")
 
 
 async def test_envoy_reads_its_certificate_again_and_loses_no_request(
-    tmp_path: Path, authority: Authority, service: CertificateFiles
+    tmp_path: Path, authority: Authority, service: CertificateFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old authority is no longer trusted by the service once Envoy has a certificate of the new one."""
     folder, new = tmp_path / "tls", Authority(tmp_path, "new")
@@ -143,16 +149,16 @@ async def test_envoy_reads_its_certificate_again_and_loses_no_request(
     trusted.write_bytes(trusted.read_bytes() + Path(new.file).read_bytes())
     change = partial(with_mtls, folder, authority.issue("envoy"))
     flags = ("--transport", "fast", *tls_flags(own, "--max-connection-age-s", "1"))
-    async with front(tmp_path, "127.0.0.1:0", change, *flags) as (address, client):
+    async with serving("127.0.0.1:0", *flags) as address, front(tmp_path, address, change) as client:
         await answered(client, 200)
         renewed = new.issue("envoy", file="renewed", ca=authority.file)
         for path, name in zip(renewed[:2], ("tls.crt", "tls.key"), strict=True):
             Path(path).replace(folder / name)
         trusted.write_bytes(Path(new.file).read_bytes())
-        old = check_environment(authority.issue("envoy", file="old"))
+        set_check_variables(monkeypatch, authority.issue("envoy", file="old"))
 
         async def old_is_refused() -> bool:
-            return (await run("health", address, env=old))[0] == 1
+            return (await command.run("health", str(address))).status == 1
 
         await eventually(old_is_refused, "the service refuses the old authority")
         statuses: Counter[int] = Counter()
@@ -162,29 +168,42 @@ async def test_envoy_reads_its_certificate_again_and_loses_no_request(
 
 
 async def test_envoy_refuses_a_service_with_another_name(tmp_path: Path, authority: Authority) -> None:
-    impostor = authority.issue("impostor")
+    impostor = ServerTls(authority.issue("impostor"))
     change = partial(with_mtls, tmp_path / "tls", authority.issue("envoy"))
-    flags = ("--transport", "grpcio", *tls_flags(impostor))
-    async with front(tmp_path, "127.0.0.1:0", change, *flags) as (_, client):
+    async with (
+        serve_in_process(OracleLimiter(), tls=impostor) as listener,
+        front(tmp_path, listener.address, change) as client,
+    ):
         await answered(client, 503)
         # The first request may have come before any handshake; none may pass after it.
         assert [(await client.get("/api/ping")).status_code for _ in range(5)] == [503] * 5
 
 
 async def test_the_admin_service_sends_test_requests_with_mtls(
-    authority: Authority, service: CertificateFiles
+    authority: Authority, service: CertificateFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    env = check_environment(authority.issue("admin")) | {"RATELIMITD_ADMIN_KEY": "k" * 32}
-    flags = ("--transport", "grpcio", "--listen", "127.0.0.1:0", *tls_flags(service))
-    async with started("serve", *NOWHERE, *flags) as serving:
-        target = json.loads(await line_with(serving, '"listening"'))["address"]
-        admin = ("--redis-url", "unix:///nowhere.sock", "--admin-listen", "127.0.0.1:0")
-        async with started("admin", *admin, "--admin-check-target", target, env=env) as process:
+    set_check_variables(monkeypatch, authority.issue("admin"))
+    monkeypatch.setenv("RATELIMITD_ADMIN_KEY", KEY)
+    async with serve_in_process(OracleLimiter(), tls=ServerTls(service)) as listener:
+        flags = ("--redis-url", "unix:///nowhere.sock", "--admin-listen", "127.0.0.1:0")
+        async with started("admin", *flags, "--admin-check-target", str(listener.address)) as process:
             address = json.loads(await line_with(process, "admin_listening"))["address"]
-            async with httpx.AsyncClient(trust_env=False, headers={"X-Admin-Key": "k" * 32}) as client:
+            async with httpx.AsyncClient(trust_env=False, headers={"X-Admin-Key": KEY}) as client:
                 body = {"method": "GET", "path": "/"}
                 reply = await client.post(f"http://{address}/admin/api/v1/check", json=body)
-    assert (reply.status_code, reply.json()["metadata"]["outcome"]) == (200, "undecided")
+    assert (reply.status_code, reply.json()["metadata"]["outcome"]) == (200, "allowed")
+
+
+async def test_health_of_a_client_that_is_refused_is_one_sentence(
+    authority: Authority, service: CertificateFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_check_variables(monkeypatch, authority.issue("other"))
+    async with serve_in_process(OracleLimiter(), tls=ServerTls(service, ("envoy",))) as listener:
+        status, output = await run("health", str(listener.address))  # grpc could print lines of its own
+    assert (status, output) == (
+        1,
+        f"ratelimitd: {listener.address} does not answer: PERMISSION_DENIED\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -210,17 +229,16 @@ def test_settings_that_cannot_work_together_are_a_sentence(environ: dict[str, st
     assert len(str(error.value).splitlines()) == 1
 
 
-@BOTH
-async def test_a_certificate_that_cannot_be_read_is_a_sentence_at_the_start(transport: str) -> None:
-    flags = ("--tls-cert-file", "/no/c", "--tls-key-file", "/no/k", "--transport", transport)
+async def test_a_certificate_that_cannot_be_read_is_a_sentence_at_the_start() -> None:
+    flags = ("--tls-cert-file", "/no/c", "--tls-key-file", "/no/k", "--transport", "fast")
     done = await run("serve", *NOWHERE, *flags, "--listen", "127.0.0.1:0", "--log-level", "error")
     assert done == (1, "ratelimitd: cannot read /no/c: No such file or directory\n")
 
 
 async def test_the_admin_service_reads_its_certificates_at_the_start() -> None:
-    flags = ("--redis-url", "unix:///nowhere.sock", "--check-ca-file", "/no/ca")
-    done = await run("admin", *flags, "--log-level", "error")
-    assert done == (1, "ratelimitd: cannot read /no/ca: No such file or directory\n")
+    flags = ("--redis-url", "unix:///nowhere.sock", "--check-ca-file", "/no/ca", "--log-level", "error")
+    done = await command.run("admin", *flags)
+    assert done == command.Result(1, "", "ratelimitd: cannot read /no/ca: No such file or directory\n")
 
 
 def over_socket(path: Path, config: Config) -> None:
@@ -230,14 +248,17 @@ def over_socket(path: Path, config: Config) -> None:
     cluster.update(example("cluster: socket", SOCKET, path))
 
 
-@BOTH
-async def test_envoy_calls_the_service_over_a_unix_socket(tmp_path: Path, transport: str) -> None:
-    path = tmp_path / "s"
-    async with front(tmp_path, f"unix:{path}", partial(over_socket, path), "--transport", transport) as (
-        _,
-        client,
-    ):
-        await answered(client, 200)
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """Yields a folder whose group may enter it. New files get this group, as with fsGroup of Kubernetes."""
+    if os.geteuid():
+        unavailable("only root can start processes of other users")
+    # Other users cannot enter tmp_path.
+    with tempfile.TemporaryDirectory(prefix="ratelimitd-") as name:
+        os.chown(name, 0, GROUP)
+        folder = Path(name)
+        folder.chmod(0o2771)
+        yield folder
 
 
 async def connects_as(path: Path, uid: int, gid: int) -> bool:
@@ -253,53 +274,21 @@ async def connects_as(path: Path, uid: int, gid: int) -> bool:
 
 
 @BOTH
-async def test_only_the_group_of_the_folder_may_connect_with_mode_660(transport: str) -> None:
-    """A volume of Kubernetes with fsGroup is such a folder."""
-    if os.geteuid():
-        unavailable("only root can start processes of other users")
-    group, member, stranger = 65531, 65532, 65533
-    folder = Path(f"/tmp/ratelimitd-{transport}-{os.getpid()}")  # noqa: S108 - other users cannot enter tmp_path
-    folder.mkdir()
-    try:
-        os.chown(folder, 0, group)
-        folder.chmod(0o2771)
-        path = folder / "s"
-        flags = ("--transport", transport, "--listen", f"unix:{path}", "--listen-mode", "660")
-        async with started("serve", *NOWHERE, *flags) as process:
-            await line_with(process, '"listening"')
-            found = path.stat()
-            assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, group)
-            assert await connects_as(path, member, group)
-            assert not await connects_as(path, stranger, stranger)
-    finally:
-        shutil.rmtree(folder)
-
-
-@BOTH
-async def test_a_killed_service_leaves_a_socket_that_the_next_one_replaces(
-    tmp_path: Path, transport: str
+async def test_envoy_calls_the_service_over_a_socket_that_only_a_group_can_open(
+    tmp_path: Path, shared_folder: Path, transport: str
 ) -> None:
-    path = tmp_path / "s"
-    flags = ("--transport", transport, "--listen", f"unix:{path}")
-    async with started("serve", *NOWHERE, *flags) as process:
-        await line_with(process, '"listening"')
-        process.kill()
-        await process.wait()
-    assert path.is_socket()
-
-    async def nobody_serves_it() -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(path)) != 0
-
-    await eventually(nobody_serves_it, "the host of the killed service has ended")
-    async with started("serve", *NOWHERE, *flags) as process:
-        await line_with(process, '"listening"')
-        assert await command.run("health", f"unix:{path}") == command.Result(0, "SERVING\n", "")
-        status, output = await run("serve", *NOWHERE, *flags, "--log-level", "error")
-        assert (status, output) == (
-            1,
-            f"ratelimitd: cannot listen on unix:{path}: Address already in use\n",
-        )
-        process.terminate()
-        assert (await end_of(process))[0] == 0
+    path = shared_folder / "s"
+    with socket.socket(socket.AF_UNIX) as left_by_a_killed_service:
+        left_by_a_killed_service.bind(str(path))
+    flags = ("--transport", transport, "--listen-mode", "660")
+    async with serving(f"unix:{path}", *flags) as address:
+        found = path.stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, GROUP)
+        assert await connects_as(path, MEMBER, GROUP)
+        assert not await connects_as(path, STRANGER, STRANGER)
+        with pytest.raises(ListenError, match="Address already in use"):
+            free_binding(address)
+        assert await command.run("health", str(address)) == command.Result(0, "SERVING\n", "")
+        async with front(tmp_path, address, partial(over_socket, path)) as client:
+            await answered(client, 200)
     assert not path.exists()

@@ -5,7 +5,8 @@ import itertools
 import shutil
 import socket
 import ssl
-from collections.abc import AsyncIterator
+import stat
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import grpc
@@ -17,24 +18,15 @@ from ratelimitd.address import TcpAddress
 from ratelimitd.certificates import CertificateFiles, ClientTls, ServerTls
 from ratelimitd.errors import CertificateError, CheckCallError
 from ratelimitd.transport.client import check_service
-from ratelimitd.transport.fast.tls import IN_MEMORY
+from ratelimitd.transport.fast import tls as fast_tls
 from ratelimitd.transport.listener import Listener
 from tests.authority import Authority
 from tests.core.fakes import OracleLimiter
 from tests.eventually import eventually
-from tests.transport.conftest import Serve, Service, TlsAddress, channel_to
+from tests.transport import test_conformance
+from tests.transport.conftest import Serve, Service, TlsAddress, channel_to, serve_in_process
 from tests.transport.test_client import user_request
-
-# These cases also run here, with the service below.
-from tests.transport.test_conformance import (  # noqa: F401
-    HeldLimiter,
-    check_request,
-    method_of,
-    test_each_of_many_concurrent_calls_gets_its_answer,
-    test_health_is_serving_for_the_process_and_the_service,
-    test_reflection_lists_the_services_and_describes_their_types,
-    test_three_pass_and_the_fourth_is_denied,
-)
+from tests.transport.test_conformance import SERVICES, HeldLimiter, check_request, method_of
 
 USERS = itertools.count(1)
 """Users that have not called before."""
@@ -67,14 +59,6 @@ def files(authority: Authority, tmp_path: Path) -> CertificateFiles:
     return CertificateFiles(*(str(shutil.copy(name, tmp_path)) for name in issued))
 
 
-@pytest.fixture
-async def service(serve: Serve, files: CertificateFiles, envoy: CertificateFiles) -> AsyncIterator[Service]:
-    """Runs a service that wants the certificate of a client."""
-    limiter = OracleLimiter()
-    async with serve(limiter, tls=ServerTls(files)) as listener:
-        yield Service(tls_address(listener, envoy), limiter)
-
-
 def tls_address(listener: Listener, client: CertificateFiles) -> TlsAddress:
     """Returns the address of a service, for calls of this client."""
     assert isinstance(listener.address, TcpAddress)
@@ -90,55 +74,61 @@ async def outcome(listener: Listener, tls: ClientTls | None) -> str:
         return str(error).removeprefix(f"{listener.address} does not answer: ")
 
 
-async def test_a_client_without_a_certificate_of_the_authority_is_refused(
-    serve: Serve, files: CertificateFiles, envoy: CertificateFiles, authority: Authority, foreign: Authority
-) -> None:
-    limiter = OracleLimiter()
-    async with serve(limiter, tls=ServerTls(files)) as listener:
-        strange = foreign.issue("envoy", ca=authority.file)
-        expired = authority.issue("old", days=-1)
-        for client in (CertificateFiles("", "", authority.file), strange):
-            assert (await outcome(listener, ClientTls(client))).startswith("UNAVAILABLE")
-        assert await outcome(listener, ClientTls(expired)) == (
-            f"the first certificate in {expired.certificate} is not valid: certificate has expired"
-        )
-        assert (await outcome(listener, None)).startswith("UNAVAILABLE")
-        assert limiter.buckets == {}
-        assert await outcome(listener, ClientTls(envoy)) == "allowed"
-
-
-async def test_a_client_checks_the_authority_and_the_name_of_the_service(
-    serve: Serve, files: CertificateFiles, envoy: CertificateFiles, foreign: Authority
-) -> None:
-    async with serve(OracleLimiter(), tls=ServerTls(files)) as listener:
-        other = envoy._replace(ca=foreign.file)
-        assert await outcome(listener, ClientTls(other)) == (
-            f"UNAVAILABLE, its certificate is not of an authority in {foreign.file}"
-        )
-        assert await outcome(listener, ClientTls(envoy, "service")) == "allowed"
-        assert await outcome(listener, ClientTls(envoy, "elsewhere")) == (
-            "UNAVAILABLE, its certificate does not have the name elsewhere"
-        )
-
-
-async def test_a_client_needs_one_of_the_allowed_names(
-    serve: Serve, files: CertificateFiles, authority: Authority, envoy: CertificateFiles
+async def test_clients_with_an_allowed_certificate_are_served_and_others_are_refused(
+    serve: Serve,
+    files: CertificateFiles,
+    authority: Authority,
+    foreign: Authority,
+    envoy: CertificateFiles,
 ) -> None:
     limiter = OracleLimiter()
     async with serve(limiter, tls=ServerTls(files, ("ENVOY", URI, "192.0.2.1"))) as listener:
+        await _refuses_other_certificates(listener, authority, foreign)
+        assert limiter.buckets == {}
         for client in (
             envoy,
             authority.issue("by-uri", f"URI:{URI}"),
             authority.issue("by-address", "IP:192.0.2.1"),
         ):
             assert await outcome(listener, ClientTls(client)) == "allowed"
-        buckets = dict(limiter.buckets)
-        stranger = authority.issue("stranger", f"URI:{URI}2", "IP:192.0.2.11", "DNS:envoy.example")
-        assert await outcome(listener, ClientTls(stranger)) != "allowed"
-        async with channel_to(tls_address(listener, stranger)) as channel:
-            with pytest.raises(grpc.aio.AioRpcError):
-                await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
-        assert limiter.buckets == buckets
+        await _is_trusted_by_its_authority_and_name(listener, envoy, foreign)
+        await _serves_as_without_tls(Service(tls_address(listener, envoy), limiter))
+
+
+async def _refuses_other_certificates(listener: Listener, authority: Authority, foreign: Authority) -> None:
+    strange = foreign.issue("envoy", ca=authority.file)
+    stranger = authority.issue("stranger", f"URI:{URI}2", "IP:192.0.2.11", "DNS:envoy.example")
+    for client in (CertificateFiles("", "", authority.file), strange):
+        assert (await outcome(listener, ClientTls(client))).startswith("UNAVAILABLE")
+    expired = authority.issue("old", days=-1)
+    assert await outcome(listener, ClientTls(expired)) == (
+        f"the first certificate in {expired.certificate} is not valid: certificate has expired"
+    )
+    assert (await outcome(listener, None)).startswith("UNAVAILABLE")
+    assert await outcome(listener, ClientTls(stranger)) != "allowed"
+    async with channel_to(tls_address(listener, stranger)) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+
+
+async def _is_trusted_by_its_authority_and_name(
+    listener: Listener, client: CertificateFiles, foreign: Authority
+) -> None:
+    assert await outcome(listener, ClientTls(client._replace(ca=foreign.file))) == (
+        f"UNAVAILABLE, its certificate is not of an authority in {foreign.file}"
+    )
+    assert await outcome(listener, ClientTls(client, "service")) == "allowed"
+    assert await outcome(listener, ClientTls(client, "elsewhere")) == (
+        "UNAVAILABLE, its certificate does not have the name elsewhere"
+    )
+
+
+async def _serves_as_without_tls(service: Service) -> None:
+    """Runs cases of test_conformance.py, whose user is used by nothing else here."""
+    for name in SERVICES:
+        await test_conformance.test_health_is_serving_for_the_process_and_the_service(service, name)
+    await test_conformance.test_reflection_lists_the_services_and_describes_their_types(service)
+    await test_conformance.test_each_of_many_concurrent_calls_gets_its_answer(service)
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
@@ -167,10 +157,15 @@ def protocols(listener: Listener, version: ssl.TLSVersion) -> tuple[str | None, 
 
 
 async def test_a_new_certificate_is_used_for_new_connections_and_ends_no_old_one(
-    serve: Serve, files: CertificateFiles, envoy: CertificateFiles, foreign: Authority
+    serve: Serve,
+    files: CertificateFiles,
+    envoy: CertificateFiles,
+    foreign: Authority,
+    host_folders: Path,
 ) -> None:
     new = foreign.issue("service", "IP:127.0.0.1")
     limiter = HeldLimiter()
+    count = 0 if serve is serve_in_process else 1
     with capture_logs() as lines:
         async with (
             serve(limiter, tls=ServerTls(files)) as listener,
@@ -178,6 +173,7 @@ async def test_a_new_certificate_is_used_for_new_connections_and_ends_no_old_one
         ):
             call = method_of(channel)(bytes(check_request()))
             await limiter.reached.wait()
+            assert content_of(host_folders) == [(0o700, ["clients"])] * count
             # cert-manager and Kubernetes replace a symbolic link.
             for name, other in zip(files[:2], new[:2], strict=True):
                 link = Path(f"{name}.new")
@@ -185,11 +181,14 @@ async def test_a_new_certificate_is_used_for_new_connections_and_ends_no_old_one
                 link.replace(name)
 
             await presented(listener, envoy._replace(ca=foreign.file))
+            await eventually(logged(lines, 1), "the line about the change")
+            assert content_of(host_folders) == [(0o700, ["clients"])] * count
             assert (await outcome(listener, ClientTls(envoy))).startswith("UNAVAILABLE")
             limiter.release.set()
             assert await call
             assert await method_of(channel)(bytes(check_request()), timeout=10)
     assert [line["event"] for line in lines] == ["tls_certificates_changed"]
+    assert content_of(host_folders) == []
 
 
 async def presented(listener: Listener, client: CertificateFiles) -> None:
@@ -206,42 +205,35 @@ async def presented(listener: Listener, client: CertificateFiles) -> None:
     await eventually(accepted, "the service presents the new certificate")
 
 
-async def test_new_client_authorities_are_used_without_another_certificate(
-    serve: Serve, files: CertificateFiles, authority: Authority, foreign: Authority
-) -> None:
-    stranger = foreign.issue("envoy", ca=authority.file)
-    async with serve(OracleLimiter(), tls=ServerTls(files)) as listener:
-        assert await outcome(listener, ClientTls(stranger)) != "allowed"
-        Path(files.ca).write_bytes(Path(authority.file).read_bytes() + Path(foreign.file).read_bytes())
-        await presented(listener, stranger)
-
-
 async def test_files_that_cannot_be_used_are_one_log_line_and_change_nothing(
-    serve: Serve, files: CertificateFiles, envoy: CertificateFiles, authority: Authority
+    serve: Serve, files: CertificateFiles, envoy: CertificateFiles, authority: Authority, foreign: Authority
 ) -> None:
-    certificate, key = Path(files.certificate), Path(files.key)
+    certificate, key, ca = (Path(name) for name in files)
     expired = authority.issue("service", "IP:127.0.0.1", days=-1, file="expired")
     new = authority.issue("service", "IP:127.0.0.1", file="new")
+    stranger = foreign.issue("envoy", ca=authority.file)
     with capture_logs() as lines:
         async with serve(OracleLimiter(), tls=ServerTls(files)) as listener:
 
-            async def refused(count: int) -> None:
-                async def logged() -> bool:
-                    return len(lines) >= count
-
-                await eventually(logged, f"{count} lines")
+            async def written(count: int) -> None:
+                await eventually(logged(lines, count), f"{count} lines")
                 assert await outcome(listener, ClientTls(envoy)) == "allowed"
 
             certificate.unlink()
-            await refused(1)
+            await written(1)
             certificate.write_bytes(Path(new.certificate).read_bytes())
-            await refused(2)
+            await written(2)
             key.write_bytes(Path(expired.key).read_bytes())
             certificate.write_bytes(Path(expired.certificate).read_bytes())
-            await refused(3)
+            await written(3)
             key.write_bytes(Path(new.key).read_bytes())
             certificate.write_bytes(Path(new.certificate).read_bytes())
-            await refused(4)
+            await written(4)
+            # Other authorities of clients, without another certificate of the service.
+            assert await outcome(listener, ClientTls(stranger)) != "allowed"
+            ca.write_bytes(Path(authority.file).read_bytes() + Path(foreign.file).read_bytes())
+            await presented(listener, stranger)
+            await written(5)
     assert [(line["event"], line.get("reason")) for line in lines] == [
         ("tls_certificates_refused", f"cannot read {certificate}: No such file or directory"),
         (
@@ -253,6 +245,7 @@ async def test_files_that_cannot_be_used_are_one_log_line_and_change_nothing(
             f"the first certificate in {certificate} is not valid: certificate has expired",
         ),
         ("tls_certificates_changed", None),
+        ("tls_certificates_changed", None),
     ]
 
 
@@ -263,18 +256,27 @@ async def test_a_certificate_that_is_not_valid_fails_the_start(serve: Serve, fil
             pass
 
 
-async def test_the_key_is_in_no_file_while_the_host_runs(
-    serve_in_envoy: Serve, files: CertificateFiles, envoy: CertificateFiles
-) -> None:
-    before = host_folders()
-    async with serve_in_envoy(OracleLimiter(), tls=ServerTls(files)) as listener:
-        assert await outcome(listener, ClientTls(envoy)) == "allowed"
-        (folder,) = host_folders() - before
-        assert folder.stat().st_mode & 0o777 == 0o700
-        assert [path.name for path in folder.iterdir()] == ["clients"]
-    assert not folder.exists()
+def logged(lines: Sequence[object], count: int) -> Callable[[], Awaitable[bool]]:
+    """Returns a condition: the log has this many lines."""
+
+    async def reached() -> bool:
+        return len(lines) >= count
+
+    return reached
 
 
-def host_folders() -> set[Path]:
-    """Returns the folders with certificates of hosts."""
-    return set(Path(IN_MEMORY).glob("ratelimitd-*"))
+@pytest.fixture
+def host_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns where the hosts of `fast` that this test starts get their folders with certificates."""
+    folders = tmp_path / "shm"
+    folders.mkdir()
+    monkeypatch.setattr(fast_tls, "IN_MEMORY", str(folders))
+    return folders
+
+
+def content_of(host_folders: Path) -> list[tuple[int, list[str]]]:
+    """Returns the mode of each folder of a host, and the names of its files."""
+    return [
+        (stat.S_IMODE(folder.stat().st_mode), [path.name for path in folder.iterdir()])
+        for folder in host_folders.iterdir()
+    ]
