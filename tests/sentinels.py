@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from tests.eventually import eventually
 from tests.redis_server import redis_server
@@ -69,12 +70,22 @@ class Sentineled:
     async def fail_over(self) -> Server:
         """Makes a replica the master by a command, and returns it once all Sentinels name it."""
         old = await self.master()
-        await self.sentinels[0].client.sentinel_failover(SERVICE)
+
+        async def begun() -> bool:
+            with suppress(ResponseError):  # the last failover is still in progress
+                return bool(await self.sentinels[0].client.sentinel_failover(SERVICE))
+            return False
+
+        await eventually(begun, "a failover begins")
         return await self.master_instead_of(old)
 
-    async def complete(self) -> None:
-        """Waits until the Sentinels know each other, and all replicas as replicas of the master."""
-        await eventually(lambda: _complete(self), "the Sentinels know each other and the replicas")
+    async def ready(self) -> None:
+        """Waits until all Sentinels know a replica that follows the master, so it can take its place."""
+
+        async def known() -> bool:
+            return all([await _replicas_in_sync(one) for one in self.sentinels])
+
+        await eventually(known, "all Sentinels know a replica in sync")
 
     async def master_instead_of(self, old: Server) -> Server:
         """Returns the new master once all Sentinels name it."""
@@ -107,7 +118,7 @@ async def sentineled(*options: str, replicas: int = 1, sentinels: int = 3) -> As
             sentinel = await _started(stack, sentinel=True)
             await _watch(sentinel, master.port, DOWN_AFTER_MS + number * 1000)
             store.sentinels.append(sentinel)
-        await store.complete()
+        await eventually(lambda: _complete(store), "the Sentinels know each other and the replicas")
         for sentinel in store.sentinels:
             await _debug(sentinel, *STEADY)
         try:
@@ -149,10 +160,16 @@ async def _complete(store: Sentineled) -> bool:
         state: Any = await sentinel.client.sentinel_master(SERVICE)
         if state["num-other-sentinels"] < len(store.sentinels) - 1:
             return False
-        replicas: Any = await sentinel.client.sentinel_slaves(SERVICE)
-        if [one["master-link-status"] for one in replicas] != ["ok"] * (len(store.servers) - 1):
+        if await _replicas_in_sync(sentinel) != len(store.servers) - 1:
             return False
     return True
+
+
+async def _replicas_in_sync(sentinel: Server) -> int:
+    """Returns how many replicas follow the master that a Sentinel names."""
+    port = str(await _master_port(sentinel))
+    replicas: Any = await sentinel.client.sentinel_slaves(SERVICE)
+    return sum((one["master-link-status"], str(one["master-port"])) == ("ok", port) for one in replicas)
 
 
 def host_and_port(address: str) -> tuple[str, int]:

@@ -119,7 +119,8 @@ async def hang(store: Sentineled) -> Server:
 async def test_everything_follows_failovers_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
     """There, back, and to the last server. Decisions that cannot be made are 503, and none is a denial."""
     many = {"global_capacity": MANY, "user_capacity": MANY, "user_api_capacity": MANY}
-    async with sentineled() as store:
+    # An old master becomes a replica only after seconds, so each failover has one of its own.
+    async with sentineled(replicas=3) as store:
         monkeypatch.setenv("RATELIMITD_REDIS_URL", store.url)
         await command.apply(new_limits_json(**many))
         async with running(store.url) as (loads, admin):
@@ -127,7 +128,7 @@ async def test_everything_follows_failovers_under_load(monkeypatch: pytest.Monke
             for load in loads:
                 await load.decided_by(first)
             for fail_over in (hang, command_failover, kill):
-                await store.complete()
+                await store.ready()
                 new = await fail_over(store)
                 for load in loads:
                     await load.decided_by(new)
