@@ -70,26 +70,41 @@ class _Handshake(AbstractConnection):
     credentials_come_from = "the URL, RATELIMITD_REDIS_PASSWORD_FILE or RATELIMITD_REDIS_CREDENTIALS"
     """The settings with the credentials, for the error of a server that refuses them."""
 
+    async def connect_check_health(
+        self,
+        check_health: bool = True,  # noqa: FBT001, FBT002 - redis-py's
+        retry_socket_connect: bool = True,  # noqa: FBT001, FBT002 - redis-py's
+    ) -> None:
+        """Connects, with the last accepted credentials if the server refuses the new ones.
+
+        redis-py closes a connection whose AUTH fails, so this opens another. Raises RedisError or OSError.
+        """
+        login = self.credential_provider
+        while True:
+            try:
+                await super().connect_check_health(check_health, retry_socket_connect)
+            except AuthenticationError as error:
+                if not isinstance(login, Login) or not login.fall_back(str(error)):
+                    error.args = (f"{error} (the credentials come from {self.credentials_come_from})",)
+                    raise
+            else:
+                return
+
     async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
         """Authenticates and selects the database, then names the connection and refuses a cluster.
 
         Raises RedisError; UnsupportedStoreError if the server cannot be a store.
         """
-        try:
-            await self._shake_hands(check_health=check_health)
-        except AuthenticationError as error:
-            error.args = (f"{error} (the credentials come from {self.credentials_come_from})",)
-            raise
-
-    async def _shake_hands(self, *, check_health: bool) -> None:
         refused = None
         try:
-            await self._authenticate(check_health=check_health)
+            await super().on_connect_check_health(check_health=check_health)
         except ResponseError as error:  # only SELECT may fail so; a cluster and a Sentinel refuse it
             if str(error).startswith("BUSY "):  # a script runs, and SELECT may work later
                 raise NotConnectedError(str(error)) from error
             error.args = (f"{error} (database {self.db} of the URL)",)
             refused = error
+        if isinstance(self.credential_provider, Login):
+            self.credential_provider.accepted()
         commands = self.pack_commands([("CLIENT", "SETNAME", CLIENT_NAME), ("HELLO",)])
         await self.send_packed_command(commands, check_health=False)
         with suppress(ResponseError):
@@ -97,18 +112,6 @@ class _Handshake(AbstractConnection):
         await self.check_server(await self._server())
         if refused is not None:
             raise refused
-
-    async def _authenticate(self, *, check_health: bool) -> None:
-        """Authenticates and selects the database, with the last accepted credentials if need be."""
-        login = self.credential_provider
-        try:
-            await super().on_connect_check_health(check_health=check_health)
-        except AuthenticationError as error:
-            if not isinstance(login, Login) or not login.fall_back(str(error)):
-                raise
-            await super().on_connect_check_health(check_health=check_health)
-        if isinstance(login, Login):
-            login.accepted()
 
     async def check_server(self, server: Server) -> None:
         """Raises UnsupportedStoreError if this kind of server cannot be a store."""

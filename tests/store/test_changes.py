@@ -83,6 +83,28 @@ async def test_a_password_file_is_followed(write: Callable[[Path, str], None], t
             await assert_both_are_new(link, client, store, before)
 
 
+async def test_a_password_that_the_store_refuses_leaves_the_last_one_in_use(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    swap_link(password, OLD)
+    async with store_with_user() as (address, store):
+        source = StoreSource(f"redis://{address}/0", username=USER, password_file=str(password))
+        async with opened(source) as (link, client):
+            assert (await execute(link, "PING"), await client.ping()) == (b"PONG", True)
+            before = await connections(store)
+            with capture_logs() as logs:
+                swap_link(password, NEW)
+                await logged(logs, "store_renewed")
+                await assert_both_are_new(link, client, store, before)
+                await store.execute_command("CLIENT", "KILL", "USER", USER)  # type: ignore[no-untyped-call] # it is untyped
+                await opened_again(link, 3)
+                await assert_both_are_new(link, client, store, before)
+            refused = [line["reason"] for line in logs if line["event"] == "store_credentials_refused"]
+            assert refused == ["WRONGPASS invalid username-password pair or user is disabled."]
+            await set_user(store, f">{NEW}", f"<{OLD}")
+            await client.connection_pool.disconnect()
+            assert await client.ping()
+
+
 PROVIDERS = '''
 import threading, time
 from pathlib import Path

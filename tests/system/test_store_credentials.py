@@ -57,6 +57,7 @@ async def test_a_password_changes_in_each_order(transport: str, tmp_path: Path) 
             swap_link(password, LAST)
             refused = await line_with(process, "store_credentials_refused")
             assert "WRONGPASS" in refused
+            await line_with(process, "store_renewed")
             await load.more()
             await set_user(store, f">{LAST}", f"<{NEW}")
             await load.more()
