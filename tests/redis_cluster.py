@@ -12,8 +12,15 @@ from tests.eventually import eventually
 from tests.redis_server import redis_server
 
 _EPOCH = "cluster_current_epoch:"
+_NODE_TIMEOUT = "cluster-node-timeout"
 
-CLUSTER_MODE = ("--cluster-enabled", "yes")
+
+def cluster_mode(bus_port: int | None = None) -> tuple[str, ...]:
+    """Returns the options of a node.
+
+    By default the port of the cluster's bus is the node's plus 10000, which may be taken or too high.
+    """
+    return "--cluster-enabled", "yes", "--cluster-port", str(bus_port or free_port())
 
 
 @dataclass
@@ -43,11 +50,13 @@ class Member:
 
 @dataclass
 class RedisCluster:
-    """A cluster. `url` names its first node."""
+    """A cluster. `url` names its first node. `spare` is a node that knows no other one yet."""
 
     options: Sequence[str]
     stack: AsyncExitStack
     members: list[Member] = field(default_factory=list)
+    spare: Member | None = None
+    started: int = 0
 
     @property
     def url(self) -> str:
@@ -55,20 +64,26 @@ class RedisCluster:
         return f"redis+cluster://{self.members[0].address}"
 
     async def start(self) -> Member:
-        """Starts a node that knows no other node yet."""
+        """Starts a node that knows no other node yet. A master serves two seconds later."""
         stack = await self.stack.enter_async_context(AsyncExitStack())
-        bus_port = free_port()  # by default it is the port plus 10000, which may be taken or too high
-        options = (*CLUSTER_MODE, "--cluster-port", str(bus_port), *self.options)
+        bus_port = free_port()
+        options = (*cluster_mode(bus_port), *self.options)
         address, client = await stack.enter_async_context(redis_server(*options))
         member = Member(address, client, stack, bus_port)
         member.id = str(await member.run("CLUSTER", "MYID"))
-        self.members.append(member)
-        await member.run("CLUSTER", "SET-CONFIG-EPOCH", len(self.members))
+        self.started += 1
+        await member.run("CLUSTER", "SET-CONFIG-EPOCH", self.started)
         return member
 
-    async def join(self, member: Member) -> None:
-        """Makes a node part of the cluster. It returns once all nodes know all, and it serves."""
-        await self.members[0].run("CLUSTER", "MEET", *member.address.split(":"), member.bus_port)
+    async def join(self) -> Member:
+        """Makes the spare node part of the cluster. It returns once all nodes know all, and it serves."""
+        assert self.spare is not None
+        member, self.spare = self.spare, None
+        timeout_ms = await member.client.config_get(_NODE_TIMEOUT)
+        await member.run("CONFIG", "SET", _NODE_TIMEOUT, 500)  # for so long it waits before it serves
+        for other in self.members:
+            await other.run("CLUSTER", "MEET", *member.address.split(":"), member.bus_port)
+        self.members.append(member)
 
         async def known() -> bool:
             lists = [str(await one.run("CLUSTER", "NODES")) for one in self.members]
@@ -78,6 +93,8 @@ class RedisCluster:
 
         await eventually(known, "all nodes know each other")
         await self.agreed()
+        await member.run("CONFIG", "SET", _NODE_TIMEOUT, timeout_ms[_NODE_TIMEOUT])
+        return member
 
     async def agreed(self, owner: Member | None = None, slot: int = 0) -> None:
         """Returns once every node serves and knows the owners of all slots, that of `slot` if given."""
@@ -133,14 +150,19 @@ class RedisCluster:
 
 
 @asynccontextmanager
-async def redis_cluster(masters: int, *options: str) -> AsyncIterator[RedisCluster]:
-    """Yields a cluster of masters that share all slots."""
+async def redis_cluster(
+    masters: int, *options: str, with_spare: bool = False, first_slot: int = 0
+) -> AsyncIterator[RedisCluster]:
+    """Yields a cluster of masters that share all slots. Those of the first one begin with `first_slot`."""
     async with AsyncExitStack() as stack:
         cluster = RedisCluster(options, stack)
+        if with_spare:
+            cluster.spare = await cluster.start()
         for number in range(masters):
             member = await cluster.start()
-            begin, end = SLOTS * number // masters, SLOTS * (number + 1) // masters - 1
-            await member.run("CLUSTER", "ADDSLOTSRANGE", begin, end)
+            cluster.members.append(member)
+            begin, end = first_slot + SLOTS * number // masters, first_slot + SLOTS * (number + 1) // masters
+            await member.run("CLUSTER", "ADDSLOTS", *(slot % SLOTS for slot in range(begin, end)))
             if number:
                 await cluster.members[0].run("CLUSTER", "MEET", *member.address.split(":"), member.bus_port)
         await cluster.agreed()

@@ -50,6 +50,7 @@ class Batcher:
         max_batch: requests in one call, at most.
         max_in_flight: calls at once, at most.
         max_waiting: callers whose call has not started, at most.
+        node: what errors call the server, if it is one of several.
         calls: where the calls and their errors are counted.
         now_ns: a monotonic clock in nanoseconds, for the durations of calls.
     """
@@ -62,6 +63,7 @@ class Batcher:
         max_batch: int = MAX_BATCH,
         max_in_flight: int = MAX_IN_FLIGHT,
         max_waiting: int = MAX_WAITING,
+        node: str = "",
         calls: StoreCalls | None = None,
         now_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
@@ -70,6 +72,7 @@ class Batcher:
         self._max_batch = max_batch
         self._max_in_flight = max_in_flight
         self._max_waiting = max_waiting
+        self._node = node
         self._calls = StoreCalls() if calls is None else calls
         self._now_ns = now_ns
         self._loop = asyncio.get_running_loop()
@@ -129,7 +132,9 @@ class Batcher:
         if self._breaker.is_open:
             error = StoreAwayError(self._breaker.reason)
         else:
-            error = StoreOverloadError(f"{self._max_waiting} decisions already wait for the store")
+            error = StoreOverloadError(
+                f"{self._max_waiting} decisions already wait for {self._node or 'the store'}"
+            )
         self.note(error)
         return error
 
@@ -140,7 +145,9 @@ class Batcher:
             return
         now_s = self._loop.time()
         self._timer = None
-        late = f"no answer within {self._timeout_s * 1000:g} ms"
+        late = f"no answer within {self._timeout_s * 1000:g} ms" + (
+            f" from {self._node}" if self._node else ""
+        )
         while self._unanswered:
             _, outcome, due_s = self._unanswered[0]
             if not outcome.done() or outcome.cancelled():

@@ -67,14 +67,15 @@ class Parts(NamedTuple):
         """
         return max(SILENCE_S, self.settings.store_timeout_s + SILENCE_AFTER_DEADLINE_S)
 
-    def batcher(self, limiter: BatchLimiter) -> Batcher:
-        """Returns a batcher of this limiter."""
+    def batcher(self, limiter: BatchLimiter, node: str = "") -> Batcher:
+        """Returns a batcher of this limiter. Errors name the node."""
         return Batcher(
             limiter,
             timeout_s=self.settings.store_timeout_s,
             max_batch=self.settings.max_batch,
             max_in_flight=self.settings.max_in_flight,
             calls=self.calls,
+            node=node,
         )
 
 
@@ -118,12 +119,12 @@ async def _lane(parts: Parts, client: ClusterClient, node: Node) -> AsyncIterato
         greeting=greeting(),
         silence_s=parts.silence_s,
     )
-    url = parts.access.url
+    name, url = f"the node {node}", parts.access.url
     url = url._replace(arguments=url.arguments | node._asdict())
 
     def batcher(*, asking: bool) -> Batcher:
-        limiter = NodeLimiter(link, f"the node {node}", asking=asking)
-        return parts.batcher(parts.traces.of_calls(limiter, url, lambda: link.peer))
+        limiter = NodeLimiter(link, name, asking=asking)
+        return parts.batcher(parts.traces.of_calls(limiter, url, lambda: link.peer), name)
 
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(link)

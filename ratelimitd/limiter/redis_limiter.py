@@ -41,7 +41,8 @@ class RedisLimiter:
     Args:
         link: the connection to the store.
         name: what errors call the store.
-        redirects: errors after which the caller makes the call again, somewhere else or later.
+        redirects: errors of a node of a cluster, after which the caller makes the call again, somewhere
+            else or later.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class RedisLimiter:
             error.__cause__ = reply
             return error
         keys, _ = encode(requests)
-        name_command(reply, ("EVALSHA", self._sha, len(keys), *keys))
+        name_command(reply, ("EVALSHA", self._sha, len(keys), *keys), in_cluster=bool(self._redirects))
         return StoreRefusedError(f"{self._name} failed: {reply}")
 
 

@@ -33,6 +33,7 @@ REDIRECTS = (AskError, MovedError, TryAgainError)
 class ClusterClient(PlainClient):
     """A client whose connections lead to the owner of a slot. `open_cluster_client` makes it."""
 
+    in_cluster = True
     topology: Cluster
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -96,6 +97,7 @@ class ClusterClient(PlainClient):
 class _ClusterPipeline(PlainPipeline):
     """A pipeline that repeats the commands that the node has not executed, one by one."""
 
+    in_cluster = True
     origin: ClusterClient
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - redis-py's signature

@@ -12,6 +12,9 @@ from ratelimitd.store.reply_errors import name_command
 class PlainClient(Redis):
     """A client that finds the new master for a write, and whose errors name the command that was refused."""
 
+    in_cluster = False
+    """Whether the servers are nodes of a Redis Cluster."""
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Returns the reply to a command. Raises RedisError."""
         try:
@@ -23,7 +26,7 @@ class PlainClient(Redis):
         try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # it is untyped
         except ResponseError as error:
-            name_command(error, args)
+            name_command(error, args, in_cluster=self.in_cluster)
             raise
 
     def pipeline(
@@ -38,13 +41,15 @@ class PlainClient(Redis):
 class PlainPipeline(Pipeline):
     """A pipeline whose errors name the command that the store refused."""
 
+    in_cluster = False
+
     async def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - redis-py's signature
         """Returns the replies; refused commands have an error unless `raise_on_error`. Raises RedisError."""
         commands = [command for command, _ in self.command_stack]
         replies = await super().execute(raise_on_error=False)
         for command, reply in zip(commands, replies, strict=True):
             if isinstance(reply, ResponseError):
-                name_command(reply, [*command])
+                name_command(reply, [*command], in_cluster=self.in_cluster)
                 if raise_on_error:
                     raise reply
         return replies

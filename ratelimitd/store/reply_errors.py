@@ -53,16 +53,18 @@ class CodedParser(DefaultParser):  # type: ignore[misc, valid-type] # its type d
         for mark, kind in _IN_SCRIPT.items():
             if mark in response:
                 error = kind(response)
-        code = response.partition(" ")[0]
-        error.args = (f"{response} ({CLUSTER})" if code in _CLUSTER_CODES else response,)
+        error.args = (response,)
         return error
 
 
-def name_command(error: ResponseError, command: Sequence[object]) -> None:
+def name_command(error: ResponseError, command: Sequence[object], *, in_cluster: bool = False) -> None:
     """Adds the command and its key to an error, because Redis names neither when a key is the reason.
 
-    For a script these are its keys, and the commands that it runs when an ACL forbids one of them.
+    For a script these are its keys, and the commands that it runs when an ACL forbids one of them. An error
+    that only a Redis Cluster sends gets the URL that is right, unless it is `in_cluster` already.
     """
+    if not in_cluster and str(error).partition(" ")[0] in _CLUSTER_CODES:
+        error.args = (f"{error} ({CLUSTER})",)
     name, *arguments = [
         part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in command
     ]

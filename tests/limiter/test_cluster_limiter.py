@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import count
+from typing import NamedTuple
 
 import pytest
 import pytest_asyncio
@@ -22,6 +23,7 @@ from ratelimitd.limiter import cluster_lanes
 from ratelimitd.limiter.cluster_limiter import ClusterLimiter
 from ratelimitd.limiter.opening import Parts, open_store_limiter
 from ratelimitd.settings import load
+from ratelimitd.settings_table import CONFIG_KEY
 from ratelimitd.store.access import access_to
 from ratelimitd.store.client import open_client
 from ratelimitd.store.cluster_slots import slot_of
@@ -37,22 +39,43 @@ CAPACITY = 5
 _numbers = count()
 
 
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("cluster")]
+
+NO_MIGRATION = ("--cluster-allow-replica-migration", "no")
+
+FAILOVER = (
+    *("--cluster-node-timeout", "1000"),
+    *("--cluster-require-full-coverage", "no"),
+    *("--repl-diskless-sync-delay", "0"),
+)
+
+
+class Clusters(NamedTuple):
+    """A cluster that the tests share, and two that one test each changes for good."""
+
+    shared: RedisCluster
+    growing: RedisCluster
+    failing: RedisCluster
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared() -> AsyncIterator[RedisCluster]:
-    """Runs a cluster of three masters."""
-    async with redis_cluster(3) as running:
-        yield running
+async def clusters() -> AsyncIterator[Clusters]:
+    """Runs the clusters. They start together, because masters wait two seconds before they serve."""
+    async with AsyncExitStack() as stack:
+        starting = (
+            redis_cluster(3),
+            redis_cluster(2, *NO_MIGRATION, with_spare=True),
+            redis_cluster(3, *FAILOVER, with_spare=True),
+        )
+        yield Clusters(*await asyncio.gather(*map(stack.enter_async_context, starting)))
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def cluster(shared: RedisCluster) -> RedisCluster:
-    """Returns the cluster without keys."""
-    for member in shared.members:
+async def cluster(clusters: Clusters) -> RedisCluster:
+    """Returns the cluster that tests share, without keys."""
+    for member in clusters.shared.members:
         await member.client.flushall()
-    return shared
-
-
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+    return clusters.shared
 
 
 @asynccontextmanager
@@ -173,7 +196,9 @@ async def test_a_call_that_no_node_executes_in_time_is_undecided(cluster: RedisC
     await cluster.begin_move(slot, source, target)
     await cluster.move_keys(source, target, keys_of(user)[0])
     async with limiter_over(cluster.url, timeout_ms=100) as limiter:
-        with pytest.raises(StoreTimeoutError, match=r"^no answer within 100 ms after: the node .* failed: "):
+        with pytest.raises(
+            StoreTimeoutError, match=r"^no answer within 100 ms after: the node [\d.:]+ failed: [^()]*$"
+        ):
             await limiter.take(request(user))
     await cluster.end_move(slot, source, target)
 
@@ -231,19 +256,53 @@ async def test_keys_of_several_slots_are_refused_with_the_reason(cluster: RedisC
             await limiter.take(take_request(keys))
 
 
+@asynccontextmanager
+async def hung(member: Member) -> AsyncIterator[None]:
+    """Stops the process of a node until the end of the block."""
+    pid = int((await member.client.info("server"))["process_id"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_node_that_hangs_delays_only_its_own_decisions(cluster: RedisCluster) -> None:
+    member, *_ = cluster.members
+    user, others = (
+        await user_on(cluster, member),
+        [await user_on(cluster, one) for one in cluster.members[1:]],
+    )
+    async with limiter_over(cluster.url) as limiter, AsyncExitStack() as stack:
+        await stack.enter_async_context(hung(member))
+        waiting = asyncio.create_task(limiter.take(request(user)))
+        outcomes = await asyncio.gather(*(limiter.take(request(other)) for other in others))
+        assert [left(outcome) for outcome in outcomes] == [CAPACITY - 1] * len(others)
+        assert not waiting.done()
+        await stack.aclose()
+        assert left(await waiting) == CAPACITY - 1
+
+
+async def test_a_decision_without_an_answer_names_its_node(cluster: RedisCluster) -> None:
+    member = cluster.members[0]
+    user = await user_on(cluster, member)
+    async with limiter_over(cluster.url, timeout_ms=100) as limiter, hung(member):
+        with pytest.raises(
+            StoreTimeoutError, match=f"^no answer within 100 ms from the node {member.address}$"
+        ):
+            await limiter.take(request(user))
+
+
 async def test_nodes_that_join_are_used_and_nodes_that_leave_are_left(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, clusters: Clusters
 ) -> None:
     monkeypatch.setattr(cluster_lanes, "LINGER_S", 0)
-    async with (
-        redis_cluster(2, "--cluster-allow-replica-migration", "no") as cluster,
-        limiter_over(cluster.url) as limiter,
-    ):
+    cluster = clusters.growing
+    async with limiter_over(cluster.url) as limiter:
         user = await user_on(cluster, cluster.members[0])
         slot, first = slot_of(keys_of(user)[0]), cluster.members[0]
         await limiter.take(request(user))
-        new = await cluster.start()
-        await cluster.join(new)
+        new = await cluster.join()
         await cluster.begin_move(slot, first, new)
         await cluster.move_keys(first, new, *keys_of(user))
         assert left(await limiter.take(request(user))) == CAPACITY - 2
@@ -261,21 +320,14 @@ async def test_nodes_that_join_are_used_and_nodes_that_leave_are_left(
         assert left(await limiter.take(request(user))) == CAPACITY - 4
 
 
-async def test_a_replica_that_takes_over_is_found() -> None:
+async def test_a_replica_that_takes_over_is_found(clusters: Clusters) -> None:
     """Decisions of the lost master are undecided until then, and those of others are made."""
-    options = (
-        "--cluster-node-timeout",
-        "1000",
-        "--cluster-require-full-coverage",
-        "no",
-        "--repl-diskless-sync-delay",
-        "0",
-    )
-    async with redis_cluster(3, *options) as own, limiter_over(own.url, timeout_ms=500) as limiter:
-        lost = own.members[2]
-        user, other = await user_on(own, lost), await user_on(own, own.members[0])
-        replica = await own.start()
-        await own.join(replica)
+    own = clusters.failing
+    async with limiter_over(own.url, timeout_ms=500) as limiter, open_client(own.url) as client:
+        lost = await own.owner(CONFIG_KEY)
+        remaining = next(member for member in own.members if member is not lost)
+        user, other = await user_on(own, lost), await user_on(own, remaining)
+        replica = await own.join()
         await replica.run("CLUSTER", "REPLICATE", lost.id)
 
         async def replicates() -> bool:
@@ -283,6 +335,7 @@ async def test_a_replica_that_takes_over_is_found() -> None:
 
         await eventually(replicates, "the replica follows its master")
         await limiter.take(request(user))
+        await client.set(CONFIG_KEY, "the policy")
         await lost.run("WAIT", 1, 10_000)
         await lost.stop()
         outcomes = []
@@ -297,3 +350,4 @@ async def test_a_replica_that_takes_over_is_found() -> None:
 
         await eventually(decided, "the replica decides")
         assert left(outcomes[0]) == CAPACITY - 2
+        assert await client.get(CONFIG_KEY) == b"the policy"

@@ -17,7 +17,7 @@ from ratelimitd.store.client import connector, open_client, refuse_unsupported, 
 from ratelimitd.store.connections import Server, TcpConnection
 from ratelimitd.store.link import Link
 from ratelimitd.store.reply_errors import CLUSTER
-from tests.redis_cluster import CLUSTER_MODE, redis_cluster
+from tests.redis_cluster import cluster_mode, redis_cluster
 from tests.redis_server import redis_server
 from tests.script_limiter import take_batch
 from tests.store.server import execute
@@ -29,11 +29,14 @@ ENVOY_CONFIG = Path(__file__).parents[2] / "envoy" / "envoy.yaml"
 NODE = r"127.0.0.1:\d+"
 
 
+pytestmark = pytest.mark.xdist_group("refused-cluster")
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def clusters() -> AsyncIterator[dict[int, str]]:
-    """Runs a cluster of one node and one of two. Yields the URL of the first node of each."""
-    async with redis_cluster(1) as one, redis_cluster(2) as two:
-        yield {1: f"redis://{one.members[0].address}", 2: f"redis://{two.members[0].address}"}
+async def url() -> AsyncIterator[str]:
+    """Runs a cluster of two nodes. Yields the URL that names the first one as a single server."""
+    async with redis_cluster(2) as cluster:
+        yield f"redis://{cluster.members[0].address}"
 
 
 def refusal(url: str) -> str:
@@ -42,9 +45,7 @@ def refusal(url: str) -> str:
     return f"{address} is a node of a Redis Cluster; expected redis+cluster://{address}"
 
 
-@pytest.mark.parametrize("nodes", [1, 2])
-async def test_every_connection_to_a_cluster_is_refused(nodes: int, clusters: dict[int, str]) -> None:
-    url = clusters[nodes]
+async def test_every_connection_to_a_cluster_is_refused(url: str) -> None:
     async with open_client(url) as client:
         with (
             pytest.raises(StoreError, match=f"^the store failed: {re.escape(refusal(url))}$"),
@@ -61,23 +62,22 @@ async def test_every_connection_to_a_cluster_is_refused(nodes: int, clusters: di
 @pytest.mark.parametrize("without", [(), ("--rename-command", "HELLO", "")])
 @pytest.mark.parametrize("database", ["", "/1"])
 @pytest.mark.parametrize(
-    ("sentinel", "options", "reason"),
+    ("sentinel", "reason"),
     [
         (
             True,
-            (),
             f"{NODE} is a Redis Sentinel, which holds no data; expected redis\\+sentinel://{NODE}/SERVICE",
         ),
-        (False, CLUSTER_MODE, f"{NODE} is a node of a Redis Cluster; expected redis\\+cluster://{NODE}"),
+        (False, f"{NODE} is a node of a Redis Cluster; expected redis\\+cluster://{NODE}"),
     ],
 )
 async def test_a_sentinel_and_a_node_without_slots_are_refused(
     sentinel: bool,  # noqa: FBT001 - a parameter of the test
-    options: tuple[str, ...],
     reason: str,
     database: str,
     without: tuple[str, ...],
 ) -> None:
+    options = () if sentinel else cluster_mode()
     async with redis_server(*options, *without, sentinel=sentinel) as (address, _):
         with pytest.raises(StoreError, match=f"^the store cannot be used: {reason}$"):
             await refuse_unsupported(f"redis://{address}{database}")
@@ -99,17 +99,14 @@ def is_one_sentence(text: str, url: str) -> bool:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("serve", "--transport", "grpcio", "--listen", "127.0.0.1:0"),
         ("serve", "--transport", "fast", "--listen", "127.0.0.1:0"),
         ("admin", "--admin-listen", "127.0.0.1:0"),
         ("envoy", "--config", str(ENVOY_CONFIG)),
     ],
 )
-async def test_a_service_does_not_start_on_a_cluster(
-    arguments: tuple[str, ...], clusters: dict[int, str]
-) -> None:
-    status, output = await run(*arguments, env={"RATELIMITD_REDIS_URL": clusters[1]})
-    assert (status, is_one_sentence(output, clusters[1])) == (1, True), output
+async def test_a_service_does_not_start_on_a_cluster(arguments: tuple[str, ...], url: str) -> None:
+    status, output = await run(*arguments, env={"RATELIMITD_REDIS_URL": url})
+    assert (status, is_one_sentence(output, url)) == (1, True), output
 
 
 @pytest.mark.parametrize(
@@ -123,39 +120,27 @@ async def test_a_service_does_not_start_on_a_cluster(
         ("explain", "--user", "u1", "--path", "/"),
     ],
 )
-async def test_every_other_command_names_the_cluster(
-    arguments: tuple[str, ...], clusters: dict[int, str]
-) -> None:
-    done = await command.run(*arguments, "--redis-url", clusters[2])
-    assert (done.status, done.out, is_one_sentence(done.err, clusters[2])) == (1, "", True), done.err
+async def test_every_other_command_names_the_cluster(arguments: tuple[str, ...], url: str) -> None:
+    done = await command.run(*arguments, "--redis-url", url)
+    assert (done.status, done.out, is_one_sentence(done.err, url)) == (1, "", True), done.err
 
 
-@pytest.mark.parametrize("transport", ["grpcio", "fast"])
-async def test_a_cluster_that_replaces_the_store_is_logged(
-    transport: str,
-) -> None:
+async def test_a_cluster_that_replaces_the_store_is_logged() -> None:
     async with AsyncExitStack() as first:
         address, _ = await first.enter_async_context(redis_server())
-        arguments = ("serve", "--transport", transport, "--redis-url", f"redis://{address}")
+        arguments = ("serve", "--transport", "grpcio", "--redis-url", f"redis://{address}")
         async with started(*arguments, "--listen", "127.0.0.1:0", "--leave-s", "0") as process:
             await line_with(process, '"listening"')
             await first.aclose()
-            async with redis_server(*CLUSTER_MODE, port=int(address.rpartition(":")[2])):
+            async with redis_server(*cluster_mode(), port=int(address.rpartition(":")[2])):
                 await line_with(process, refusal(f"redis://{address}"))
             process.terminate()
             assert (await end_of(process))[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("nodes", "keys", "code"),
-    [(1, ("a", "b"), "CROSSSLOT"), (2, ("{foo}", "{foo}2"), "MOVED")],
-)
+@pytest.mark.parametrize(("keys", "code"), [(("a", "b"), "CROSSSLOT"), (("{foo}", "{foo}2"), "MOVED")])
 async def test_errors_of_an_undetected_cluster_keep_their_code(
-    nodes: int,
-    keys: tuple[str, ...],
-    code: str,
-    clusters: dict[int, str],
-    monkeypatch: pytest.MonkeyPatch,
+    keys: tuple[str, ...], code: str, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy may not answer HELLO."""
 
@@ -164,7 +149,7 @@ async def test_errors_of_an_undetected_cluster_keep_their_code(
 
     monkeypatch.setattr(TcpConnection, "check_server", accept)
     charge = Charge(cost=MICRO, limits=(Limit(1, 1), Limit(1, 1)))
-    async with Link(connector(clusters[nodes])) as link:
+    async with Link(connector(url)) as link:
         with pytest.raises(StoreError, match=rf"^the store failed: {code} .* \({re.escape(CLUSTER)}\)"):
             await take_batch(RedisLimiter(link), [TakeRequest(charge, keys)])
 
@@ -179,6 +164,8 @@ async def test_a_server_that_is_not_in_a_cluster_is_refused(without: tuple[str, 
         async with open_client(url) as client:
             with pytest.raises(StoreError, match=f"^the store failed: {re.escape(reason)}$"), store_errors():
                 await client.get("rate_limit:config")
+        if without:
+            return
         status, output = await run("serve", "--listen", "127.0.0.1:0", env={"RATELIMITD_REDIS_URL": url})
         assert (status, output) == (1, f"ratelimitd: the store cannot be used: {reason}\n")
 
