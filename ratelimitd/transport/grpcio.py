@@ -17,6 +17,7 @@ from ratelimitd.process.background import background
 from ratelimitd.transport import health, reflection
 from ratelimitd.transport.binding import Binding, free_binding, ipv6_port_taken
 from ratelimitd.transport.call_error import CallError
+from ratelimitd.transport.grpcio_server import ended, new_server
 from ratelimitd.transport.grpcio_tls import AllowedClients, ChangingCertificates
 from ratelimitd.transport.large_message import large_bytes, without
 from ratelimitd.transport.listener import Listener
@@ -25,6 +26,15 @@ from ratelimitd.transport.services import Stream, Unary, service_names
 
 _RECEIVED_BYTES = 1 << 30
 """grpc receives whole messages, with the fields that their methods do not need."""
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", _RECEIVED_BYTES),
+    # Envoy pings an idle connection every few seconds; by default grpc answers that with GOAWAY.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Without this, two processes could share a port by accident, and each would get half the calls.
+    ("grpc.so_reuseport", 0),
+)
 
 _STATUS = {code: grpc.StatusCode[code.name] for code in GrpcCode}
 
@@ -68,22 +78,10 @@ def _stream(
     return handle
 
 
-def _register(server: grpc.aio.Server, path: str, handler: "grpc.RpcMethodHandler[bytes, bytes]") -> None:
-    """Serves the method at `path`. Without serializers, its handler gets bytes and chooses the status."""
-    _, service, name = path.split("/")
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: handler}),))
-
-
 def _traceparent(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
     for name, value in context.invocation_metadata() or ():
         if name == "traceparent":
             return str(value)
-    return ""
-
-
-async def _never_ends() -> str:
-    """Never returns: this transport lives in the process of its caller and cannot end by itself."""
-    await asyncio.Event().wait()
     return ""
 
 
@@ -115,22 +113,15 @@ async def serve_grpcio(
     """
     binding = await asyncio.to_thread(free_binding, address)
     certificates = None if tls is None else await asyncio.to_thread(read_certificates, tls.files)
-    server = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", _RECEIVED_BYTES),
-            # Envoy pings an idle connection every few seconds; by default grpc answers that with GOAWAY.
-            ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            # Without this, two processes could share a port by accident, and each would get half the calls.
-            ("grpc.so_reuseport", 0),
-            *_connection_age(max_connection_age_s, drain_s),
-        ]
-    )
     names = service_names(methods)
     status = health.Health(("", *names), on_leave)
     described = reflection.Reflection((*names, health.SERVICE, reflection.SERVICE))
     clients = AllowedClients(tls.client_names) if tls is not None and tls.client_names else None
-    _register_all(server, methods, {**status.methods, **described.methods}, max_message_bytes, clients)
+    streams = {**status.methods, **described.methods}
+    server = new_server(
+        dict(_handlers(methods, streams, max_message_bytes, clients)),
+        [*_OPTIONS, *_connection_age(max_connection_age_s, drain_s)],
+    )
     changing = None if certificates is None else ChangingCertificates(certificates)
     with _only_owner_connects(address):
         _add_ports(server, binding, changing)
@@ -142,7 +133,7 @@ async def serve_grpcio(
                 use = partial(_use, changing, binding.each[0])
                 rotation = follow(tls.files, certificates, use, poll_interval_s=tls_poll_interval_s)
                 await stack.enter_async_context(background(rotation))
-            yield Listener(binding.address, status.leave, _never_ends)
+            yield Listener(binding.address, status.leave, partial(ended, server))
     finally:
         status.end()
         await server.stop(drain_s)
@@ -153,19 +144,18 @@ async def _use(changing: ChangingCertificates, address: Address, certificates: C
     await until_presented(address, certificates)
 
 
-def _register_all(
-    server: grpc.aio.Server,
+def _handlers(
     methods: Mapping[str, Unary],
     streams: Mapping[str, Stream],
     max_message_bytes: int,
     clients: AllowedClients | None,
-) -> None:
+) -> Iterator[tuple[str, "grpc.RpcMethodHandler[bytes, bytes]"]]:
     log = BoundedLog("ratelimitd.grpcio")
     for path, method in methods.items():
         handler = _unary(path, method, log, max_message_bytes, clients)
-        _register(server, path, grpc.unary_unary_rpc_method_handler(handler))
+        yield path, grpc.unary_unary_rpc_method_handler(handler)
     for path, stream in streams.items():
-        _register(server, path, grpc.stream_stream_rpc_method_handler(_stream(stream, clients)))
+        yield path, grpc.stream_stream_rpc_method_handler(_stream(stream, clients))
 
 
 @contextmanager

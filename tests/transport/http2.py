@@ -34,10 +34,10 @@ async def exchange(
     chunks: Sequence[bytes],
     *,
     end: bool = True,
-    path: str = CHECK,
+    path: str | bytes = CHECK,
     protocol: str | None = None,
     timeout_s: float = 10,
-    **headers: str,
+    **headers: str | bytes,
 ) -> Reply:
     """Sends each chunk as a frame of its own. With `end` false the request stays open.
 
@@ -48,12 +48,12 @@ async def exchange(
     reader, writer = await asyncio.open_connection(address.host, address.port)
     connection = H2Connection(H2Configuration(header_encoding="utf-8"))
     connection.initiate_connection()
-    fields = {"content-type": "application/grpc", "te": "trailers"}
+    fields: dict[str, str | bytes] = {"content-type": "application/grpc", "te": "trailers"}
     fields |= {name.replace("_", "-"): value for name, value in headers.items()}
     method = fields.pop("method", "POST") if protocol is None else "CONNECT"
     pseudo = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)]
     pseudo += [] if protocol is None else [(":protocol", protocol)]
-    connection.send_headers(1, [*pseudo, *fields.items()])
+    connection.send_headers(1, [(name.encode(), _bytes(value)) for name, value in [*pseudo, *fields.items()]])
     for chunk in chunks:
         connection.send_data(1, chunk)
     if end:
@@ -66,6 +66,10 @@ async def exchange(
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()
 
 
 def _text(headers: Iterable[tuple[object, object]]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from ratelimitd.errors import ChildError, MissingExtraError
 from ratelimitd.process.envoy_binary import envoy_binary
 from ratelimitd.process.signals import ENDING, is_ignored
+from ratelimitd.transport.fast.path_filter import path_filter, refusal
 from ratelimitd.transport.metrics_sockets import bequeathed
 
 try:
@@ -99,6 +100,8 @@ def filter_chain(app: str, *, max_connection_age_s: int = 0) -> Config:
         "http2_protocol_options": {"initial_stream_window_size": 65_535},
         # A health Watch sends nothing while the status stays the same.
         "stream_idle_timeout": "0s",
+        "http_filters": [path_filter(), *connections["typed_config"]["http_filters"]],
+        "local_reply_config": refusal(),
     }
     if max_connection_age_s:
         connections["typed_config"]["common_http_protocol_options"] = {
