@@ -1,7 +1,7 @@
 """Measures the CPU of a Redis Cluster per admitted decision, with one to three masters.
 
-The load is in this process: callers take tokens of many users, from two buckets each, through the limiter of the
-service. Every decision must be allowed.
+The load is in this process: callers take tokens of many users, from two buckets each, through the limiter of
+the service. Every decision must be allowed.
 
     python -m bench.cluster_scale [ROUNDS]
 """
@@ -91,7 +91,7 @@ async def running_cluster(masters: int) -> AsyncIterator[Nodes]:
             await client.execute_command("CLUSTER", "ADDSLOTS", *slots)  # type: ignore[no-untyped-call] # it is untyped
             await nodes[0][0].execute_command("CLUSTER", "MEET", LOOPBACK, port, bus_port)  # type: ignore[no-untyped-call] # it is untyped
         async with asyncio.timeout(30):
-            while not all([await _serves(client) for client, *_ in nodes]):
+            while not all([await _serves(client) for client, *_ in nodes]):  # noqa: ASYNC110 - only polling tells
                 await asyncio.sleep(0.05)
         yield Nodes(f"redis+cluster://{LOOPBACK}:{nodes[0][1]}", [pid for *_, pid in nodes])
 
@@ -113,7 +113,7 @@ async def _limiter(url: str) -> AsyncIterator[Limiter]:
 
 
 async def _measure(limiter: Limiter, nodes: Nodes) -> Figures:
-    """Makes decisions from all callers, and returns the CPU that they took. Raises BenchError after a denial."""
+    """Makes decisions from all callers, and returns their CPU. Raises BenchError after a denial."""
     left = iter(range(DECISIONS))
 
     async def call() -> None:
