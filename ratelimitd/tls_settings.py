@@ -23,8 +23,12 @@ def listen_tls(settings: Settings) -> ServerTls | None:
     if not settings.tls_cert_file:
         return None
     files = CertificateFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
+    return ServerTls(files, _client_names(settings))
+
+
+def _client_names(settings: Settings) -> tuple[str, ...]:
     names = (name.strip() for name in settings.tls_client_names.split(","))
-    return ServerTls(files, tuple(name for name in names if name))
+    return tuple(name for name in names if name)
 
 
 def check_tls(settings: Settings) -> ClientTls | None:
@@ -36,10 +40,14 @@ def check_tls(settings: Settings) -> ClientTls | None:
 
 
 def tls_problems(settings: Settings) -> Iterator[str]:
-    """Yields a sentence for each setting of TLS that needs another one."""
+    """Yields a sentence for each setting of TLS that cannot work."""
     for name, needed in NEEDED.items():
         if getattr(settings, name) and not getattr(settings, needed):
             yield f"{env_name(name)} needs {env_name(needed)}, which is not set"
+    if settings.tls_client_names and not _client_names(settings):  # no name would allow every client
+        yield (
+            f"{env_name('tls_client_names')} is {settings.tls_client_names!r}: must have a name between commas"
+        )
     if settings.tls_cert_file and isinstance(settings.listen_address(), UnixAddress):
         yield (
             f"{env_name('tls_cert_file')}: a Unix socket is served without TLS; protect it with "

@@ -216,6 +216,10 @@ async def test_health_of_a_client_that_is_refused_is_one_sentence(
             {"TLS_CERT_FILE": "c", "TLS_KEY_FILE": "k", "TLS_CLIENT_NAMES": "n"},
             "RATELIMITD_TLS_CLIENT_NAMES needs RATELIMITD_TLS_CLIENT_CA_FILE, which is not set",
         ),
+        (
+            {"TLS_CERT_FILE": "c", "TLS_KEY_FILE": "k", "TLS_CLIENT_CA_FILE": "a", "TLS_CLIENT_NAMES": ", ,"},
+            "RATELIMITD_TLS_CLIENT_NAMES is ', ,': must have a name between commas",
+        ),
         ({"CHECK_SERVER_NAME": "n"}, "RATELIMITD_CHECK_SERVER_NAME needs RATELIMITD_CHECK_CA_FILE"),
         (
             {"TLS_CERT_FILE": "c", "TLS_KEY_FILE": "k", "LISTEN": "unix:/x"},
