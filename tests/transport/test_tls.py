@@ -82,7 +82,9 @@ async def test_clients_with_an_allowed_certificate_are_served_and_others_are_ref
     envoy: CertificateFiles,
 ) -> None:
     limiter = OracleLimiter()
-    async with serve(limiter, tls=ServerTls(files, ("ENVOY", URI, "192.0.2.1"))) as listener:
+    async with serve(
+        limiter, tls=ServerTls(files, ("ENVOY", "a.edge.example", URI, "192.0.2.1"))
+    ) as listener:
         await _refuses_other_certificates(listener, authority, foreign)
         assert limiter.buckets == {}
         for client in (
@@ -97,7 +99,9 @@ async def test_clients_with_an_allowed_certificate_are_served_and_others_are_ref
 
 async def _refuses_other_certificates(listener: Listener, authority: Authority, foreign: Authority) -> None:
     strange = foreign.issue("envoy", ca=authority.file)
-    stranger = authority.issue("stranger", f"URI:{URI}2", "IP:192.0.2.11", "DNS:envoy.example")
+    stranger = authority.issue(
+        "stranger", f"URI:{URI}2", "IP:192.0.2.11", "DNS:envoy.example", "DNS:*.edge.example"
+    )
     for client in (CertificateFiles("", "", authority.file), strange):
         assert (await outcome(listener, ClientTls(client))).startswith("UNAVAILABLE")
     expired = authority.issue("old", days=-1)

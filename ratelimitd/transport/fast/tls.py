@@ -5,6 +5,7 @@ The folder is private, in memory where the system has /dev/shm, and holds a key 
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -107,4 +108,6 @@ def host_certificates(tls: ServerTls, first: Certificates) -> Iterator[HostCerti
 def _matcher(name: str) -> Config:
     """Returns what matches one name of a client's certificate."""
     kind = "IP_ADDRESS" if is_ip(name) else "URI" if "://" in name else "DNS"
-    return {"san_type": kind, "matcher": {"exact": name, "ignore_case": kind == "DNS"}}
+    if kind == "DNS":  # with `exact`, Envoy would also accept a wildcard certificate
+        return {"san_type": kind, "matcher": {"safe_regex": {"regex": f"(?i){re.escape(name)}"}}}
+    return {"san_type": kind, "matcher": {"exact": name}}
