@@ -45,9 +45,8 @@ def tls_problems(settings: Settings) -> Iterator[str]:
         if getattr(settings, name) and not getattr(settings, needed):
             yield f"{env_name(name)} needs {env_name(needed)}, which is not set"
     if settings.tls_client_names and not _client_names(settings):  # no name would allow every client
-        yield (
-            f"{env_name('tls_client_names')} is {settings.tls_client_names!r}: must have a name between commas"
-        )
+        given = settings.tls_client_names
+        yield f"{env_name('tls_client_names')} is {given!r}: must have a name between commas"
     if settings.tls_cert_file and isinstance(settings.listen_address(), UnixAddress):
         yield (
             f"{env_name('tls_cert_file')}: a Unix socket is served without TLS; protect it with "
