@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -26,7 +27,7 @@ from bench.table import Table, markdown
 from ratelimitd.core.model import MICRO, Charge, Limit, TakeRequest
 from ratelimitd.core.ports import Limiter
 from ratelimitd.limiter.opening import Parts, open_store_limiter
-from ratelimitd.process.child import child
+from ratelimitd.process.child import Child, child
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.settings import load
 from ratelimitd.store.access import access_to
@@ -57,7 +58,7 @@ class Figures(NamedTuple):
 
 
 @asynccontextmanager
-async def _node() -> AsyncIterator[tuple[Redis, int, int, int]]:
+async def _node() -> AsyncIterator[tuple[Redis, int, int, Child]]:
     """Yields a client of a node without slots, its port, the port of its bus, and its process."""
     port, bus_port = free_port(), free_port()
     with TemporaryDirectory(prefix="ratelimitd-bench-") as folder:
@@ -77,7 +78,7 @@ async def _node() -> AsyncIterator[tuple[Redis, int, int, int]]:
                     return False
 
             await server.until(answers)
-            yield client, port, bus_port, server.process.pid
+            yield client, port, bus_port, server
 
 
 @asynccontextmanager
@@ -90,10 +91,9 @@ async def running_cluster(masters: int) -> AsyncIterator[Nodes]:
             slots = range(SLOTS * number // masters, SLOTS * (number + 1) // masters)
             await client.execute_command("CLUSTER", "ADDSLOTS", *slots)  # type: ignore[no-untyped-call] # it is untyped
             await nodes[0][0].execute_command("CLUSTER", "MEET", LOOPBACK, port, bus_port)  # type: ignore[no-untyped-call] # it is untyped
-        async with asyncio.timeout(30):
-            while not all([await _serves(client) for client, *_ in nodes]):  # noqa: ASYNC110 - only polling tells
-                await asyncio.sleep(0.05)
-        yield Nodes(f"redis+cluster://{LOOPBACK}:{nodes[0][1]}", [pid for *_, pid in nodes])
+        for client, _, _, server in nodes:
+            await server.until(partial(_serves, client))
+        yield Nodes(f"redis+cluster://{LOOPBACK}:{nodes[0][1]}", [server.process.pid for *_, server in nodes])
 
 
 async def _serves(client: Redis) -> bool:
@@ -113,7 +113,7 @@ async def _limiter(url: str) -> AsyncIterator[Limiter]:
 
 
 async def _measure(limiter: Limiter, nodes: Nodes) -> Figures:
-    """Makes decisions from all callers, and returns their CPU. Raises BenchError after a denial."""
+    """Makes decisions from all callers. Returns the CPU that they took. Raises BenchError after a denial."""
     left = iter(range(DECISIONS))
 
     async def call() -> None:
