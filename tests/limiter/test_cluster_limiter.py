@@ -3,15 +3,17 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import count
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import pytest
 import pytest_asyncio
 
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
+from ratelimitd.core.ports import BatchCallback, BatchLimiter
 from ratelimitd.errors import (
     StoreAwayError,
     StoreConnectionError,
@@ -27,9 +29,10 @@ from ratelimitd.settings_table import CONFIG_KEY
 from ratelimitd.store.access import access_to
 from ratelimitd.store.client import open_client
 from ratelimitd.store.cluster_slots import slot_of
-from ratelimitd.store_url import Node
+from ratelimitd.store_url import Node, StoreUrl
 from ratelimitd.telemetry.store_calls import StoreCalls
-from ratelimitd.telemetry.traces.opening import NO_TRACES
+from ratelimitd.telemetry.traces.attributes import peer_attributes, store_attributes
+from ratelimitd.telemetry.traces.opening import NO_TRACES, Traces
 from tests.core.take_requests import take_request
 from tests.eventually import eventually
 from tests.redis_cluster import Member, RedisCluster, redis_cluster
@@ -79,10 +82,12 @@ async def cluster(clusters: Clusters) -> RedisCluster:
 
 
 @asynccontextmanager
-async def limiter_over(url: str, timeout_ms: int = 10_000) -> AsyncIterator[ClusterLimiter]:
+async def limiter_over(
+    url: str, timeout_ms: int = 10_000, traces: Traces = NO_TRACES
+) -> AsyncIterator[ClusterLimiter]:
     """Yields a limiter that knows the cluster at `url`. Its decisions wait long, for slow machines."""
     settings, access = load({}, {"redis_url": url, "store_timeout_ms": str(timeout_ms)}), access_to(url)
-    parts = Parts(settings, access, NO_TRACES, StoreCalls())
+    parts = Parts(settings, access, traces, StoreCalls())
     async with open_client(access) as client, open_store_limiter(parts, client) as store:
         await store.settled()
         assert isinstance(store.limiter, ClusterLimiter)
@@ -291,6 +296,22 @@ async def test_a_decision_without_an_answer_names_its_node(cluster: RedisCluster
             StoreTimeoutError, match=f"^no answer within 100 ms from the node {member.address}$"
         ):
             await limiter.take(request(user))
+
+
+async def test_traces_name_the_node_of_each_call(cluster: RedisCluster) -> None:
+    calls: list[tuple[object, object]] = []
+
+    def of_calls(limiter: BatchLimiter, url: StoreUrl, peer: Callable[[], object]) -> BatchLimiter:
+        def submit(requests: Sequence[TakeRequest], callback: BatchCallback) -> None:
+            calls.append((store_attributes(url)["server.port"], peer_attributes(peer())["network.peer.port"]))
+            limiter.submit(requests, callback)
+
+        return Mock(submit=submit)
+
+    async with limiter_over(cluster.url, traces=NO_TRACES._replace(of_calls=of_calls)) as limiter:
+        for member in cluster.members:
+            await limiter.take(request(await user_on(cluster, member)))
+    assert calls == [(member.port, member.port) for member in cluster.members]
 
 
 async def test_nodes_that_join_are_used_and_nodes_that_leave_are_left(
