@@ -79,7 +79,8 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
             open_store_limiter(Parts(settings, access, traces, calls), client)
         )
         layout = layout_of(client, settings.key_prefix)
-        limiter, forget = _limiter(layout, traces.of_takes(store.limiter), store.limiter)
+        leases = LeasePool(monotonic_us)
+        limiter, forget = _limiter(layout, traces.of_takes(store.limiter), store.limiter, leases)
         unreadable = UnreadableAddresses(settings.address_header)
         policies = PolicyFollower(
             client,
@@ -119,6 +120,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
                 store_timeout_s=settings.store_timeout_s,
                 decisions=counts,
                 calls=calls,
+                leases=leases.counts,
                 in_flight=store.in_flight,
                 policies=policies,
                 revision=lambda: policies.number,
@@ -130,9 +132,10 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         yield Deciding(traces.of_decisions(decider, policies.revision_of), metrics.exposition)
 
 
-def _limiter(layout: KeyLayout, takes: Limiter, lender: Limiter) -> tuple[Limiter, Callable[[], None]]:
+def _limiter(
+    layout: KeyLayout, takes: Limiter, lender: Limiter, leases: LeasePool
+) -> tuple[Limiter, Callable[[], None]]:
     """Returns the limiter of decisions, and a function that drops what it knows of the buckets."""
-    leases = LeasePool(monotonic_us)
     denials = DenyCache(SplitLimiter(takes, leases) if layout.tagged else takes)
 
     def forget() -> None:

@@ -84,12 +84,14 @@ class Charge:
         shadow: of the buckets in shadow, which cannot deny.
         leased: the index among the limits and those in shadow of the bucket whose tokens are leased, or None.
             It is the first that can deny or the first in shadow.
+        for_lease: the take is of a lease, not of a request.
     """
 
     cost: int
     limits: tuple[Limit, ...]
     shadow: tuple[Limit, ...] = ()
     leased: int | None = None
+    for_lease: bool = False
 
 
 class TakeRequest(NamedTuple):

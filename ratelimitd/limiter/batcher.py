@@ -115,7 +115,7 @@ class Batcher:
         Raises it at once while the store is away, and when too many callers wait.
         """
         if self._breaker.is_open or len(self._waiting) >= self._max_waiting:
-            raise self._refusal()
+            raise self._refusal(request)
         outcome = self._loop.create_future()
         due_s = self._loop.time() + self._timeout_s
         caller = (request, outcome, due_s)
@@ -126,7 +126,7 @@ class Batcher:
         self._go_on()
         return outcome
 
-    def _refusal(self) -> StoreError:
+    def _refusal(self, request: TakeRequest) -> StoreError:
         """Counts a decision that is not sent, and returns its error."""
         error: StoreError
         if self._breaker.is_open:
@@ -135,7 +135,7 @@ class Batcher:
             error = StoreOverloadError(
                 f"{self._max_waiting} decisions already wait for {self._node or 'the store'}"
             )
-        self.note(error)
+        self.note(request, error)
         return error
 
     def _expire(self, turns: int) -> None:
@@ -149,12 +149,12 @@ class Batcher:
             f" from {self._node}" if self._node else ""
         )
         while self._unanswered:
-            _, outcome, due_s = self._unanswered[0]
+            request, outcome, due_s = self._unanswered[0]
             if not outcome.done() or outcome.cancelled():
                 if due_s > now_s:
                     self._timer = self._loop.call_at(due_s, self._expire, GRACE_TURNS)
                     break
-                self._fail(outcome, StoreTimeoutError(late))
+                self._fail(request, outcome, StoreTimeoutError(late))
                 # A caller that has left also shows how long the store has been silent.
                 if self._in_flight and self._silent_since_s <= due_s - self._timeout_s:
                     self._breaker.open(late)
@@ -198,14 +198,14 @@ class Batcher:
         if isinstance(answer, Exception):
             if is_answer(answer):
                 self._silent_since_s = self._loop.time()
-            for _, outcome, _ in callers:
-                self._fail(outcome, answer)
+            for request, outcome, _ in callers:
+                self._fail(request, outcome, answer)
         else:
             self._silent_since_s = self._loop.time()
             self._calls.seconds.observe(self._now_ns() - started_ns)
             for (request, outcome, _), known in zip(callers, answer, strict=True):
                 if isinstance(known, Exception):
-                    self._fail(outcome, known)
+                    self._fail(request, outcome, known)
                 elif not outcome.done():
                     outcome.set_result(known)
                     if self._outages.troubled:
@@ -214,15 +214,21 @@ class Batcher:
             self._unanswered.popleft()
         self._go_on()
 
-    def _fail(self, outcome: "asyncio.Future[Outcome]", error: Exception) -> None:
+    def _fail(self, request: TakeRequest, outcome: "asyncio.Future[Outcome]", error: Exception) -> None:
         if not outcome.done():
             outcome.set_exception(error)
             if not isinstance(error, StoreRedirectError):
-                self.note(error)
+                self.note(request, error)
 
-    def note(self, error: Exception) -> None:
-        """Counts a decision that failed. A caller does so itself if it makes redirected calls again."""
-        self._calls.errors[error.reason if isinstance(error, StoreError) else StoreError.reason] += 1
+    def note(self, request: TakeRequest, error: Exception) -> None:
+        """Counts a decision that failed. A caller does so itself if it makes redirected calls again.
+
+        A lease that fails is not counted, because no decision fails with it, unless the error is a defect.
+        """
+        expected = isinstance(error, StoreError)
+        if expected and request.charge.for_lease:
+            return
+        self._calls.errors[error.reason if expected else StoreError.reason] += 1
         self._outages.failed(error)
 
 

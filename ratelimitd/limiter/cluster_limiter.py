@@ -83,7 +83,7 @@ class ClusterLimiter:
                         error = again
         except TimeoutError:
             late = StoreTimeoutError(f"no answer within {self._timeout_s * 1000:g} ms after: {error}")
-            lane.batcher.note(late)
+            lane.batcher.note(request, late)
             raise late from error
 
     async def _next(self, slot: int, sender: Lane, cause: BaseException | None) -> tuple[Lane, Batcher]:

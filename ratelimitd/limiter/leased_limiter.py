@@ -64,6 +64,8 @@ class LeasedLimiter:
                 leases.counted(tokens)
         else:
             outcome = await self._take_rest(request, leases, until_us)
+            if is_charged(outcome, parts):
+                self._pool.counts.spent += charge.cost
         if is_charged(outcome, parts):
             leases.charged(charge.cost, now_us)
             self._renew(leases, keys[at], now_us)
@@ -96,7 +98,7 @@ class LeasedLimiter:
         tokens = leases.ask(now_us)
         if not tokens:
             return
-        request = TakeRequest(Charge(tokens, (leases.terms.limit,)), (key,))
+        request = TakeRequest(Charge(tokens, (leases.terms.limit,), for_lease=True), (key,))
         try:
             lease = asyncio.ensure_future(self._lender.take(request))
         except StoreError:
@@ -112,6 +114,7 @@ class LeasedLimiter:
         (level,) = outcome.tokens
         if outcome.allowed:
             leases.granted(tokens, sent_us, level or 0)
+            self._pool.counts.leased += tokens
         else:
             leases.refused(level or 0)
 

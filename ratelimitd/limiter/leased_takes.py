@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ratelimitd.core.lease import Leases, LeaseTerms, lease_terms
 from ratelimitd.core.model import Charge, Limit, Outcome, TakeRequest, new
+from ratelimitd.telemetry.lease_counts import LeaseCounts
 
 MAX_CHARGES = 4096
 """Charges whose parts are kept; the least recently used are dropped first."""
@@ -91,10 +92,12 @@ class LeasePool:
 
     Args:
         now_us: a clock in microseconds that never steps, since any instant.
+        counts: where leased tokens are counted.
     """
 
-    def __init__(self, now_us: Callable[[], int]) -> None:
+    def __init__(self, now_us: Callable[[], int], counts: LeaseCounts | None = None) -> None:
         self.now_us = now_us
+        self.counts = LeaseCounts() if counts is None else counts
         self._by_key: dict[str, Leases] = {}
 
     def of(self, key: str, limit: Limit, terms: LeaseTerms) -> Leases:

@@ -104,6 +104,7 @@ class SplitLimiter:
         finally:
             if leases is not None and not charged:
                 leases.give_back(rest.charge.cost, sent_us + leases.terms.usable_us)
+                self._pool.counts.leased += rest.charge.cost
         return outcome
 
     async def _take(self, request: TakeRequest) -> Outcome:

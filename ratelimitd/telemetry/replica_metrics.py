@@ -20,12 +20,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from ratelimitd import __version__
+from ratelimitd.core.model import MICRO
 from ratelimitd.core.ports import Policies
 from ratelimitd.core.tiers import TierName
 from ratelimitd.errors import StoreError
 from ratelimitd.telemetry.decision_counts import DecisionCounts
 from ratelimitd.telemetry.decisions_text import DecisionsText
 from ratelimitd.telemetry.histogram import BOUNDS_NS, Histogram
+from ratelimitd.telemetry.lease_counts import LeaseCounts
 from ratelimitd.telemetry.store_calls import REASONS, StoreCalls
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -46,6 +48,7 @@ class Observed:
         store_timeout_s: how long a decision waits for the store, in seconds.
         decisions: all decisions so far.
         calls: the calls to the store so far.
+        leases: the leased tokens so far.
         in_flight: returns how many decisions wait for the store.
         policies: the policy in force.
         revision: returns the number of the policy in force.
@@ -58,6 +61,7 @@ class Observed:
     store_timeout_s: float
     decisions: DecisionCounts
     calls: StoreCalls
+    leases: LeaseCounts
     in_flight: Callable[[], int]
     policies: Policies
     revision: Callable[[], int]
@@ -89,6 +93,7 @@ class ReplicaMetrics(Collector):
             "decision_seconds", "Time from the decoded request to the decision.", observed.decisions.seconds
         )
         yield from _store_metrics(observed.calls)
+        yield from _lease_metrics(observed.leases)
         yield _gauge(
             "store_timeout_seconds", "How long a decision waits for the store.", observed.store_timeout_s
         )
@@ -137,6 +142,15 @@ def _store_metrics(calls: StoreCalls) -> Iterator[Metric]:
     )
 
 
+def _lease_metrics(leases: LeaseCounts) -> Iterator[Metric]:
+    # What is spent is read first, so that no scrape shows more of it than was leased.
+    spent, leased = leases.spent / MICRO, leases.leased / MICRO
+    yield _counter("leased_tokens", "Tokens that this replica took in leases.", [], [([], leased)])
+    yield _counter(
+        "leased_tokens_spent", "Leased tokens that allowed requests were charged.", [], [([], spent)]
+    )
+
+
 def _policy_metrics(observed: Observed) -> Iterator[Metric]:
     yield _gauge("policy_revision", "Number of the policy in force.", observed.revision())
     try:
@@ -160,7 +174,7 @@ def _policy_metrics(observed: Observed) -> Iterator[Metric]:
 
 
 def _counter(
-    name: str, documentation: str, labels: Sequence[str], counts: Iterable[tuple[Sequence[str], int]]
+    name: str, documentation: str, labels: Sequence[str], counts: Iterable[tuple[Sequence[str], float]]
 ) -> Metric:
     family = CounterMetricFamily(f"ratelimitd_{name}", documentation, labels=labels)
     for values, count in counts:

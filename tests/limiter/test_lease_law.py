@@ -13,24 +13,33 @@ from ratelimitd.core.model import MICRO, Limit
 from tests.limiter.leased_replicas import Call, Replica, World
 
 Step = tuple[int, str, int, int]
-"""Tenths of the time of a lease since the last step, the action, its replica, and a number for the action."""
+"""Tenths of the time of a lease before the step, the action, its replica, and a number for the action.
+
+In an attack, this time is between the leases and the burst.
+"""
 
 REPLICAS = 3
 CLOCK_RATES = (Fraction(1), Fraction("0.995"), Fraction("1.005"))
-LIMITS = (Limit(64, 200.0), Limit(64, 1600.0), Limit(128, 100.0), Limit(3, 50.0), Limit(64, 0.5))
+LIMITS = (Limit(64, 200.0), Limit(64, 800.0), Limit(128, 100.0), Limit(200, 40.0), Limit(3, 50.0))
 USERS = (None, Limit(1000, 1000.0), Limit(2, 1.0))
 
-ACTIONS = ["warm"] * 4 + ["ask"] * 4 + ["burst"] * 6
+BURST = (16, 16, 8, 4, 2, 1, 1, 1, 1)
+"""Tokens that each replica asks for in a burst. Large costs empty the bucket, small ones the leases."""
+
+FULL = 50
+"""Tenths of the time of a lease in which the bucket becomes full, and all leases end."""
+
+ACTIONS = ["attack"] * 6 + ["warm"] * 3 + ["ask"] * 3 + ["burst"] * 3
 ACTIONS += ["send", "call", "decide", "answer", "lose", "die", "limit", "clock"]
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from([0, 1, 5, 9, 9, 9, 11, 15, 19, 50, 50, 50]),
+        st.sampled_from([0, 1, 5, 9, 9, 11, 15, 19, 25, FULL, FULL]),
         st.sampled_from(ACTIONS),
         st.integers(0, REPLICAS - 1),
         st.integers(1, 12),
     ),
-    min_size=10,
-    max_size=25,
+    min_size=4,
+    max_size=12,
 )
 
 
@@ -49,6 +58,21 @@ async def call(world: World) -> None:
         for one in world.decided.copy():
             world.answer(one)
         await settle()
+
+
+async def warm(world: World, replica: Replica, number: int) -> None:
+    """Makes requests, one after another, so that the replica leases several tokens."""
+    for _ in range(number):
+        replica.begin(MICRO)
+        await call(world)
+
+
+async def burst(world: World, replicas: Sequence[Replica]) -> None:
+    """Lets all replicas ask for more than there is, at the same time."""
+    for replica in replicas:
+        for cost in BURST:
+            replica.begin(MICRO * cost)
+    await call(world)
 
 
 def act(world: World, replica: Replica, action: str, number: int) -> None:
@@ -77,18 +101,17 @@ async def broken_law(steps: Sequence[Step], limit: Limit, *, split: bool) -> str
     replicas = [Replica(world, limit, split=split, rate=rate) for rate in CLOCK_RATES]
     tenth_us = min(50_000, int(limit.capacity / 80 * MICRO / limit.refill_rate))
     for tenths, action, at, number in steps:
+        if action == "attack":
+            world.clocks.now_us += FULL * tenth_us
+            await warm(world, replicas[at], number)
         world.clocks.now_us += tenths * tenth_us
-        if action == "warm":  # enough requests, one after another, for leases of several tokens
-            for _ in range(number):
-                act(world, replicas[at], "send", 1)
-                await call(world)
+        if action == "warm":
+            await warm(world, replicas[at], number)
         elif action == "ask":
             act(world, replicas[at], "send", number)
             await call(world)
-        elif action == "burst":
-            for replica in replicas:
-                act(world, replica, "send", 3 * number)
-            await call(world)
+        elif action in {"attack", "burst"}:
+            await burst(world, replicas)
         elif action == "call":
             await call(world)
         else:
@@ -119,6 +142,15 @@ async def test_a_lease_is_counted_from_when_its_call_was_sent() -> None:
     await settle()
     assert [one.request.charge.cost for one in world.sent] == [MICRO]
     await call(world)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("limit", LIMITS[:3])
+async def test_a_burst_at_any_time_after_a_lease_keeps_the_law(limit: Limit, *, split: bool) -> None:
+    """A lease that could be spent for longer would pay for requests beside a bucket that is full again."""
+    for requests in range(2, 12, 2):
+        for tenths in (0, 5, 9, 11, 13, 15, 19, 25):
+            assert not await broken_law([(tenths, "attack", 0, requests)], limit, split=split)
 
 
 @pytest.mark.parametrize("split", [False, True])

@@ -39,11 +39,13 @@ class Store(OracleLimiter):
     def __init__(self) -> None:
         super().__init__()
         self.takes: list[tuple[str, ...]] = []
+        self.requests: list[TakeRequest] = []
         self.fails: set[str] = set()
 
     async def take(self, request: TakeRequest) -> Outcome:
         """Returns the outcome. Raises StoreError if one of the keys fails."""
         self.takes.append(request.keys)
+        self.requests.append(request)
         if self.fails & set(request.keys):
             raise StoreError("away")
         return await super().take(request)
@@ -58,10 +60,10 @@ class Replica:
 
     def __init__(self, store: Store, *, split: bool = False) -> None:
         self.store = store
-        pool = LeasePool(lambda: store.now_us)
-        takes = SplitLimiter(store, pool) if split else store
-        self.limiter = LeasedLimiter(DenyCache(takes, now_us=lambda: store.now_us), store, pool)
-        self.leases = pool.of(KEYS[0], GLOBAL, TERMS)
+        self.pool = LeasePool(lambda: store.now_us)
+        takes = SplitLimiter(store, self.pool) if split else store
+        self.limiter = LeasedLimiter(DenyCache(takes, now_us=lambda: store.now_us), store, self.pool)
+        self.leases = self.pool.of(KEYS[0], GLOBAL, TERMS)
 
     async def take(self, request: TakeRequest) -> Outcome:
         """Returns the outcome of a request, once the lease that it asked for is there."""
@@ -146,6 +148,31 @@ async def test_tokens_that_came_back_expire_with_their_lease(replica: Replica) -
     replica.store.now_us += MAX_LEASE_US
     await replica.take(request())
     assert KEYS[0] in {key for keys in replica.store.takes[1:] for key in keys}
+
+
+async def test_leased_tokens_are_counted(replica: Replica) -> None:
+    """What was leased has been spent or is held, until it expires."""
+    await replica.warm()
+    counts, held = replica.pool.counts, replica.leases.held
+    assert counts.leased == counts.spent + held > 0
+    before = counts.leased, counts.spent
+    await replica.take(request(2))
+    assert (counts.leased, counts.spent) == (before[0], before[1] + 2 * MICRO)
+    await replica.take(request(dry_run=True))
+    assert not (await replica.take(request(1, (GLOBAL, Limit(1, 0.01)), keys=(KEYS[0], "rate:user:x")))).local
+    assert not (
+        await replica.take(request(1, (GLOBAL, Limit(1, 0.01)), keys=(KEYS[0], "rate:user:x")))
+    ).allowed
+    assert counts.spent == before[1] + 3 * MICRO
+
+
+async def test_a_failed_lease_says_that_it_is_one(replica: Replica) -> None:
+    """So the failure is not counted as that of a request."""
+    for _ in range(40):
+        replica.store.now_us += 1000
+        await replica.take(REQUEST)
+    assert {one.charge.for_lease for one in replica.store.requests if one.keys == KEYS[:1]} >= {True}
+    assert not any(one.charge.for_lease for one in replica.store.requests if one.keys != KEYS[:1])
 
 
 async def test_a_dry_run_takes_nothing(replica: Replica) -> None:

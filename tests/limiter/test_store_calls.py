@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from ratelimitd.core.model import MICRO, Charge, Limit, TakeRequest
 from ratelimitd.errors import StoreConnectionError, StoreError, StoreRefusedError, StoreReplyError
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.telemetry.histogram import BOUNDS_NS
@@ -40,6 +41,20 @@ async def test_a_call_that_fails_counts_each_of_its_decisions_by_reason(error: E
     assert [type(caller.exception()) for caller in callers] == [type(error)] * 3
     assert calls.errors == {getattr(error, "reason", "other"): 3}
     assert sum(calls.seconds.counts) == 0
+
+
+async def test_a_lease_that_fails_is_not_a_failed_decision() -> None:
+    """A defect counts nevertheless."""
+    calls, limiter = StoreCalls(), HeldLimiter()
+    async with Batcher(limiter, timeout_s=30, calls=calls) as batcher:
+        for error in (StoreConnectionError("x"), ValueError("x")):
+            charge = Charge(5 * MICRO, (Limit(8, 1.0),), for_lease=True)
+            lease = asyncio.ensure_future(batcher.take(TakeRequest(charge, ("1",))))
+            await run_ready_tasks()
+            limiter.fail_first(error)
+            with pytest.raises(type(error)):
+                await lease
+    assert calls.errors == {"other": 1}
 
 
 @on_stepped_loop

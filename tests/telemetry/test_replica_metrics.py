@@ -10,6 +10,7 @@ from ratelimitd.core.match import MatchedRules
 from ratelimitd.core.model import Identity, Outcome, Request, Verdict
 from ratelimitd.telemetry.decision_counts import DecisionCounts
 from ratelimitd.telemetry.label_names import label_text
+from ratelimitd.telemetry.lease_counts import LeaseCounts
 from ratelimitd.telemetry.replica_metrics import Observed, ReplicaMetrics
 from ratelimitd.telemetry.store_calls import StoreCalls
 from tests.core.fakes import FixedLimiter, FixedPolicies, OracleLimiter, decider_over
@@ -49,12 +50,14 @@ def observed(
     calls: StoreCalls | None = None,
     shadow_denied: Mapping[str, int] | None = None,
     global_tokens: float | None = None,
+    leases: LeaseCounts | None = None,
 ) -> Observed:
     return Observed(
         transport="grpcio",
         store_timeout_s=0.05,
         decisions=counts,
         calls=calls or StoreCalls(),
+        leases=leases or LeaseCounts(),
         in_flight=lambda: 4,
         policies=FixedPolicies(),
         revision=lambda: 17,
@@ -134,6 +137,14 @@ def test_the_exposition_has_the_calls_of_the_store() -> None:
     errors = by_name(samples, "store_errors_total")
     assert (errors.pop(("timeout",)), errors.pop(("refused",))) == (2, 1)
     assert set(errors.values()) == {0}
+
+
+def test_the_exposition_has_leased_tokens() -> None:
+    leases = LeaseCounts()
+    leases.leased, leases.spent = 12_000_000, 7_000_000
+    samples = parsed(ReplicaMetrics(observed(DecisionCounts(), leases=leases)).exposition())
+    assert by_name(samples, "leased_tokens_total") == {(): 12}
+    assert by_name(samples, "leased_tokens_spent_total") == {(): 7}
 
 
 def test_hostile_names_of_apis_are_read_by_prometheus_and_promtool() -> None:
