@@ -7,14 +7,16 @@ A lease is an ordinary take of many tokens, with a capacity that is smaller by a
 be spent for T = R / refill_rate, from when its call was sent. Takes of single requests use the whole
 capacity. Both may be mixed, in any order. The proof, for a window that begins at `a` and takes t:
 
-- Its admissions are the single takes within it, and lease takes within it or up to T earlier.
+- Its admissions were paid by single takes within it, and by lease takes within it or up to T earlier.
 - Assume that a lease take was made up to T before `a`; the first one at d. It found at most capacity - R. So
   the takes since d are at most capacity - R + refill_rate * (t + T), which is capacity + refill_rate * t.
 - Otherwise all its admissions are takes within it, and the bucket held at most its capacity at `a`.
 - A key that expires counts as full. After a lease take it may expire when it is full but for R, plus a second
   (`core/bucket.py:EXPIRY_MARGIN_US`). T is at most a second, so R has refilled by then.
 
-After a change of the limit, this holds in windows that begin at least T after the last call with the old one.
+After a change of the limit, this holds in windows that begin at least `MAX_LEASE_US` after the last call with
+the old one. That is at least the T of both limits, so no call or lease with the old one matters any more.
+
 The store may answer at any time after the call was sent, and the clocks of store and replica may run at rates
 that differ by up to a hundredth. Tokens that are not spent in time expire. They never go back to the store.
 
@@ -41,7 +43,9 @@ CLOCK_RATES = 100
 """The part of the time by which a lease ends early, because the clocks may differ in rate: a hundredth."""
 
 FAIR_PART = 8
-"""A lease takes at most this part of what the bucket holds, so that other replicas find tokens: an eighth."""
+"""A lease takes at most this part of what the bucket holds: an eighth. So when little is left, no replica holds
+much of it, and below 16 tokens requests take their own.
+"""
 
 RENEWED_AT = 4
 """A lease is renewed when a quarter of the tokens that a replica may hold is left."""

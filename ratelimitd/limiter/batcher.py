@@ -225,10 +225,9 @@ class Batcher:
 
         A lease that fails is not counted, because no decision fails with it, unless the error is a defect.
         """
-        expected = isinstance(error, StoreError)
-        if expected and request.charge.for_lease:
+        if request.charge.for_lease and isinstance(error, StoreError):
             return
-        self._calls.errors[error.reason if expected else StoreError.reason] += 1
+        self._calls.errors[error.reason if isinstance(error, StoreError) else StoreError.reason] += 1
         self._outages.failed(error)
 
 
