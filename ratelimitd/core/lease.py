@@ -43,8 +43,8 @@ CLOCK_RATES = 100
 """The part of the time by which a lease ends early, because the clocks may differ in rate: a hundredth."""
 
 FAIR_PART = 8
-"""A lease takes at most this part of what the bucket holds: an eighth. So when little is left, no replica holds
-much of it, and below 16 tokens requests take their own.
+"""A lease takes at most this part of what the bucket holds: an eighth. So when little is left, no replica
+holds much of it, and below 16 tokens requests take their own.
 """
 
 RENEWED_AT = 4

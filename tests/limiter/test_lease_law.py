@@ -144,6 +144,26 @@ async def test_a_lease_is_counted_from_when_its_call_was_sent() -> None:
     await call(world)
 
 
+async def test_tokens_of_a_denied_request_are_a_lease_from_when_its_call_was_sent() -> None:
+    """The reply is late, so the next request cannot spend them."""
+    world, limit, user = World(), Limit(64, 200.0), Limit(2, 1.0)
+    replica, terms = Replica(world, limit, split=True), lease_terms(limit)
+    assert terms is not None
+    replica.begin(2 * MICRO, user)
+    await call(world)
+    replica.begin(MICRO, user)
+    await settle()
+    (first,) = world.sent
+    world.decide(first)
+    world.clocks.now_us += terms.usable_us + 1
+    world.answer(first)
+    await call(world)
+    replica.begin(MICRO)
+    await settle()
+    assert len(world.sent) == 1
+    await call(world)
+
+
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("limit", LIMITS[:3])
 async def test_a_burst_at_any_time_after_a_lease_keeps_the_law(limit: Limit, *, split: bool) -> None:
