@@ -146,10 +146,10 @@ async def test_a_lease_is_counted_from_when_its_call_was_sent() -> None:
 
 async def test_tokens_of_a_denied_request_are_a_lease_from_when_its_call_was_sent() -> None:
     """The reply is late, so the next request cannot spend them."""
-    world, limit, user = World(), Limit(64, 200.0), Limit(2, 1.0)
+    world, limit, user = World(), Limit(64, 200.0), Limit(1, 1.0)
     replica, terms = Replica(world, limit, split=True), lease_terms(limit)
     assert terms is not None
-    replica.begin(2 * MICRO, user)
+    replica.begin(MICRO, user)
     await call(world)
     replica.begin(MICRO, user)
     await settle()
