@@ -187,12 +187,17 @@ async def test_slots_move_under_load(running: Running) -> None:
                 await running.operate(*command.split())
             await running.operate("policy", "apply", "-", text=f"{LARGE_LIMITS}# {next(numbers)}")
 
-    operating = asyncio.create_task(operate())
     admitted = 0
-    while moving.returncode is None:
-        admitted += await running.admitted(MOVED_USERS)
-    await operating
-    assert await moving.wait() == 0
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(operate())
+            while moving.returncode is None:
+                admitted += await running.admitted(MOVED_USERS)
+    finally:
+        if moving.returncode is None:
+            moving.terminate()
+        status = await moving.wait()
+    assert status == 0
     assert await cluster.owner(CONFIG_KEY) is target
     while some := await running.admitted(MOVED_USERS):
         admitted += some
