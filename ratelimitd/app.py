@@ -63,10 +63,10 @@ async def _in_this_process(settings: Settings, metrics_sockets: Sequence[socket]
 
     descriptors.silence_accept_errors()
     async with (
-        open_decider(settings) as (decide, exposition),
+        open_decider(settings) as (decide, exposition, on_refused),
         serve_metrics(settings.metrics_address(), metrics_sockets, exposition) as metrics,
         serve_grpcio(
-            unary_methods(decide),
+            unary_methods(decide, on_refused),
             settings.listen_address(),
             max_message_bytes=settings.max_message_bytes,
             drain_s=settings.drain_s,

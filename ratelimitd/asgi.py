@@ -26,11 +26,11 @@ async def _open_service() -> AsyncIterator[HostedService]:
     use_daemon_threads(asyncio.get_running_loop())
     lifeline = os.environ.get(LIFELINE)
     async with (
-        open_decider(settings) as (decide, exposition),
+        open_decider(settings) as (decide, exposition, on_refused),
         serve_metrics(settings.metrics_address(), inherited(os.environ), exposition) as metrics,
     ):
         yield HostedService(
-            unary_methods(decide),
+            unary_methods(decide, on_refused),
             bound_s=settings.store_timeout_s,
             max_message_bytes=settings.max_message_bytes,
             drain_s=settings.drain_s,

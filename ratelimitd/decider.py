@@ -55,10 +55,12 @@ class Deciding(NamedTuple):
         decide: returns the decision on a request.
         exposition: returns the metrics of this process in the text format of Prometheus. Any thread may
             call it.
+        on_refused: counts a request that is refused without a decision, because it came too late.
     """
 
     decide: Decide
     exposition: Callable[[], bytes]
+    on_refused: Callable[[], None]
 
 
 @asynccontextmanager
@@ -129,7 +131,8 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
                 global_bucket=bucket.tokens,
             )
         )
-        yield Deciding(traces.of_decisions(decider, policies.revision_of), metrics.exposition)
+        decide = traces.of_decisions(decider, policies.revision_of)
+        yield Deciding(decide, metrics.exposition, calls.refused)
 
 
 def _limiter(

@@ -21,3 +21,7 @@ class StoreCalls:
         self.seconds = Histogram()
         self.batch_sizes: Counter[int] = Counter()
         self.errors: Counter[str] = Counter()
+
+    def refused(self) -> None:
+        """Counts a request that is refused without a decision, because it came too late."""
+        self.errors["overload"] += 1

@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from math import inf
 
 import grpc
 
@@ -27,6 +28,12 @@ from ratelimitd.transport.services import Stream, Unary, service_names
 _RECEIVED_BYTES = 1 << 30
 """grpc receives whole messages, with the fields that their methods do not need."""
 
+_WAITING_MAX_S = 1
+"""Seconds that a call may wait in grpc for the event loop. grpc takes whole seconds; the default is 30.
+
+Older calls end at once, in C. After an overload, thousands of calls can wait whose callers have given up.
+"""
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", _RECEIVED_BYTES),
     # Envoy pings an idle connection every few seconds; by default grpc answers that with GOAWAY.
@@ -34,6 +41,7 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     # Without this, two processes could share a port by accident, and each would get half the calls.
     ("grpc.so_reuseport", 0),
+    ("grpc.server_max_unrequested_time_in_server", _WAITING_MAX_S),
 )
 
 _STATUS = {code: grpc.StatusCode[code.name] for code in GrpcCode}
@@ -42,9 +50,10 @@ _STATUS = {code: grpc.StatusCode[code.name] for code in GrpcCode}
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
-def _unary(
+def unary_handler(
     path: str, method: Unary, log: BoundedLog, max_message_bytes: int, clients: AllowedClients | None
 ) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+    """Returns grpc's handler of a method. It ends every call that fails with a status."""
     large = large_bytes(max_message_bytes)
 
     async def handle(payload: bytes, context: _Context) -> bytes:
@@ -53,7 +62,7 @@ def _unary(
                 clients.check(context)
             if len(payload) > large:
                 payload = without(payload, method.unneeded, max_message_bytes)
-            return method.encode(await method.begin(payload, _traceparent(context)))
+            return method.encode(await method.begin(payload, _traceparent(context), _left_s(context)))
         except CallError as error:
             await context.abort(_STATUS[error.code], str(error))
         except Exception:  # a defect: the caller gets a status, and the traceback goes to the log
@@ -83,6 +92,13 @@ def _traceparent(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
         if name == "traceparent":
             return str(value)
     return ""
+
+
+def _left_s(context: _Context) -> float:
+    """Returns how long the caller waits from now on, in seconds."""
+    time_remaining: Callable[[], float | None] = context.time_remaining  # the stubs omit None: no deadline
+    left_s = time_remaining()
+    return inf if left_s is None else left_s
 
 
 def _connection_age(max_connection_age_s: int, drain_s: float) -> Iterable[tuple[str, int]]:
@@ -152,7 +168,7 @@ def _handlers(
 ) -> Iterator[tuple[str, "grpc.RpcMethodHandler[bytes, bytes]"]]:
     log = BoundedLog("ratelimitd.grpcio")
     for path, method in methods.items():
-        handler = _unary(path, method, log, max_message_bytes, clients)
+        handler = unary_handler(path, method, log, max_message_bytes, clients)
         yield path, grpc.unary_unary_rpc_method_handler(handler)
     for path, stream in streams.items():
         yield path, grpc.stream_stream_rpc_method_handler(_stream(stream, clients))

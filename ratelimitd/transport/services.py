@@ -5,6 +5,7 @@ it. To add an RPC, add a row, and a module that decodes and encodes its messages
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from math import inf
 from typing import Any, NamedTuple
 
 from ratelimitd.core.grpc_code import GrpcCode
@@ -13,6 +14,7 @@ from ratelimitd.errors import MalformedRequestError
 from ratelimitd.transport import ext_authz
 from ratelimitd.transport.call_error import CallError
 from ratelimitd.transport.large_message import FieldPath
+from ratelimitd.transport.overload import MARGIN_S, Overload
 
 CHECK = f"/{ext_authz.SERVICE}/Check"
 """The path of Envoy's external authorization."""
@@ -30,15 +32,25 @@ class Unary(NamedTuple):
         call: answers the request. Raises CallError to end the call without a response.
         encode: makes the message from what `call` returns.
         unneeded: paths of fields that `decode` does not read. Large messages are decoded without them.
+        overload: refuses calls that come too late; None to refuse none.
     """
 
     decode: Callable[[bytes, str], Any]
     call: Callable[[Any], Awaitable[Any]]
     encode: Callable[[Any], bytes]
     unneeded: Collection[FieldPath] = ()
+    overload: Overload | None = None
 
-    def begin(self, payload: bytes, traceparent: str) -> Awaitable[Any]:
-        """Decodes the request and starts the call. Raises CallError."""
+    def begin(self, payload: bytes, traceparent: str, left_s: float = inf) -> Awaitable[Any]:
+        """Decodes the request and starts the call, unless it is too late. Raises CallError.
+
+        Args:
+            payload: the message.
+            traceparent: of the call's metadata, empty when it has none.
+            left_s: how long the caller waits from now on, in seconds.
+        """
+        if left_s <= MARGIN_S and self.overload is not None:
+            self.overload.check(left_s)
         try:
             request = self.decode(payload, traceparent)
         except MalformedRequestError as error:
@@ -46,9 +58,10 @@ class Unary(NamedTuple):
         return self.call(request)
 
 
-def unary_methods(decide: Decide) -> Mapping[str, Unary]:
-    """The methods by path, `/package.Service/Method`."""
-    return {CHECK: Unary(ext_authz.decode, decide, ext_authz.Encoder(), ext_authz.BODIES)}
+def unary_methods(decide: Decide, on_refused: Callable[[], None] = lambda: None) -> Mapping[str, Unary]:
+    """The methods by path, `/package.Service/Method`. `on_refused` is called for each refusal by overload."""
+    overload = Overload(on_refused)
+    return {CHECK: Unary(ext_authz.decode, decide, ext_authz.Encoder(), ext_authz.BODIES, overload)}
 
 
 def service_names(paths: Iterable[str]) -> tuple[str, ...]:

@@ -5,8 +5,10 @@ other calls.
 """
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Mapping
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import lru_cache
+from math import inf
 from typing import TypeVar
 
 from ratelimitd.bounded_log import BoundedLog
@@ -32,6 +34,7 @@ class GrpcApplication:
         bound_s: seconds after which every unary method ends by itself. A longer timeout of the caller needs
             no timer.
         disconnect_poll_s: how often a stream looks for a disconnect after its caller's last message.
+        now_s: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class GrpcApplication:
         max_message_bytes: int,
         bound_s: float,
         disconnect_poll_s: float = DISCONNECT_POLL_S,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._unary = unary
         self._streams = streams
@@ -49,6 +53,7 @@ class GrpcApplication:
         self._large_bytes = large_bytes(max_message_bytes)
         self._bound_s = bound_s
         self._disconnect_poll_s = disconnect_poll_s
+        self._now_s = now_s
         self._timeout_s = lru_cache(maxsize=64)(timeout_s)  # a caller sends the same timeout with every call
         self._log = BoundedLog("ratelimitd.fast")
         # These keep calls alive: the host holds no reference to the task of a call and asyncio a weak one, so
@@ -68,28 +73,27 @@ class GrpcApplication:
         """Serves one call, which `receive` identifies."""
         unary = None if self._draining else self._unary.get(scope["path"])
         # The host fetches the body while the event loop has yet to reach this call, so ask for it now.
-        begun = None if unary is None else (unary, receive())
+        begun = None if unary is None else (unary, receive(), self._now_s())
         call = self._in_flight[receive] = self._serve(begun, scope, receive, send)
         return call
 
     async def _serve(
-        self, begun: tuple[Unary, Awaitable[Event]] | None, scope: Scope, receive: Receive, send: Send
+        self, begun: tuple[Unary, Awaitable[Event], float] | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
         try:
             if begun is None:
                 await self._serve_other(scope, receive, send)
                 return
-            unary, first = begun
+            unary, first, begun_s = begun
             timeout, traceparent = _check_headers(scope)
             event = await first
             if event.get("more_body", True) or len(event["body"]) > self._large_bytes:
                 message = await self._message(event, receive, unary)
             else:
                 message = only_message(event["body"], self._max_message_bytes)
-            if timeout is None or (limit_s := self._timeout_s(timeout)) >= self._bound_s:
-                result = await unary.begin(message, traceparent)
-            else:
-                result = await _within(limit_s, unary.begin(message, traceparent))
+            limit_s = inf if timeout is None else self._timeout_s(timeout)
+            call = unary.begin(message, traceparent, begun_s + limit_s - self._now_s())
+            result = await (call if limit_s >= self._bound_s else _within(limit_s, call))
             body = frame(unary.encode(result))
             if len(self._in_flight) > 1:
                 # Calls that finish in this turn of the event loop are all sent in the next one: the host's
