@@ -201,7 +201,11 @@ async def test_a_top_user_appears_by_itself_and_leads_to_the_buckets(system: Sys
     await system.get("</script>", 3)
     row = page.get_by_role("row").filter(has_text="</script>")
     await expect(row).to_contain_text("exact")  # without a reload, once a replica has published
-    await tab_to(page, page.get_by_role("link", name="Buckets of \N{FIRST STRONG ISOLATE}</script>"))
+    link = page.get_by_role("link", name="Buckets of \N{FIRST STRONG ISOLATE}</script>")
+    await tab_to(page, link)
+    await system.get("</script>", 2)
+    await expect(row.get_by_role("cell", name="5", exact=True)).to_be_visible()  # the row was replaced
+    await expect(link).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", name="Buckets of %3C%2Fscript%3E")).to_be_visible()
     assert visit.complaints == []

@@ -79,7 +79,7 @@ function report(text) {
   }
 }
 
-// Replaces only the parts that differ: focus, selection, scrolling and open details stay where they are.
+// Replaces only the parts that differ: selection, scrolling and open details of the others stay where they are.
 function replaceParts(fresh) {
   const parts = new Map(Array.from(live.querySelectorAll("[data-part]"), (part) => [part.id, part]));
   const found = fresh.querySelectorAll("[data-part]");
@@ -90,7 +90,17 @@ function replaceParts(fresh) {
   for (const part of found) {
     const old = parts.get(part.id);
     if (old.innerHTML !== part.innerHTML) {
+      const focused = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
       old.replaceChildren(...part.childNodes);
+      focusLink(old, focused);
     }
+  }
+}
+
+// The keyboard's focus stays at the link that had it.
+function focusLink(part, href) {
+  const link = href && Array.from(part.querySelectorAll("a")).find((one) => one.getAttribute("href") === href);
+  if (link) {
+    link.focus({ preventScroll: true });
   }
 }
