@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import pytest_asyncio
+from redis.exceptions import RedisError
 
 from ratelimitd.core.model import MICRO, Limit, Outcome, TakeRequest
 from ratelimitd.core.ports import BatchCallback, BatchLimiter
@@ -371,4 +372,11 @@ async def test_a_replica_that_takes_over_is_found(clusters: Clusters) -> None:
 
         await eventually(decided, "the replica decides")
         assert left(outcomes[0]) == CAPACITY - 2
-        assert await client.get(CONFIG_KEY) == b"the policy"
+
+        async def policy_is_read() -> bool:
+            try:
+                return bool(await client.get(CONFIG_KEY) == b"the policy")
+            except RedisError:  # the node that was asked may still name the lost master
+                return False
+
+        await eventually(policy_is_read, "the policy is read from the new master")
