@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import signal
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -49,18 +50,15 @@ async def _restarted(site: Site, options: tuple[str, ...]) -> Result:
 
 async def hung(site: Site) -> Result:
     """Freezes Redis for 10 s. It accepts connections meanwhile, and executes later what it received."""
-    async with redis_server(site.folder) as store, loaded(site, store.url) as (_, sent):
-        sent.begin()
-        store.signal(signal.SIGSTOP)
-        await asyncio.sleep(HANG_S)
-        store.signal(signal.SIGCONT)
-        sent.over()
-    return result(sent)
+    return await _hung(site, {})
 
 
 async def hung_with_local(site: Site) -> Result:
     """Freezes Redis for 10 s, while the replicas decide from memory."""
-    settings = {"on_store_error": "local"}
+    return await _hung(site, {"on_store_error": "local"})
+
+
+async def _hung(site: Site, settings: Mapping[str, str]) -> Result:
     async with (
         redis_server(site.folder) as store,
         loaded(site, store.url, settings=settings) as (_, sent),
