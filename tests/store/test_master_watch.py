@@ -1,5 +1,6 @@
 """Connections leave an old master when real Sentinels name another one, although the old one lives on."""
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -10,14 +11,18 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from ratelimitd.cli.store import with_control
+from ratelimitd.control.control import Control
 from ratelimitd.store.client import connector, open_client
 from ratelimitd.store.fresh_pool import pool_of
 from ratelimitd.store.link import Link
 from ratelimitd.store.master_watch import watching_master
 from tests.eventually import eventually
+from tests.example_limits import KEY, limits_json
 from tests.redis_server import redis_server
 from tests.sentinels import SERVICE, host_and_port
 from tests.store.server import execute, opened_again
+from tests.system.command import without_log_settings
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,31 @@ async def test_an_old_master_that_still_takes_writes_is_left(
         assert await pair.at_new.exists("link", "client") == 2
     changed = [line for line in logged if line["event"] == "master_changed"]
     assert [(line["before"], line["master"]) for line in changed] == [(pair.old, pair.new)]
+
+
+async def test_a_command_leaves_an_old_master_on_its_open_connection(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ratelimitd.store.fresh_pool.MAX_AGE_S", 1000.0)
+    texts = [limits_json(user_capacity=capacity) for capacity in (6, 7)]
+    for store, text in zip((pair.at_old, pair.at_new), texts, strict=True):
+        await store.set(KEY, text)
+    first_read = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def watch(control: Control) -> None:
+        async def reads(text: str) -> bool:
+            return (await control.current()).revision.text == text
+
+        await eventually(lambda: reads(texts[0]), "the command reads the old master")
+        loop.call_soon_threadsafe(first_read.set)
+        await eventually(lambda: reads(texts[1]), "the command reads the new master")
+
+    with without_log_settings():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.to_thread(with_control, {"redis_url": pair.url}, watch))
+            await first_read.wait()
+            await pair.move()
 
 
 @asynccontextmanager

@@ -3,18 +3,20 @@
 import asyncio
 import io
 import json
+import logging
 import os
 import pty
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import structlog
 from redis.asyncio import Redis
 
 from ratelimitd.cli import main
@@ -69,12 +71,25 @@ def _run(arguments: Sequence[str], text: bytes) -> Result:
         patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(text))),
         redirect_stdout(out),
         redirect_stderr(err),
+        without_log_settings(),
     ):
         try:
             main.main()
         except SystemExit as error:
             status = int(error.code or 0)
     return Result(status, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def without_log_settings() -> Iterator[None]:
+    """Undoes what the block changes in the settings of the log."""
+    before, handlers = structlog.get_config(), logging.getLogger().handlers[:]
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+        logging.getLogger().handlers[:] = handlers
+        logging.captureWarnings(False)  # noqa: FBT003 - the function takes no keyword
 
 
 def process(*arguments: str, **env: str) -> Result:

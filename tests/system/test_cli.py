@@ -12,16 +12,19 @@ from pathlib import Path
 
 import grpc
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typer.main import get_command
 
 from ratelimitd import __version__
 from ratelimitd.cli.main import app
+from ratelimitd.cli.store import with_control
+from ratelimitd.control.control import Control
 from ratelimitd.process.loopback import free_port
 from ratelimitd.settings import Settings
 from tests.eventually import eventually
 from tests.system import command
-from tests.system.command import Result
+from tests.system.command import Result, without_log_settings
 from tests.system.processes import end_of, left_running, line_with, run, started
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +48,17 @@ def test_the_options_of_serve_are_the_settings() -> None:
     assert [parameter.name for parameter in serve.params] == [
         name for name in Settings.model_fields if not name.startswith(("admin_", "check_"))
     ]
+
+
+def test_what_a_command_logs_does_not_mix_with_its_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    async def log(_control: Control) -> None:
+        structlog.get_logger("ratelimitd.store").warning("master_changed")
+
+    with without_log_settings():
+        with_control({}, log)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "master_changed" in shown.err
 
 
 async def test_serve_rejects_an_unknown_setting(monkeypatch: pytest.MonkeyPatch) -> None:
