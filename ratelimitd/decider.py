@@ -82,7 +82,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         )
         layout = layout_of(client, settings.key_prefix)
         leases = LeasePool(monotonic_us)
-        limiter, forget = _limiter(layout, traces.of_takes(store.limiter), store.limiter, leases)
+        limiter, forget = limiter_over(layout, traces.of_takes(store.limiter), store.limiter, leases)
         unreadable = UnreadableAddresses(settings.address_header)
         policies = PolicyFollower(
             client,
@@ -135,10 +135,17 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
         yield Deciding(decide, metrics.exposition, calls.refused)
 
 
-def _limiter(
+def limiter_over(
     layout: KeyLayout, takes: Limiter, lender: Limiter, leases: LeasePool
 ) -> tuple[Limiter, Callable[[], None]]:
-    """Returns the limiter of decisions, and a function that drops what it knows of the buckets."""
+    """Returns the limiter of decisions, and a function that drops what it knows of the buckets.
+
+    Args:
+        layout: of the keys.
+        takes: takes the tokens of requests in the store.
+        lender: takes the tokens of leases in the store.
+        leases: the leases.
+    """
     denials = DenyCache(SplitLimiter(takes, leases) if layout.tagged else takes)
 
     def forget() -> None:

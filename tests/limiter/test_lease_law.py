@@ -164,6 +164,25 @@ async def test_tokens_of_a_denied_request_are_a_lease_from_when_its_call_was_sen
     await call(world)
 
 
+async def test_a_take_that_becomes_a_lease_leaves_the_reserve_in_the_bucket() -> None:
+    """Otherwise the bucket would be full again before the lease ends, and a burst could empty both."""
+    world, limit, user = World(), Limit(64, 200.0), Limit(1, 1.0)
+    one, other = (Replica(world, limit, split=True) for _ in range(2))
+    terms = lease_terms(limit)
+    assert terms is not None
+    for _ in range(2):
+        one.begin(MICRO, user)  # the second is denied by its user's bucket, so its token becomes a lease
+        await call(world)
+    world.clocks.now_us += terms.usable_us
+    for cost in (limit.capacity, limit.capacity - 3):
+        other.begin(MICRO * cost)
+        await call(world)
+    one.begin(MICRO)
+    await call(world)
+    assert [admitted.cost // MICRO for admitted in world.admissions] == [1, limit.capacity - 3, 1]
+    assert not world.broken_law(limit)
+
+
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("limit", LIMITS[:3])
 async def test_a_burst_at_any_time_after_a_lease_keeps_the_law(limit: Limit, *, split: bool) -> None:

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimitd.core.bucket import EXPIRY_MARGIN_US
+from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.lease import FAIR_PART, MAX_LEASE_US, MIN_LEASE_US, Leases, LeaseTerms, lease_terms
 from ratelimitd.core.model import MICRO, Charge, Limit, Outcome, TakeRequest
+from ratelimitd.decider import limiter_over
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.deny_cache import DenyCache
 from ratelimitd.limiter.leased_limiter import LeasedLimiter
@@ -41,14 +43,18 @@ class Store(OracleLimiter):
         self.takes: list[tuple[str, ...]] = []
         self.requests: list[TakeRequest] = []
         self.fails: set[str] = set()
+        self.loses_leases = False
 
     async def take(self, request: TakeRequest) -> Outcome:
-        """Returns the outcome. Raises StoreError if one of the keys fails."""
+        """Returns the outcome. Raises StoreError if a key fails, or if the reply to a lease is lost."""
         self.takes.append(request.keys)
         self.requests.append(request)
         if self.fails & set(request.keys):
             raise StoreError("away")
-        return await super().take(request)
+        outcome = await super().take(request)
+        if self.loses_leases and request.charge.for_lease:
+            raise StoreError("lost")
+        return outcome
 
     def tokens(self, key: str) -> float:
         """Returns the tokens that a bucket held after its last charge."""
@@ -166,13 +172,30 @@ async def test_leased_tokens_are_counted(replica: Replica) -> None:
     assert counts.spent == before[1] + 3 * MICRO
 
 
-async def test_a_failed_lease_says_that_it_is_one(replica: Replica) -> None:
-    """So the failure is not counted as that of a request."""
+async def test_only_the_take_of_a_lease_is_marked_as_one(replica: Replica) -> None:
+    """Its failure is not counted as that of a request."""
     for _ in range(40):
         replica.store.now_us += 1000
         await replica.take(REQUEST)
-    assert {one.charge.for_lease for one in replica.store.requests if one.keys == KEYS[:1]} >= {True}
-    assert not any(one.charge.for_lease for one in replica.store.requests if one.keys != KEYS[:1])
+    charges = [one.charge for one in replica.store.requests]
+    leases = [charge for charge in charges if charge.for_lease]
+    assert {(charge.limits, charge.shadow, charge.leased) for charge in leases} == {
+        ((TERMS.limit,), (), None)
+    }
+    singles = [charge for charge in charges if not charge.for_lease]
+    assert {charge.cost for charge in singles} == {MICRO} < {charge.cost for charge in charges}
+
+
+async def test_a_lease_whose_reply_is_lost_cannot_be_spent(replica: Replica) -> None:
+    """The store may have taken the tokens or not, so they are lost, and requests take their own."""
+    replica.store.loses_leases = True
+    for _ in range(40):
+        replica.store.now_us += 1000
+        assert (await replica.take(REQUEST)).allowed
+    assert any(one.charge.for_lease for one in replica.store.requests)
+    singles = [one for one in replica.store.requests if KEYS[0] in one.keys and not one.charge.for_lease]
+    assert len(singles) == 40
+    assert (replica.leases.held, replica.pool.counts.leased, replica.pool.counts.spent) == (0, 0, 0)
 
 
 async def test_a_dry_run_takes_nothing(replica: Replica) -> None:
@@ -182,6 +205,13 @@ async def test_a_dry_run_takes_nothing(replica: Replica) -> None:
         outcome = await replica.take(request(cost, (GLOBAL, Limit(5000, 1.0)), dry_run=True))
         assert outcome.allowed == (cost < 1000)
     assert (dict(replica.store.buckets), replica.leases.held) == before
+
+
+async def test_a_denied_dry_run_adds_nothing_to_the_lease(replica: Replica) -> None:
+    """It took no token that could be given back."""
+    denied = await replica.take(request(2, (GLOBAL, Limit(1, 0.01)), dry_run=True))
+    assert not denied.allowed
+    assert (replica.leases.held, replica.pool.counts.leased) == (0, 0)
 
 
 async def test_without_a_lease_the_store_decides_as_before(replica: Replica) -> None:
@@ -287,6 +317,21 @@ async def test_a_changed_limit_drops_the_lease(replica: Replica) -> None:
     assert replica.store.takes in ([KEYS], [KEYS[:1], KEYS[1:]])
 
 
+@pytest.mark.parametrize("tagged", [False, True])
+async def test_a_reset_and_a_new_policy_drop_the_lease(*, tagged: bool) -> None:
+    """The next request takes from the bucket, which may have been deleted since."""
+    store = Store()
+    pool = LeasePool(lambda: store.now_us)
+    limiter, forget = limiter_over(KeyLayout("rate", tagged=tagged), store, store, pool)
+    pool.of(KEYS[0], GLOBAL, TERMS).granted(5 * MICRO, store.now_us, 900 * MICRO)
+    await limiter.take(request())
+    assert store.takes == [KEYS[1:]]
+    forget()
+    assert pool.of(KEYS[0], GLOBAL, TERMS).held == 0
+    await limiter.take(request())
+    assert KEYS[0] in {key for keys in store.takes[1:] for key in keys}
+
+
 async def test_one_lease_is_asked_for_at_a_time_and_not_again_at_once_after_a_failure() -> None:
     store = Store()
     leases = Leases(GLOBAL, TERMS)
@@ -308,8 +353,45 @@ async def test_a_lease_is_at_most_a_fair_part_of_what_is_left() -> None:
         leases.charged(MICRO, 0)
     leases.counted(80 * MICRO)
     assert leases.ask(0) == 80 // FAIR_PART * MICRO
+    leases.refused(87 * MICRO)
+    assert leases.ask(0) == 87 // FAIR_PART * MICRO  # whole tokens
     leases.refused(9 * MICRO)
     assert not leases.ask(0)
+
+
+async def test_a_lease_is_renewed_at_a_quarter_and_then_completed() -> None:
+    """It holds as much as was charged, and never more."""
+    leases = Leases(GLOBAL, TERMS)
+    leases.granted(20 * MICRO, 0, 900 * MICRO)
+    for _ in range(40):
+        leases.charged(MICRO, 0)
+    assert not leases.ask(0)
+    leases.spend(10 * MICRO, 0)
+    assert leases.ask(0) == 30 * MICRO
+
+
+async def test_a_lease_after_a_pause_does_not_count_the_traffic_before_it() -> None:
+    leases = Leases(GLOBAL, TERMS)
+    for _ in range(40):
+        leases.charged(MICRO, 0)
+    for _ in range(3):
+        leases.charged(MICRO, TERMS.usable_us)
+    assert leases.ask(TERMS.usable_us) == 3 * MICRO
+
+
+async def test_a_lease_that_is_spent_leaves_the_next_one_with_its_own_end() -> None:
+    leases = Leases(GLOBAL, TERMS)
+    leases.granted(2 * MICRO, 0, 0)
+    leases.granted(2 * MICRO, 1000, 0)
+    assert leases.spend(2 * MICRO, 2000) == TERMS.usable_us
+    assert leases.spend(MICRO, 2000) == TERMS.usable_us + 1000
+
+
+async def test_tokens_can_be_spent_in_the_last_microsecond_of_their_lease() -> None:
+    leases = Leases(GLOBAL, TERMS)
+    leases.granted(MICRO, 0, 0)
+    assert leases.can_spend(MICRO, TERMS.usable_us)
+    assert not leases.can_spend(MICRO, TERMS.usable_us + 1)
 
 
 async def test_a_cost_may_be_paid_from_several_leases() -> None:
