@@ -10,7 +10,7 @@ export UV_NO_PROGRESS := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fix bench drills screenshots lock
+.PHONY: help demo test lint fix bench drills fuzz screenshots lock
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 18
@@ -36,6 +36,9 @@ bench: .venv/ready ## measure the cost of a decision, see bench/README.md (ARGS=
 
 drills: .venv/ready ## cause faults under load and show what clients notice, see drills/README.md (ARGS=--list names them)
 	@$(BIN)/python -m drills $(ARGS)
+
+fuzz: .venv/ready ## send 1,000,000 mutated messages to each transport and watch a user (ARGS=--help lists options)
+	@$(BIN)/python -m fuzz $(ARGS)
 
 screenshots: .venv/ready ## take the screenshots of the panel for README.md and docs/ (needs chromium)
 	@$(BIN)/python docs/images/make_screenshots.py

@@ -1,0 +1,157 @@
+"""Connections that send mutated messages, and count the messages that the service has read."""
+
+import asyncio
+import struct
+from collections import Counter, deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+
+from fuzz import calls, wire
+from fuzz.calls import CALLS
+from fuzz.endings import ENDINGS
+from ratelimitd.address import TcpAddress
+
+CONNECTIONS = 4
+"""Connections at a time."""
+LENGTHS = (2, 8, 20)
+"""Messages of a connection before the one that may end it. With more, the user would wait for them."""
+ANSWER_S = 30.0
+"""How long a service may take to read the messages of a connection, in seconds."""
+KEPT = 64
+"""The bytes of this many connections are kept."""
+_REFUSED_PAUSE_S = 0.05
+_MARK = b"the-last"
+_WINDOW = wire.frame(wire.WINDOW_UPDATE, 0, 0, struct.pack("!I", 2**30))
+_FIRST = wire.PREFACE + wire.frame(wire.SETTINGS, 0, 0) + _WINDOW
+
+
+@dataclass
+class Tally:
+    """The progress of an attack.
+
+    Args:
+        wanted: when to stop, in messages.
+        messages: messages that the service has read: it answered a later frame, or closed the connection.
+        unread: messages on connections that ended earlier, or that the service may not have read.
+        connections: connections that were accepted.
+        refused: connections that were not.
+        stuck: connections on which nothing happened for ANSWER_S.
+        responses: responses that ended with trailers.
+        kinds: the messages by kind.
+        sent: what the last connections sent.
+    """
+
+    wanted: int
+    messages: int = 0
+    unread: int = 0
+    connections: int = 0
+    refused: int = 0
+    stuck: int = 0
+    responses: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    sent: deque[bytearray] = field(default_factory=lambda: deque(maxlen=KEPT))
+
+    def add(self, messages: list[calls.Message]) -> None:
+        """Counts messages that the service has read."""
+        self.messages += len(messages)
+        self.kinds.update(message.__name__ for message in messages)
+
+
+async def attack(address: TcpAddress, seed: str, tally: Tally) -> None:
+    """Sends messages over several connections at a time, until `tally` has the wanted number.
+
+    The same seed gives the same messages on each of the connections.
+    """
+    async with asyncio.TaskGroup() as group:
+        for number in range(CONNECTIONS):
+            group.create_task(_sender(address, Random(f"{seed}-{number}"), tally))  # noqa: S311 - not a secret
+
+
+async def _sender(address: TcpAddress, random: Random, tally: Tally) -> None:
+    while tally.messages < tally.wanted and not tally.stuck:
+        talk = _Talk(random, tally)
+        try:
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+        except OSError:
+            tally.refused += 1
+            if tally.refused > KEPT:
+                return  # the service has ended
+            await asyncio.sleep(_REFUSED_PAUSE_S)
+            continue
+        tally.connections += 1
+        await talk.over(reader, writer)
+
+
+class _Talk:
+    """The messages of one connection: some that it survives, and when they are read, one that may end it.
+
+    The service accepts calls in order, so the response to a valid one shows that it has accepted the others.
+    Without it, the attack would be faster than the service, which then refuses calls of all its callers.
+    """
+
+    def __init__(self, random: Random, tally: Tally) -> None:
+        self._tally = tally
+        self._answered = asyncio.Event()
+        self._chosen = [random.choice(CALLS) for _ in range(random.choice(LENGTHS))]
+        self._last = random.choice(ENDINGS)
+        self._valid = 2 * len(self._chosen) + 1  # its stream
+        parts = [message(random, 2 * number + 1) for number, message in enumerate(self._chosen)]
+        self._first = b"".join((_FIRST, *parts, calls.valid(random, self._valid)))
+        self._end = self._last(random, self._valid + 2) + wire.frame(wire.PING, 0, 0, _MARK)
+
+    async def over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Sends the messages, and closes the connection."""
+        reading = asyncio.create_task(self._read(reader))
+        try:
+            await self._send(writer, reading)
+        except OSError:
+            self._tally.unread += len(self._chosen)
+        finally:
+            reading.cancel()
+            writer.transport.abort()
+            await asyncio.wait((reading,))
+
+    async def _send(self, writer: asyncio.StreamWriter, reading: asyncio.Task[None]) -> None:
+        sent = bytearray(self._first)
+        self._tally.sent.append(sent)
+        writer.write(self._first)
+        if not await self._until_answered(reading):
+            self._lost(reading, len(self._chosen))
+            return
+        self._tally.add(self._chosen)
+        self._answered.clear()
+        sent += self._end
+        writer.write(self._end)
+        writer.write_eof()  # the message may be the beginning of a longer frame
+        if await self._until_answered(reading) or reading.done():
+            self._tally.add([self._last])
+        else:
+            self._lost(reading, 1)
+
+    def _lost(self, reading: asyncio.Task[None], messages: int) -> None:
+        self._tally.unread += messages
+        self._tally.stuck += not reading.done()
+
+    async def _until_answered(self, reading: asyncio.Task[None]) -> bool:
+        """Waits for the answer or the end of the connection. Returns whether it was the answer."""
+        waiting = asyncio.create_task(self._answered.wait())
+        await asyncio.wait((waiting, reading), timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        return self._answered.is_set()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        data = bytearray()
+        with suppress(OSError):
+            while chunk := await reader.read(65536):
+                data += chunk
+                for kind, flags, stream, payload in wire.frames_in(data):
+                    if kind == wire.GOAWAY:
+                        return
+                    ended = kind == wire.HEADERS and bool(flags & wire.END_STREAM)
+                    self._tally.responses += ended
+                    refused = kind == wire.RST_STREAM  # under overload
+                    if ((ended or refused) and stream == self._valid) or (
+                        kind == wire.PING and payload == _MARK
+                    ):
+                        self._answered.set()
