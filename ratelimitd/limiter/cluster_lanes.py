@@ -89,6 +89,11 @@ class ClusterLanes:
         return [kept.lane for kept in self._kept.copy().values()]
 
     @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes that the last search found."""
+        return self._slots.nodes
+
+    @property
     def opened(self) -> int:
         """A number that changes whenever the cluster does, or a connection is opened."""
         return self._changes + sum(lane.link.opened for lane in self.lanes)

@@ -88,7 +88,7 @@ class ClusterLimiter:
 
     async def _next(self, slot: int, sender: Lane, cause: BaseException | None) -> tuple[Lane, Batcher]:
         """Returns where a call must be made that `sender` has answered with an error."""
-        node = named_node(cause, sender.node) if isinstance(cause, AskError) else None
+        node = named_node(cause, sender.node, self.lanes.nodes) if isinstance(cause, AskError) else None
         if node is None:
             lane = self.lanes.by_slot[slot] or sender
             return lane, lane.batcher

@@ -5,14 +5,14 @@ node. A node that hangs costs little time, because the next one is asked soon.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AskError, InvalidResponse, MovedError
 from redis.exceptions import ConnectionError as NotConnectedError
-from redis.exceptions import InvalidResponse, MovedError
 
 from ratelimitd.store.access import StoreAccess, make_connection
-from ratelimitd.store.cluster_slots import UNKNOWN, SlotMap, parse_slots, slot_of
+from ratelimitd.store.cluster_slots import SlotMap, named_node, parse_slots, slot_of
 from ratelimitd.store.reply_errors import UnsupportedStoreError
 from ratelimitd.store_url import Node
 
@@ -56,10 +56,30 @@ class Cluster:
             raise NotConnectedError(f"no node of the cluster owns the slot {slot} of the key {key}")
         return owner
 
+    async def names_other_owner(self, key: str, lost: Collection[Node | None]) -> bool:
+        """Returns whether a node knows an owner of a key that is none of these; `owner_of` returns it once.
+
+        After a failover some nodes know the new master, and others still name the lost one. So each search
+        begins with another node. Raises RedisError if no node answers.
+        """
+        slot = slot_of(key)
+        for _ in self.slots.nodes:
+            owner = (await self.refresh()).owner(slot)
+            if owner is not None and owner not in lost:
+                self._moved = slot, owner
+                return True
+        return False
+
+    def named(self, error: AskError) -> Node | None:
+        """Returns the node that a MOVED or ASK of a slot's owner names; None if it cannot be told."""
+        owner = self.slots.owner(error.slot_id)
+        return None if owner is None else named_node(error, owner, self.slots.nodes)
+
     def moved(self, error: MovedError) -> None:
         """Notes the owner of a slot that a MOVED names. `owner_of` returns it once without a search."""
-        if error.host != UNKNOWN:
-            self._moved = error.slot_id, Node(error.host, error.port)
+        node = self.named(error)
+        if node is not None:
+            self._moved = error.slot_id, node
 
     def connection(self, node: Node) -> AbstractConnection:
         """Returns a connection to a node that is not open yet."""
@@ -108,7 +128,7 @@ class Cluster:
 
     def _nodes(self) -> Iterator[Node]:
         """Returns the known nodes, from another one on each time, and then those of the URL."""
-        known = [*self.slots.masters, *self.slots.replicas]
+        known = self.slots.nodes
         self._searches += 1
         at = self._searches % len(known) if known else 0
         return iter(dict.fromkeys([*known[at:], *known[:at], *self.access.url.nodes]))

@@ -8,15 +8,20 @@ after MOVED at the owner, after ASK at the node that the slot moves to, after TR
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import ConnectionError as NotConnectedError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ratelimitd.store.access import StoreAccess
 from ratelimitd.store.cluster import Cluster
+from ratelimitd.store.connections import node_of
 from ratelimitd.store.fresh_pool import FreshPool
 from ratelimitd.store.plain_client import PlainClient, PlainPipeline
 from ratelimitd.store_url import Node
@@ -47,17 +52,21 @@ class ClusterClient(PlainClient):
                 self.topology.moved(error)
                 last: ResponseError = error
             except AskError as error:
+                last = error
+                node = self.topology.named(error)
+                if node is None:  # until the slot has moved
+                    continue
                 try:
-                    return await self._ask(error, args, options)
+                    return await self._ask(node, args, options)
                 except REDIRECTS as again:
                     last = again
             except TryAgainError as error:
                 last = error
         raise last
 
-    async def _ask(self, error: AskError, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    async def _ask(self, node: Node, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Returns the reply of the node that the slot moves to."""
-        connection: Any = self.topology.connection(Node(error.host, error.port))
+        connection: Any = self.topology.connection(node)
         try:
             await connection.connect()
             await connection.send_command("ASKING", check_health=False)
@@ -92,6 +101,45 @@ class ClusterClient(PlainClient):
         )
         async with PlainClient.from_pool(pool) as client:
             yield client
+
+
+class _OwnerPool(FreshPool):
+    """A pool whose connections lead to the owner of a key.
+
+    Args:
+        topology: the cluster.
+        key: the key.
+        max_connections: at most so many connections are open.
+    """
+
+    def __init__(self, topology: Cluster, key: str, max_connections: int) -> None:
+        access = topology.access
+        self._topology = topology
+        self._key = key
+        super().__init__(
+            lambda: access.arguments() | {"locate": partial(topology.owner_of, key)},
+            lambda: access.version,
+            max_connections=max_connections,
+        )
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Opens a connection, to another master if a node knows one when this one cannot be reached."""
+        lost: set[Node | None] = set()
+        while True:
+            try:
+                await super().ensure_connection(connection)
+            except (NotConnectedError, RedisTimeoutError):
+                lost.add(node_of(connection))
+                if not await self._other_is_known(lost):
+                    raise
+            else:
+                return
+
+    async def _other_is_known(self, lost: Collection[Node | None]) -> bool:
+        try:
+            return await self._topology.names_other_owner(self._key, lost)
+        except RedisError:
+            return False
 
 
 class _ClusterPipeline(PlainPipeline):
@@ -129,16 +177,7 @@ async def open_cluster_client(
 
 
 def _client(cluster: Cluster, key: str, max_connections: int) -> ClusterClient:
-    access = cluster.access
-
-    async def locate() -> Node:
-        return await cluster.owner_of(key)
-
-    pool = FreshPool(
-        lambda: access.arguments() | {"locate": locate},
-        lambda: access.version,
-        max_connections=max_connections,
-    )
+    pool = _OwnerPool(cluster, key, max_connections)
     client = ClusterClient.from_pool(pool)
     assert isinstance(client, ClusterClient)  # noqa: S101 - redis-py's annotation names its own class
     client.topology = cluster

@@ -4,11 +4,11 @@ A node may name an address that only it can interpret: an empty host is the host
 stands for a host name that is not known yet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from redis.crc import key_slot
-from redis.exceptions import AskError, InvalidResponse
+from redis.exceptions import AskError, InvalidResponse, MovedError
 
 from ratelimitd.store_url import MAX_PORT, Node
 
@@ -42,6 +42,11 @@ class SlotMap(NamedTuple):
         """The nodes that own slots."""
         return tuple(dict.fromkeys(one.owner for one in self.ranges))
 
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes."""
+        return self.masters + self.replicas
+
     def owner(self, slot: int) -> Node | None:
         """Returns the master that owns a slot; None if no node owns it."""
         return next((one.owner for one in self.ranges if one.first <= slot <= one.last), None)
@@ -64,9 +69,24 @@ def parse_slots(reply: Any, asked: Node) -> SlotMap:
     return SlotMap(tuple(ranges), tuple(sorted(others - {one.owner for one in ranges})))
 
 
-def named_node(error: AskError, sender: Node) -> Node | None:
-    """Returns the node that a MOVED or ASK of `sender` names; None if its host is not known."""
-    return None if error.host == UNKNOWN else Node(error.host or sender.host, error.port)
+def named_node(error: AskError, sender: Node, known: Iterable[Node]) -> Node | None:
+    """Returns the node that a MOVED or ASK names; None if it cannot be told.
+
+    A node without a host name is the only known one with that port. A slot may move to a node that owns none
+    yet, so that it is not known. It is then taken to have the host of the sender.
+
+    Args:
+        error: the redirection.
+        sender: the node that sent it.
+        known: the nodes of the cluster that are known.
+    """
+    if error.host != UNKNOWN:
+        return Node(error.host or sender.host, error.port)
+    found = {node for node in known if node.port == error.port}
+    if len(found) == 1:
+        return found.pop()
+    # In redis-py a MovedError is an AskError. The owner of a slot is soon known with its IP address.
+    return None if found or isinstance(error, MovedError) else Node(sender.host, error.port)
 
 
 def _range(first: int, last: int, owner: Node) -> SlotRange:

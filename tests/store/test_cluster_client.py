@@ -2,26 +2,29 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as NotConnectedError
 
 from ratelimitd.core.bucket import Bucket
 from ratelimitd.core.model import MICRO
+from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.store.buckets import Buckets, layout_of
 from ratelimitd.store.client import open_client
-from ratelimitd.store.cluster_slots import slot_of
+from ratelimitd.store.cluster_slots import SLOTS, slot_of
 from ratelimitd.store.script import Script
 from tests.redis_cluster import RedisCluster, redis_cluster
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster() -> AsyncIterator[RedisCluster]:
-    """Runs a cluster of two masters, which name no host of their own."""
-    async with redis_cluster(2, "--cluster-preferred-endpoint-type", "unknown-endpoint") as running:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["unknown-endpoint", "hostname"])
+async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[RedisCluster]:
+    """Runs a cluster of two masters that have no host name: redirections have no host, or `?`."""
+    async with redis_cluster(2, "--cluster-preferred-endpoint-type", request.param) as running:
         yield running
 
 
@@ -94,3 +97,52 @@ async def test_buckets_are_found_read_and_deleted_on_all_masters(cluster: RedisC
             )
             await buckets.delete(found)
             assert await buckets.keys_of(user) == []
+
+
+@asynccontextmanager
+async def stale_node(lost: int, live: int) -> AsyncIterator[str]:
+    """Serves as a node that still names a lost master as the owner of all slots but the last one.
+
+    Args:
+        lost: the port of that master.
+        live: the port of the owner of the last slot.
+    """
+    ranges = ((0, SLOTS - 2, lost), (SLOTS - 1, SLOTS - 1, live))
+    reply = f"*{len(ranges)}\r\n" + "".join(
+        f"*3\r\n:{first}\r\n:{last}\r\n*2\r\n$9\r\n{LOOPBACK}\r\n:{port}\r\n" for first, last, port in ranges
+    )
+    handlers: list[asyncio.Task[None]] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while received := await reader.read(65536):
+            writer.write(reply.encode() if b"SLOTS" in received else b"+OK\r\n" * received.count(b"*"))
+        writer.close()
+        await writer.wait_closed()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.append(asyncio.create_task(handle(reader, writer)))
+
+    async with await asyncio.start_server(accept, LOOPBACK, 0) as server:
+        yield f"{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
+    await asyncio.gather(*handlers)
+
+
+async def test_another_node_is_asked_when_one_names_a_lost_master(cluster: RedisCluster) -> None:
+    key = "owned"
+    owner = await cluster.owner(key)
+    async with (
+        stale_node(lost=free_port(), live=owner.port) as stale,
+        open_client(f"redis+cluster://{stale}", key) as client,
+    ):
+        assert await client.set(key, "a")
+        assert await owner.client.get(key) == b"a"
+
+
+async def test_a_lost_master_that_all_nodes_name_is_an_error_at_once() -> None:
+    lost = free_port()
+    async with (
+        stale_node(lost=lost, live=lost) as stale,
+        open_client(f"redis+cluster://{stale}", "owned") as client,
+    ):
+        with pytest.raises(NotConnectedError, match=f"{LOOPBACK}:{lost}"):
+            await client.get("owned")

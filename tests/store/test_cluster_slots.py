@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from redis.exceptions import InvalidResponse, MovedError
+from redis.exceptions import AskError, InvalidResponse, MovedError
 
 from ratelimitd.store.cluster_slots import SlotMap, SlotRange, named_node, parse_slots, slot_of
 from ratelimitd.store_url import Node
@@ -55,14 +55,25 @@ def test_other_replies_are_refused(reply: Any) -> None:
         parse_slots(reply, ASKED)
 
 
+KNOWN = (Node("10.0.0.1", 6380), Node("10.0.0.2", 6381), Node("10.0.0.3", 6382), Node("10.0.0.4", 6382))
+
+
+@pytest.mark.parametrize("kind", [MovedError, AskError])
 @pytest.mark.parametrize(
     ("text", "node"),
     [
         ("3999 127.0.0.1:6381", Node("127.0.0.1", 6381)),
         ("3999 fd00::1:6381", Node("fd00::1", 6381)),
         ("3999 :6381", Node("redis-0", 6381)),
-        ("3999 ?:6381", None),
+        ("3999 ?:6381", Node("10.0.0.2", 6381)),
+        ("3999 ?:6382", None),
     ],
 )
-def test_a_redirection_names_a_node(text: str, node: Node | None) -> None:
-    assert named_node(MovedError(text), ASKED) == node
+def test_a_redirection_names_a_node(kind: type[AskError], text: str, node: Node | None) -> None:
+    assert named_node(kind(text), ASKED, KNOWN) == node
+
+
+def test_a_slot_moves_to_an_unknown_node_at_the_host_of_the_sender() -> None:
+    """A node without slots is not in the reply to CLUSTER SLOTS. The owner of a slot soon is."""
+    assert named_node(AskError("3999 ?:7009"), ASKED, KNOWN) == Node("redis-0", 7009)
+    assert named_node(MovedError("3999 ?:7009"), ASKED, KNOWN) is None
