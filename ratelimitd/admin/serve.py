@@ -22,6 +22,7 @@ from ratelimitd.settings import EMBEDDED, Settings, env_name
 from ratelimitd.store.access import access_by
 from ratelimitd.store.access_watch import watching_access
 from ratelimitd.store.client import open_client, refuse_unsupported
+from ratelimitd.store.fresh_pool import pool_of
 from ratelimitd.store.master_watch import watching_master
 from ratelimitd.telemetry.logs import configure_logs
 from ratelimitd.tls_settings import check_tls
@@ -78,7 +79,7 @@ async def serve_admin(settings: Settings) -> None:
         access = access_by(settings)
         await refuse_unsupported(access)
         client = await stack.enter_async_context(open_client(access, settings.config_key))
-        await stack.enter_async_context(watching_access(access))
+        await stack.enter_async_context(watching_access(access, pool_of(client).renew))
         await stack.enter_async_context(watching_master(client))
         app = admin_app(Control(client, settings), keys, settings, partial(check_service, tls=tls))
         config = uvicorn.Config(

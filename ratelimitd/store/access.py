@@ -64,8 +64,8 @@ class StoreAccess:
         self._sentinel_credentials = Credentials(self._find_sentinel)
         self._seen = self._state()
         self.version = 0
-        """The number of changes of the servers or the credentials. Connections that were made before a change
-        must be replaced. A new certificate is not a change."""
+        """A number that grows when open connections must be replaced: the servers or the credentials have
+        changed. A new certificate is not a change."""
 
     @property
     def url(self) -> StoreUrl:
@@ -83,6 +83,11 @@ class StoreAccess:
             or self._provided
             or self._server.value.tls
         )
+
+    @property
+    def credentials_refused(self) -> bool:
+        """Whether a server refused the newest credentials, so that older ones are in use."""
+        return self._credentials.refused or self._sentinel_credentials.refused
 
     def arguments(self) -> dict[str, Any]:
         """Returns the class of a connection made now, as `connection_class`, and its arguments.
@@ -132,6 +137,10 @@ class StoreAccess:
         finally:
             self._lock.release()
 
+    def try_again(self) -> None:
+        """Makes open connections be replaced, because a server refused the credentials for them."""
+        self.version += 1
+
     async def poll(self) -> None:
         """Reads the files again, in a thread, and asks the credential provider if it is time to."""
         await asyncio.to_thread(self.refresh)
@@ -160,7 +169,7 @@ class StoreAccess:
         return self._sentinel_pair() or ("",)
 
     def _state(self) -> object:
-        return self.url, self._pair(), self._provided and self._provided.generation
+        return self.url, self._pair(), self._sentinel_pair(), self._provided and self._provided.generation
 
 
 Store = StoreAccess | str

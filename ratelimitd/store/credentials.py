@@ -27,11 +27,15 @@ class Credentials:
         self._accepted: Pair | None = None
         self._refused: Pair | None = None
 
+    @property
+    def refused(self) -> bool:
+        """Whether the store has refused the newest credentials, and accepted none since."""
+        return self._refused is not None
+
     def accepted(self, pair: Pair) -> None:
-        """Notes that the store has accepted these credentials."""
+        """Notes that the store has accepted these credentials, which were the newest ones."""
         self._accepted = pair
-        if pair == self._refused:
-            self._refused = None
+        self._refused = None
 
     def instead_of(self, pair: Pair, reason: str) -> Pair | None:
         """Returns the credentials to use when the store refuses `pair`; None if there are no others."""
@@ -49,21 +53,24 @@ class Login(CredentialProvider):
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
-        self._pair: Pair | None = None
+        self._newest: Pair | None = None  # None while others are in use instead
         self._instead: Pair | None = None
 
     async def get_credentials_async(self) -> Pair:
         """Returns the credentials to authenticate with now. Raises RedisError."""
-        self._pair, self._instead = self._instead or await self._credentials.find(), None
-        return self._pair
+        if self._instead is not None:
+            instead, self._instead, self._newest = self._instead, None, None
+            return instead
+        self._newest = await self._credentials.find()
+        return self._newest
 
     def accepted(self) -> None:
         """Notes that the store has accepted what it was given last."""
-        if self._pair is not None:
-            self._credentials.accepted(self._pair)
+        if self._newest is not None:
+            self._credentials.accepted(self._newest)
 
     def fall_back(self, reason: str) -> bool:
         """Chooses other credentials for the next attempt. Returns whether there are any."""
-        if self._pair is not None:
-            self._instead = self._credentials.instead_of(self._pair, reason)
+        if self._newest is not None:
+            self._instead = self._credentials.instead_of(self._newest, reason)
         return self._instead is not None

@@ -87,6 +87,10 @@ class FreshPool(BlockingConnectionPool):
         opened: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call] # it is untyped
         return opened
 
+    async def renew(self) -> None:
+        """Replaces the connections that are free and outdated by one. Raises RedisError or OSError."""
+        await self.release(await self.get_connection())
+
     async def ensure_connection(self, connection: AbstractConnection) -> None:
         """Opens a connection, anew if it became outdated while a caller waited for it."""
         if self.is_outdated(connection):

@@ -34,6 +34,7 @@ from typing import Protocol, Self
 
 from redis.exceptions import ConnectionError as NotConnectedError
 
+from ratelimitd.process.background import cancelled
 from ratelimitd.store.wire import Argument, ReplyCallback, Wire, pack
 from ratelimitd.store_url import Node
 
@@ -236,8 +237,7 @@ class Link:
         if self._keepalive_timer is not None:
             self._keepalive_timer.cancel()
         if self._attempt is not None:
-            self._attempt.cancel()
-            await asyncio.wait((self._attempt,))
+            await cancelled(self._attempt)
         self._release_waiting()
         if self._wire is not None:
             self._wire.end(self._reason)

@@ -16,6 +16,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
+from ratelimitd.process.background import cancelled
 from ratelimitd.store.access import StoreAccess
 from ratelimitd.store.connections import Server, TcpConnection, scheme_of, services_of
 from ratelimitd.store.reply_errors import UnsupportedStoreError
@@ -71,7 +72,7 @@ class Sentinels:
 
     def __init__(self, access: StoreAccess) -> None:
         self._access = access
-        self._sentinels: dict[tuple[Node, str], _Sentinel] = {}
+        self._sentinels: dict[tuple[Node, str, int], _Sentinel] = {}
 
     async def __call__(self) -> Node:
         """Returns the address of the master. Raises RedisError; UnsupportedStoreError if the URL is wrong."""
@@ -86,7 +87,7 @@ class Sentinels:
         for task, node in asking.items():
             if not task.done():
                 failures[node] = TimeoutError("no answer in time")
-            elif isinstance(found := task.result(), Answer):
+            elif isinstance(found := _result(task), Answer):
                 answers.append(found)
             else:
                 failures[node] = found
@@ -97,13 +98,14 @@ class Sentinels:
         return Survey(tuple(masters), failures)
 
     async def _of_url(self) -> "list[_Sentinel]":
-        """Returns the Sentinels that the URL names now."""
-        url = self._access.url
-        named = [(node, url.service) for node in url.nodes]
-        for gone in self._sentinels.keys() - named:
-            await self._sentinels.pop(gone).aclose()
+        """Returns the Sentinels that the URL names now. After a change, the connections are new ones."""
+        url, version = self._access.url, self._access.version
+        named = [(node, url.service, version) for node in url.nodes]
+        gone = [self._sentinels.pop(key) for key in self._sentinels.keys() - named]
+        await asyncio.gather(*(sentinel.aclose() for sentinel in gone))
         for key in named:
-            self._sentinels.setdefault(key, _Sentinel(*key, self._access.sentinel_arguments))
+            node, service, _ = key
+            self._sentinels.setdefault(key, _Sentinel(node, service, self._access.sentinel_arguments))
         return [self._sentinels[key] for key in dict.fromkeys(named)]
 
     def _failed(self, failures: dict[Node, Exception]) -> RedisError:
@@ -146,8 +148,7 @@ class _Sentinel:
     async def aclose(self) -> None:
         """Closes the connection."""
         if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.wait((self._asking,))
+            await cancelled(self._asking)
         await self._disconnect()
 
     async def _disconnect(self) -> None:
@@ -239,8 +240,13 @@ async def _first_and_soon(asking: Collection["asyncio.Task[Answer | Exception]"]
     end_s, waiting = loop.time() + FIRST_ANSWER_S, set(asking)
     while waiting and (left_s := end_s - loop.time()) > 0:
         done, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-        if any(isinstance(task.result(), Answer) for task in done):
+        if any(isinstance(_result(task), Answer) for task in done):
             end_s = min(end_s, loop.time() + OTHER_ANSWERS_S)
+
+
+def _result(task: "asyncio.Task[Answer | Exception]") -> Answer | Exception:
+    """Returns what a Sentinel answered. A task is cancelled when a change closes its connection."""
+    return NotConnectedError("the way to it has changed") if task.cancelled() else task.result()
 
 
 def _reason(error: Exception) -> Exception:

@@ -1,8 +1,11 @@
 """Tests of credentials and URLs in files, and from classes, that change while connections are open."""
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from ratelimitd.store.access import StoreAccess
-from ratelimitd.store.access_watch import watching_access
+from ratelimitd.store.access_watch import REFUSED_S, watching_access
 from ratelimitd.store.client import connector, open_client
 from ratelimitd.store.fresh_pool import pool_of
 from ratelimitd.store.link import Link
@@ -66,24 +69,35 @@ async def assert_both_are_new(link: Link, client: Redis, store: Redis, before: s
     await eventually(lambda: no_more(store, before), "all connections are new")
 
 
+async def assert_followed(source: StoreSource, store: Redis, change: Callable[[], None]) -> None:
+    """Asserts that connections are replaced by new ones after a change from the password OLD to NEW."""
+    async with opened(source) as (link, client):
+        assert (await execute(link, "PING"), await client.ping()) == (b"PONG", True)
+        before = await connections(store)
+        await set_user(store, f">{NEW}")
+        with capture_logs() as logs:
+            change()
+            await logged(logs, "store_renewed")
+        await set_user(store, f"<{OLD}")
+        await assert_both_are_new(link, client, store, before)
+
+
 @pytest.mark.parametrize("write", [write_in_place, swap_link])
 async def test_a_password_file_is_followed(write: Callable[[Path, str], None], tmp_path: Path) -> None:
     password = tmp_path / "password"
     write(password, OLD)
     async with store_with_user() as (address, store):
         source = StoreSource(f"redis://{address}/0", username=USER, password_file=str(password))
-        async with opened(source) as (link, client):
-            assert (await execute(link, "PING"), await client.ping()) == (b"PONG", True)
-            before = await connections(store)
-            await set_user(store, f">{NEW}")
-            with capture_logs() as logs:
-                write(password, NEW)
-                await logged(logs, "store_renewed")
-            await set_user(store, f"<{OLD}")
-            await assert_both_are_new(link, client, store, before)
+        await assert_followed(source, store, partial(write, password, NEW))
 
 
-async def test_a_password_that_the_store_refuses_leaves_the_last_one_in_use(tmp_path: Path) -> None:
+later = SimpleNamespace(monotonic=lambda: time.monotonic() + REFUSED_S)
+"""The time at which refused credentials are tried again."""
+
+
+async def test_a_password_that_the_store_refuses_leaves_the_last_one_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     password = tmp_path / "password"
     swap_link(password, OLD)
     async with store_with_user() as (address, store):
@@ -93,16 +107,39 @@ async def test_a_password_that_the_store_refuses_leaves_the_last_one_in_use(tmp_
             before = await connections(store)
             with capture_logs() as logs:
                 swap_link(password, NEW)
-                await logged(logs, "store_renewed")
+                await opened_again(link, 2)
                 await assert_both_are_new(link, client, store, before)
                 await store.execute_command("CLIENT", "KILL", "USER", USER)  # type: ignore[no-untyped-call] # it is untyped
                 await opened_again(link, 3)
                 await assert_both_are_new(link, client, store, before)
-            refused = [line["reason"] for line in logs if line["event"] == "store_credentials_refused"]
-            assert refused == ["WRONGPASS invalid username-password pair or user is disabled."]
-            await set_user(store, f">{NEW}", f"<{OLD}")
-            await client.connection_pool.disconnect()
-            assert await client.ping()
+                refused = logs.copy()
+                await set_user(store, f">{NEW}", f"<{OLD}")
+                before = await connections(store)
+                monkeypatch.setattr("ratelimitd.store.access_watch.time", later)
+                await logged(logs, "store_renewed")
+                await assert_both_are_new(link, client, store, before)
+            assert [(line["event"], line["reason"]) for line in refused] == [
+                ("store_credentials_refused", "WRONGPASS invalid username-password pair or user is disabled.")
+            ]
+            assert [line["event"] for line in logs[1:]] == ["store_renewed"]
+
+
+async def test_each_refusal_of_the_same_password_after_another_change_is_logged(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    write_in_place(password, OLD)
+    async with store_with_user() as (address, _):
+        source = StoreSource(f"redis://{address}/0", username=USER, password_file=str(password))
+        async with opened(source) as (link, _):
+            assert await execute(link, "PING") == b"PONG"
+            with capture_logs() as logs:
+                for number in (2, 4):
+                    write_in_place(password, NEW)
+                    await opened_again(link, number)
+                    write_in_place(password, OLD)
+                    await opened_again(link, number + 1)
+                    await logged(logs, "store_renewed")
+            events = ["store_credentials_refused", "store_renewed"]
+            assert [line["event"] for line in logs] == events * 2
 
 
 PROVIDERS = '''
@@ -159,15 +196,7 @@ async def test_a_class_that_returns_new_credentials_is_followed(
         monkeypatch.setattr("ratelimitd.store.provider.INTERVAL_S", 0.01)
     async with store_with_user() as (address, store):
         source = StoreSource(f"redis://{address}/0", provider=f"{module}:{kind}")
-        async with opened(source) as (link, client):
-            assert (await execute(link, "PING"), await client.ping()) == (b"PONG", True)
-            before = await connections(store)
-            await set_user(store, f">{NEW}")
-            with capture_logs() as logs:
-                swap_link(token, NEW)
-                await logged(logs, "store_renewed")
-            await set_user(store, f"<{OLD}")
-            await assert_both_are_new(link, client, store, before)
+        await assert_followed(source, store, partial(swap_link, token, NEW))
 
 
 async def test_a_url_file_that_cannot_be_used_is_one_line_in_the_log(tmp_path: Path) -> None:
@@ -214,3 +243,31 @@ async def test_a_url_file_that_names_other_sentinels_is_followed(tmp_path: Path)
             await execute(link, "SET", "link", 1)
             await client.set("client", 1)
             assert await masters[1].exists("link", "client") == 2
+
+
+async def test_a_password_file_of_the_sentinels_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a refusal, the connections to the Sentinels are replaced by new ones."""
+    password = tmp_path / "password"
+    write_in_place(password, OLD)
+    async with redis_server() as (address, _), redis_server(sentinel=True) as (at, sentinel):
+        await sentinel.sentinel_monitor(SERVICE, *host_and_port(address), 1)
+        await set_user(sentinel, "on", f">{OLD}", "allcommands", "allchannels")
+        source = StoreSource(
+            f"redis+sentinel://{at}/{SERVICE}", sentinel_username=USER, sentinel_password_file=str(password)
+        )
+        async with opened(source) as (link, client):
+            assert await execute(link, "PING") == b"PONG"
+            before = await connections(sentinel)
+            with capture_logs() as logs:
+                write_in_place(password, NEW)
+                refused = await logged(logs, "store_credentials_refused", "WRONGPASS")
+                assert await client.ping()
+                await set_user(sentinel, f">{NEW}", f"<{OLD}")
+                before |= await connections(sentinel)
+                monkeypatch.setattr("ratelimitd.store.access_watch.time", later)
+                await logged(logs, "store_renewed")
+            assert await connections(sentinel)
+            await eventually(lambda: no_more(sentinel, before), "all connections are new")
+            assert "hunter2" not in str(refused)

@@ -1,5 +1,6 @@
 """Finding the master through real Sentinels, and the sentences about a URL that is wrong."""
 
+import asyncio
 import re
 import signal
 from collections.abc import AsyncIterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from redis.exceptions import ConnectionError as NotConnectedError
 
 from ratelimitd.errors import StoreError
 from ratelimitd.process.loopback import free_port
@@ -82,6 +84,33 @@ async def test_a_sentinel_that_hangs_is_passed_over(store: Sentineled) -> None:
     finally:
         hanging.signal(signal.SIGCONT)
     assert (masters, {*failures}) == ({Node("127.0.0.1", store.servers[0].port)}, {hanging.address})
+
+
+async def test_a_question_that_a_change_of_the_url_interrupts_is_an_error(tmp_path: Path) -> None:
+    """A cancellation instead would end the attempts of a link to connect."""
+    asked = asyncio.Event()
+
+    async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        asked.set()
+        await ended.wait()
+        writer.close()
+
+    ended = asyncio.Event()
+    url = tmp_path / "url"
+    async with await asyncio.start_server(be_silent, "127.0.0.1", 0) as silent:
+        url.write_text(f"redis+sentinel://127.0.0.1:{silent.sockets[0].getsockname()[1]}/{SERVICE}")
+        access = StoreAccess(StoreSource(url_file=str(url)))
+        async with locating(access) as sentinels:
+            assert isinstance(sentinels, Sentinels)
+            interrupted = asyncio.create_task(sentinels.survey())
+            await asked.wait()
+            url.write_text(f"redis+sentinel://{DEAD}/{SERVICE}")
+            access.refresh()
+            for survey_of_two in (sentinels.survey(), interrupted):
+                with pytest.raises(NotConnectedError, match="no Sentinel names the master"):
+                    await survey_of_two
+        ended.set()
 
 
 async def test_a_start_goes_on_while_the_sentinels_are_away() -> None:

@@ -27,6 +27,8 @@ async def service(transport: str, *options: str, **env: str) -> AsyncIterator[tu
     async with started(*serve, "--store-timeout-ms", "2000", *options, env=env) as process:
         await line_with(process, '"listening"')
         async with load_on(target) as load:
+            await load.until(200)  # on a busy machine, the first calls may come before the store answers
+            load.statuses.clear()
             await load.more()
             assert load.statuses.keys() == {200}
             yield process, load
@@ -57,7 +59,6 @@ async def test_a_password_changes_in_each_order(transport: str, tmp_path: Path) 
             swap_link(password, LAST)
             refused = await line_with(process, "store_credentials_refused")
             assert "WRONGPASS" in refused
-            await line_with(process, "store_renewed")
             await load.more()
             await set_user(store, f">{LAST}", f"<{NEW}")
             await load.more()
