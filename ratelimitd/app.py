@@ -23,6 +23,7 @@ from ratelimitd.telemetry.logs import configure_logs, is_json
 from ratelimitd.telemetry.metrics_server import serve_metrics
 from ratelimitd.telemetry.traces.variables import prepare_environment
 from ratelimitd.tls_settings import listen_tls
+from ratelimitd.transport.certificate_expiry import CertificateExpiry
 from ratelimitd.transport.listener import Listener
 from ratelimitd.transport.metrics_sockets import open_metrics_sockets
 from ratelimitd.transport.selection import TransportName, select_transport
@@ -62,8 +63,9 @@ async def _in_this_process(settings: Settings, metrics_sockets: Sequence[socket]
     from ratelimitd.transport.services import unary_methods  # noqa: PLC0415 - protobuf takes memory too
 
     descriptors.silence_accept_errors()
+    expiry = CertificateExpiry()
     async with (
-        open_decider(settings) as (decide, exposition, on_refused),
+        open_decider(settings, expiry) as (decide, exposition, on_refused),
         serve_metrics(settings.metrics_address(), metrics_sockets, exposition) as metrics,
         serve_grpcio(
             unary_methods(decide, on_refused),
@@ -73,6 +75,7 @@ async def _in_this_process(settings: Settings, metrics_sockets: Sequence[socket]
             max_connection_age_s=settings.max_connection_age_s,
             on_leave=metrics.leave,
             tls=listen_tls(settings),
+            on_certificates=expiry.note,
         ) as listener,
     ):
         yield listener

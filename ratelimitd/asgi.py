@@ -13,6 +13,7 @@ from ratelimitd.process.event_loop import use_daemon_threads
 from ratelimitd.settings import load
 from ratelimitd.telemetry.logs import configure_logs
 from ratelimitd.telemetry.metrics_server import serve_metrics
+from ratelimitd.transport.certificate_expiry import expiry_from
 from ratelimitd.transport.fast.application import HostedApplication, HostedService
 from ratelimitd.transport.fast.supervisor import LIFELINE
 from ratelimitd.transport.metrics_sockets import inherited
@@ -26,7 +27,7 @@ async def _open_service() -> AsyncIterator[HostedService]:
     use_daemon_threads(asyncio.get_running_loop())
     lifeline = os.environ.get(LIFELINE)
     async with (
-        open_decider(settings) as (decide, exposition, on_refused),
+        open_decider(settings, expiry_from(os.environ)) as (decide, exposition, on_refused),
         serve_metrics(settings.metrics_address(), inherited(os.environ), exposition) as metrics,
     ):
         yield HostedService(

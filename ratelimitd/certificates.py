@@ -73,6 +73,11 @@ class Certificates(NamedTuple):
     not_after: str
 
     @property
+    def expires_s(self) -> int:
+        """When the certificate expires, in seconds since the epoch."""
+        return ssl.cert_time_to_seconds(self.not_after)
+
+    @property
     def first(self) -> bytes:
         """The certificate of this side in DER, without intermediate ones."""
         return _first(self.certificate)

@@ -64,8 +64,12 @@ class Deciding(NamedTuple):
 
 
 @asynccontextmanager
-async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
+async def open_decider(
+    settings: Settings, certificate_expires_s: Callable[[], int | None] = lambda: None
+) -> AsyncIterator[Deciding]:
     """Opens the decision over the store of the settings, until the end of the block.
+
+    `certificate_expires_s` returns when the certificate of the gRPC server expires, for the metrics.
 
     The block begins once the store has answered on the decisions' own connection, so no decision waits for a
     connection. It also begins while the store is unreachable; the service connects once that is back. Raises
@@ -129,6 +133,7 @@ async def open_decider(settings: Settings) -> AsyncIterator[Deciding]:
                 shadow_denied=lambda: policies.shadow_counts.totals,
                 live_replicas=lambda: policies.live_replicas,
                 global_bucket=bucket.tokens,
+                certificate_expires_s=certificate_expires_s,
             )
         )
         decide = traces.of_decisions(decider, policies.revision_of)

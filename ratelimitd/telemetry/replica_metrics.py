@@ -55,6 +55,8 @@ class Observed:
         shadow_denied: what shadow would have denied, by rule.
         live_replicas: returns the number of live replicas, this one included.
         global_bucket: returns the tokens in the global bucket; None when they are not known.
+        certificate_expires_s: returns when the certificate of the gRPC server expires, in seconds since the
+            epoch; None without TLS.
     """
 
     transport: str
@@ -68,6 +70,7 @@ class Observed:
     shadow_denied: Callable[[], Mapping[str, int]]
     live_replicas: Callable[[], int] = lambda: 1
     global_bucket: Callable[[], float | None] = lambda: None
+    certificate_expires_s: Callable[[], int | None] = lambda: None
 
 
 class ReplicaMetrics(Collector):
@@ -110,6 +113,13 @@ class ReplicaMetrics(Collector):
             "Live replicas, by which local decisions divide the limits.",
             observed.live_replicas(),
         )
+        expires_s = observed.certificate_expires_s()
+        if expires_s is not None:
+            yield _gauge(
+                "tls_certificate_expiry_timestamp_seconds",
+                "When the certificate of the gRPC server expires, in seconds since the epoch.",
+                expires_s,
+            )
         build = GaugeMetricFamily(
             "ratelimitd_build_info",
             "1, with the version of ratelimitd, its transport and the version of Python as labels.",

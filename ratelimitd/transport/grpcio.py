@@ -119,13 +119,15 @@ async def serve_grpcio(
     on_leave: Callable[[], None] = lambda: None,
     tls: ServerTls | None = None,
     tls_poll_interval_s: float = POLL_INTERVAL_S,
+    on_certificates: Callable[[Certificates], None] = lambda _: None,
 ) -> AsyncIterator[Listener]:
     """Serves these methods until the end of the block. The listener's address holds the port actually bound.
 
     At the end, health turns to NOT_SERVING, new calls are refused, and calls in flight have `drain_s` seconds
     to finish. After `max_connection_age_s` seconds, a caller is asked to connect again; 0 for never.
     `on_leave` is called when health turns to NOT_SERVING. With `tls`, certificates that change are noticed
-    within `tls_poll_interval_s` seconds. Raises ListenError and CertificateError.
+    within `tls_poll_interval_s` seconds, and `on_certificates` is called when new connections get them.
+    Raises ListenError and CertificateError.
     """
     binding = await asyncio.to_thread(free_binding, address)
     certificates = None if tls is None else await asyncio.to_thread(read_certificates, tls.files)
@@ -145,8 +147,8 @@ async def serve_grpcio(
     try:
         async with AsyncExitStack() as stack:
             if tls is not None and certificates is not None and changing is not None:
-                await until_presented(binding.each[0], certificates)
-                use = partial(_use, changing, binding.each[0])
+                use = partial(_use, changing, binding.each[0], on_certificates)
+                await use(certificates)
                 rotation = follow(tls.files, certificates, use, poll_interval_s=tls_poll_interval_s)
                 await stack.enter_async_context(background(rotation))
             yield Listener(binding.address, status.leave, partial(ended, server))
@@ -155,9 +157,15 @@ async def serve_grpcio(
         await server.stop(drain_s)
 
 
-async def _use(changing: ChangingCertificates, address: Address, certificates: Certificates) -> None:
+async def _use(
+    changing: ChangingCertificates,
+    address: Address,
+    on_certificates: Callable[[Certificates], None],
+    certificates: Certificates,
+) -> None:
     changing.use(certificates)
     await until_presented(address, certificates)
+    on_certificates(certificates)
 
 
 def _handlers(

@@ -19,9 +19,9 @@ import pytest
 import yaml
 
 from ratelimitd.address import Address, TcpAddress, parse_address
-from ratelimitd.certificates import CertificateFiles, ServerTls
+from ratelimitd.certificates import CertificateFiles, ServerTls, read_certificates
 from ratelimitd.errors import ListenError, SettingsError
-from ratelimitd.process.loopback import LOOPBACK
+from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.settings import load
 from ratelimitd.transport.binding import free_binding
 from tests.authority import Authority
@@ -129,7 +129,10 @@ async def test_envoy_calls_the_service_with_mtls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     envoy = authority.issue("envoy")
-    flags = ("--transport", transport, *tls_flags(service, "--tls-client-names", "envoy"))
+    own = CertificateFiles(*(str(shutil.copy(path, tmp_path)) for path in service))
+    metrics = f"{LOOPBACK}:{free_port()}"
+    more = ("--tls-client-names", "envoy", "--metrics-listen", metrics)
+    flags = ("--transport", transport, *tls_flags(own, *more))
     change = partial(with_mtls, tmp_path / "tls", envoy)
     async with serving("127.0.0.1:0", *flags) as address, front(tmp_path, address, change) as client:
         await answered(client, 200)
@@ -137,6 +140,24 @@ async def test_envoy_calls_the_service_with_mtls(
         done = await command.run("check", "--path", "/", "--target", str(address), "--json")
         assert done.json["metadata"]["outcome"] == "undecided"
         assert await command.run("health", str(address)) == command.Result(0, "SERVING\n", "")
+        await shows_expiry(metrics, own)
+        renewed = authority.issue("ratelimitd", "IP:127.0.0.1", days=2, file="renewed")
+        for path, name in zip(renewed[:2], own[:2], strict=True):
+            Path(path).replace(name)
+        await shows_expiry(metrics, own)
+
+
+async def shows_expiry(metrics: str, files: CertificateFiles) -> None:
+    """Waits until the metrics have the time at which the certificate in the files expires."""
+    expires_s = read_certificates(files).expires_s
+
+    async def shown() -> bool:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            text = (await client.get(f"http://{metrics}/metrics")).text
+        found = re.search(r"^ratelimitd_tls_certificate_expiry_timestamp_seconds (\S+)$", text, re.MULTILINE)
+        return found is not None and float(found[1]) == expires_s
+
+    await eventually(shown, f"the metrics show {expires_s}")
 
 
 async def test_envoy_reads_its_certificate_again_and_loses_no_request(

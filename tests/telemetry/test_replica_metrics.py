@@ -49,8 +49,10 @@ def observed(
     counts: DecisionCounts,
     calls: StoreCalls | None = None,
     shadow_denied: Mapping[str, int] | None = None,
+    *,
     global_tokens: float | None = None,
     leases: LeaseCounts | None = None,
+    certificate_expires_s: int | None = None,
 ) -> Observed:
     return Observed(
         transport="grpcio",
@@ -63,6 +65,7 @@ def observed(
         revision=lambda: 17,
         shadow_denied=lambda: shadow_denied or {},
         global_bucket=lambda: global_tokens,
+        certificate_expires_s=lambda: certificate_expires_s,
     )
 
 
@@ -99,19 +102,22 @@ async def test_the_exposition_has_the_counts_of_decisions() -> None:
 
 
 def test_the_exposition_has_the_gauges_of_the_replica() -> None:
-    samples = parsed(ReplicaMetrics(observed(DecisionCounts(), global_tokens=2.5)).exposition())
+    metrics = ReplicaMetrics(observed(DecisionCounts(), global_tokens=2.5, certificate_expires_s=2**31))
+    samples = parsed(metrics.exposition())
     assert by_name(samples, "in_flight") == {(): 4}
     assert by_name(samples, "policy_revision") == {(): 17}
     assert by_name(samples, "limit_capacity") == {("global",): 10, ("user",): 5, ("user_api",): 3}
     assert by_name(samples, "limit_refill_rate") == {("global",): 1, ("user",): 1, ("user_api",): 1}
     assert by_name(samples, "global_tokens") == {(): 2.5}
+    assert by_name(samples, "tls_certificate_expiry_timestamp_seconds") == {(): 2**31}
     [build] = by_name(samples, "build_info")
     assert "grpcio" in build
 
 
-def test_unknown_tokens_have_no_sample() -> None:
+def test_unknown_tokens_and_a_missing_certificate_have_no_sample() -> None:
     samples = parsed(ReplicaMetrics(observed(DecisionCounts())).exposition())
     assert by_name(samples, "global_tokens") == {}
+    assert by_name(samples, "tls_certificate_expiry_timestamp_seconds") == {}
 
 
 def test_the_exposition_has_the_calls_of_the_store() -> None:
@@ -176,5 +182,7 @@ def test_the_document_lists_the_metrics_of_replicas() -> None:
     """Compares name, type and labels, both ways."""
     counts = DecisionCounts()
     counts.decided(exempt("/a"))
-    metrics = ReplicaMetrics(observed(counts, shadow_denied={"tiers.user": 1}, global_tokens=1.0))
+    metrics = ReplicaMetrics(
+        observed(counts, shadow_denied={"tiers.user": 1}, global_tokens=1.0, certificate_expires_s=1)
+    )
     assert described(metrics.exposition().decode()) == documented("Replicas")

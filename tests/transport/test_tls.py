@@ -177,7 +177,7 @@ async def test_a_new_certificate_is_used_for_new_connections_and_ends_no_old_one
         ):
             call = method_of(channel)(bytes(check_request()))
             await limiter.reached.wait()
-            assert content_of(host_folders) == [(0o700, ["clients"])] * count
+            assert content_of(host_folders) == [(0o700, ["clients", "expiry"])] * count
             # cert-manager and Kubernetes replace a symbolic link.
             for name, other in zip(files[:2], new[:2], strict=True):
                 link = Path(f"{name}.new")
@@ -186,7 +186,7 @@ async def test_a_new_certificate_is_used_for_new_connections_and_ends_no_old_one
 
             await presented(listener, envoy._replace(ca=foreign.file))
             await eventually(logged(lines, 1), "the line about the change")
-            assert content_of(host_folders) == [(0o700, ["clients"])] * count
+            assert content_of(host_folders) == [(0o700, ["clients", "expiry"])] * count
             assert (await outcome(listener, ClientTls(envoy))).startswith("UNAVAILABLE")
             limiter.release.set()
             assert await call
@@ -281,6 +281,6 @@ def host_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def content_of(host_folders: Path) -> list[tuple[int, list[str]]]:
     """Returns the mode of each folder of a host, and the names of its files."""
     return [
-        (stat.S_IMODE(folder.stat().st_mode), [path.name for path in folder.iterdir()])
+        (stat.S_IMODE(folder.stat().st_mode), sorted(path.name for path in folder.iterdir()))
         for folder in host_folders.iterdir()
     ]

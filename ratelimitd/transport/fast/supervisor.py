@@ -16,11 +16,12 @@ from ratelimitd.process.child import Child, child
 from ratelimitd.process.descriptors import max_connections
 from ratelimitd.process.signals import ENDING, blocked
 from ratelimitd.transport.binding import free_binding
+from ratelimitd.transport.certificate_expiry import EXPIRY_FILE
 from ratelimitd.transport.fast import bootstrap
 from ratelimitd.transport.fast.tls import HostCertificates, host_certificates
 from ratelimitd.transport.listener import Listener
 from ratelimitd.transport.metrics_sockets import bequeathed
-from ratelimitd.transport.rotation import POLL_INTERVAL_S, follow, until_presented
+from ratelimitd.transport.rotation import POLL_INTERVAL_S, follow
 
 LIFELINE = "_RATELIMITD_LIFELINE"
 """The environment variable that names the file descriptor of the lifeline to the application."""
@@ -80,6 +81,8 @@ async def serve_hosted(
     filter_chain = bootstrap.filter_chain(app, max_connection_age_s=max_connection_age_s)
     async with AsyncExitStack() as stack:
         certificates = stack.enter_context(_certificates(tls, filter_chain))
+        if certificates is not None:
+            environ = {**environ, EXPIRY_FILE: str(certificates[1].expiry_file)}
         config = _config(filter_chain, binding.each)
         if json_log:
             config["application_log_config"] = {"log_format": {"json_format": _MESSAGE}}
@@ -102,8 +105,7 @@ async def serve_hosted(
 
         if tls is not None and certificates is not None:
             used, written = certificates
-            await until_presented(binding.each[0], used)
-            written.remove_key()
+            await written.used(binding.each[0], used)
             use = partial(written.use, binding.each[0])
             rotation = follow(tls.files, used, use, poll_interval_s=tls_poll_interval_s)
             await stack.enter_async_context(background(rotation))

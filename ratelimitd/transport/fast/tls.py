@@ -19,7 +19,7 @@ from ratelimitd.transport.fast.bootstrap import Config
 from ratelimitd.transport.rotation import until_presented
 
 IN_MEMORY = "/dev/shm"  # noqa: S108 - the folder made in it is private
-_CERTIFICATE, _CLIENTS = "certificate", "clients"
+_CERTIFICATE, _CLIENTS, _EXPIRY = "certificate", "clients", "expiry"
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 
 
@@ -43,18 +43,29 @@ class HostCertificates:
             names = {"match_typed_subject_alt_names": [_matcher(name) for name in self._client_names]}
             self._replace(_CLIENTS, {"validation_context": trusted | names})
 
+    @property
+    def expiry_file(self) -> Path:
+        """The file with the time, in seconds since the epoch, at which the certificate in use expires."""
+        return self._folder / _EXPIRY
+
     async def use(self, address: Address, certificates: Certificates) -> None:
         """Writes these, and returns once the host presents them at `address`. Raises CertificateError."""
         before = self._written
         self.write(certificates)
-        await until_presented(address, certificates)
         # With the same first certificate, nothing shows whether the host has read the file.
-        if before is None or before.first != certificates.first:
-            self.remove_key()
+        await self.used(
+            address, certificates, remove_key=before is None or before.first != certificates.first
+        )
 
-    def remove_key(self) -> None:
-        """Removes the key from the folder. The host must have read it."""
-        (self._folder / _CERTIFICATE).unlink(missing_ok=True)
+    async def used(self, address: Address, certificates: Certificates, *, remove_key: bool = True) -> None:
+        """Returns once the host presents these at `address`, and has read the key if it is to be removed.
+
+        Raises CertificateError.
+        """
+        await until_presented(address, certificates)
+        if remove_key:
+            (self._folder / _CERTIFICATE).unlink(missing_ok=True)
+        self._write(_EXPIRY, str(certificates.expires_s))
 
     def transport_socket(self, *, client_certificates: bool) -> Config:
         """Returns the part of the listener's configuration that turns TLS on."""
@@ -79,8 +90,12 @@ class HostCertificates:
     def _replace(self, name: str, secret: Config) -> None:
         """Writes a secret. Envoy reads the file again when another one is moved to its place."""
         resource = {"@type": f"{_TLS}.Secret", "name": name, **secret}
+        self._write(name, json.dumps({"resources": [resource]}))
+
+    def _write(self, name: str, text: str) -> None:
+        """Replaces a file at once, so that no reader sees a part of it."""
         new = self._folder / f".{name}"
-        new.write_text(json.dumps({"resources": [resource]}))
+        new.write_text(text)
         new.replace(self._folder / name)
 
 
