@@ -2,10 +2,9 @@
 
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -13,8 +12,7 @@ from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import ResponseError
 
 from drills.errors import NotPossibleError
-from drills.signals import send_sigterm
-from ratelimitd.process.child import Child, child
+from drills.restartable import Restartable
 from ratelimitd.process.loopback import LOOPBACK, free_port
 
 _CONFIG = "redis.conf"
@@ -41,7 +39,7 @@ def redis_version() -> str:
     return text.partition("v=")[2].partition(" ")[0]
 
 
-class RedisServer:
+class RedisServer(Restartable):
     """A redis-server with a data folder that outlives its process.
 
     Args:
@@ -67,7 +65,8 @@ class RedisServer:
     ) -> None:
         self.host, self.port = host, port or free_port()
         self._folder = folder / f"redis-{host}-{self.port}"
-        self._command = [
+        self._config = config
+        command = [
             program or redis_program(),
             *([str(self._folder / _CONFIG)] if config else []),
             "--bind",
@@ -78,10 +77,9 @@ class RedisServer:
             str(self._folder),
             *options,
         ]
-        self._environ = os.environ if environ is None else environ
-        self._config = config
-        self._life = AsyncExitStack()
-        self._child: Child | None = None
+        super().__init__(
+            "redis-server", command, os.environ if environ is None else environ, self._folder / "log"
+        )
 
     @property
     def url(self) -> str:
@@ -93,9 +91,8 @@ class RedisServer:
         if not self._folder.exists():
             self._folder.mkdir()
             (self._folder / _CONFIG).write_text(self._config)
-        server = child("redis-server", self._command, self._folder / "log", self._environ, stop=send_sigterm)
-        self._child = await self._life.enter_async_context(server)
-        await self._child.until(self._answers)
+        process = await self.launch()
+        await process.until(self._answers)
 
     async def _answers(self) -> bool:
         async with self.client() as client:
@@ -105,25 +102,6 @@ class RedisServer:
                 return str(error).startswith(("NOAUTH", "MASTERDOWN"))
             except (NotConnectedError, TimeoutError):
                 return False
-
-    async def stop(self) -> None:
-        """Stops it in order."""
-        self.signal(signal.SIGCONT)
-        await self._ended()
-
-    async def kill(self) -> None:
-        """Kills it; what it had not written to disk is lost."""
-        self.signal(signal.SIGKILL)
-        await self._ended()
-
-    async def _ended(self) -> None:
-        await self._life.aclose()
-        self._child = None
-
-    def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal, if it runs."""
-        if self._child is not None and self._child.process.returncode is None:
-            os.kill(self._child.process.pid, number)
 
     def client(self) -> Redis:
         """Returns a client of this server, whatever its role."""
