@@ -65,7 +65,7 @@ class Drill:
         fault: what the table calls it.
         run: causes it on a system under load.
         may_over_admit: the tokens above the law that docs/reliability.md allows, over all tight users.
-        transports: those that it runs on.
+        transports: the transports that it runs on.
     """
 
     name: str

@@ -47,7 +47,7 @@ class Server(NamedTuple):
 
     Args:
         url: the URL without credentials.
-        credentials: those of the URL, if it has any.
+        credentials: user and password of the URL; None without a password.
         tls: the TLS of its connections; None without TLS.
     """
 

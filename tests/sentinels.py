@@ -22,8 +22,8 @@ QUICK = ("info-period", "100", "publish-period", "100", "ask-period", "100", "pi
 """Milliseconds between what Sentinels send: they find each other soon."""
 
 STEADY = ("info-period", "500", "publish-period", "2000", "ping-period", "1000")
-"""Periods for a failover. With short ones Sentinels find what they know about the replica too old, and those
-that did not hear of the failover yet undo it."""
+"""Periods for a failover. With short ones, Sentinels find what they know about the replica too old, and a
+Sentinel that has not heard of the failover undoes it."""
 
 
 @dataclass

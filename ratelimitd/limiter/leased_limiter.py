@@ -1,4 +1,4 @@
-"""Pay for requests from leased tokens, so that most of them do not touch a bucket that all requests share.
+"""Pays for requests from leased tokens, so that most of them do not touch a bucket that all requests share.
 
 `core/lease.py` has the law and its proof. A request that a lease can pay takes tokens only from its other
 buckets. If these deny it, or the store fails, its tokens go back to the lease. All other requests are decided

@@ -101,7 +101,7 @@ class LeasePool:
         self._by_key: dict[str, Leases] = {}
 
     def of(self, key: str, limit: Limit, terms: LeaseTerms) -> Leases:
-        """The leases of a bucket. Those made with another limit are dropped."""
+        """The leases of a bucket. Leases with another limit are dropped."""
         leases = self._by_key.get(key)
         if leases is None or leases.limit != limit:
             leases = self._by_key[key] = Leases(limit, terms)

@@ -1,4 +1,4 @@
-"""Decide from memory while the store cannot: the outage answer `local`.
+"""Decides from memory while the store cannot: the outage answer `local`.
 
 Each replica has a share of every limit: its capacity and its refill rate, divided by the number of live
 replicas. A capacity is rounded up to a whole token, and to the cost of the request.

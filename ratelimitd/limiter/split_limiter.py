@@ -1,9 +1,9 @@
-"""Take tokens in two calls, because in a Redis Cluster the leased bucket has a slot of its own.
+"""Takes tokens in two calls, because in a Redis Cluster the leased bucket has a slot of its own.
 
 The leased bucket pays first. If the others then deny, or the store fails, its tokens become a lease, so that
-another request can spend them. A bucket that is too small for leases, or for the cost and its reserve, has no
-such use for them. There a dry run asks the other buckets first. The tokens are lost only if these deny after
-they could have paid a moment before.
+another request can spend them. A bucket that is too small for leases, or for the cost and its reserve, cannot
+keep them. For such a bucket, a dry run asks the other buckets first. The tokens are lost only if the others
+deny although they could have paid a moment before.
 
 A denial by the leased bucket also asks the others, because its wait must be enough for all of them.
 """

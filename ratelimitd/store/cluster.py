@@ -1,7 +1,7 @@
 """Finds the nodes of a Redis Cluster, and the slots that each master owns.
 
-Any node can tell. One that was cut off may tell what is no longer true, so each search begins with another
-node. A node that hangs costs little time, because the next one is asked soon.
+Any node knows them. A node that was cut off may know an old state, so each search begins with another node.
+A node that hangs costs little time, because the next one is asked soon.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ class Cluster:
         return False
 
     def named(self, error: AskError) -> Node | None:
-        """Returns the node that a MOVED or ASK of a slot's owner names; None if it cannot be told."""
+        """Returns the node that a MOVED or ASK of a slot's owner names; None if it is unknown."""
         owner = self.slots.owner(error.slot_id)
         return None if owner is None else named_node(error, owner, self.slots.nodes)
 
@@ -127,7 +127,7 @@ class Cluster:
         raise NotConnectedError(f"no node of the cluster answers: {reasons}")
 
     def _nodes(self) -> Iterator[Node]:
-        """Returns the known nodes, from another one on each time, and then those of the URL."""
+        """Returns the known nodes, each time beginning with another one, and then the nodes of the URL."""
         known = self.slots.nodes
         self._searches += 1
         at = self._searches % len(known) if known else 0

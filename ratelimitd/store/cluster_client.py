@@ -1,8 +1,9 @@
 """A client of a Redis Cluster for keys that share a slot.
 
-All keys of ratelimitd but those of buckets share the slot of the config key. So the client is an ordinary one
-whose connections lead to the master that owns that slot. A command that a node has not executed is repeated:
-after MOVED at the owner, after ASK at the node that the slot moves to, after TRYAGAIN a little later.
+All keys of ratelimitd except the keys of buckets share the slot of the config key. So the client is an
+ordinary one whose connections lead to the master that owns that slot. A command that a node has not executed
+is repeated: after MOVED at the owner, after ASK at the node that the slot moves to, after TRYAGAIN a little
+later.
 
 `store/buckets.py` reaches the other masters.
 """

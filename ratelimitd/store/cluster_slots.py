@@ -70,7 +70,7 @@ def parse_slots(reply: Any, asked: Node) -> SlotMap:
 
 
 def named_node(error: AskError, sender: Node, known: Iterable[Node]) -> Node | None:
-    """Returns the node that a MOVED or ASK names; None if it cannot be told.
+    """Returns the node that a MOVED or ASK names; None if it is unknown.
 
     A node without a host name is the only known one with that port. A slot may move to a node that owns none
     yet, so that it is not known. It is then taken to have the host of the sender.

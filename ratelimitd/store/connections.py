@@ -33,10 +33,10 @@ Locate = Callable[[], Awaitable[Node]]
 
 
 _MASTER_ROLES = {b"master", b""}
-"""The role of a master in HELLO and INFO; empty if the server does not tell."""
+"""The role of a master in HELLO and INFO; empty if the server does not say."""
 
 _CLUSTER_MODES = {b"cluster", b""}
-"""The mode of a node of a cluster; empty if it does not tell."""
+"""The mode of a node of a cluster; empty if it does not say."""
 
 _INFO_FIELDS = (b"redis_mode", b"role")
 

@@ -145,7 +145,7 @@ class Link:
 
     @property
     def opened(self) -> int:
-        """The number of connections opened so far. It tells others that theirs may lead to an old store."""
+        """The number of connections so far. When it grows, other connections may lead to an old store."""
         return self._opened
 
     @property

@@ -30,7 +30,7 @@ async def follow(
 
     Args:
         files: where the certificates are.
-        used: those in use.
+        used: the certificates in use.
         use: gets the new ones.
         poll_interval_s: seconds between two readings.
     """

@@ -1,6 +1,6 @@
 """States in which a real Redis cannot decide: each is an error of a call and of a script, and never a denial.
 
-Another connection may lead to a server that can, if this one is no master or loads its data.
+Another connection may lead to a server that can decide, if this one is a replica or loads its data.
 """
 
 import asyncio

@@ -32,7 +32,7 @@ class HostCertificates:
         self._written: Certificates | None = None
 
     def write(self, certificates: Certificates) -> None:
-        """Lets the host read these. It keeps those that it has if it cannot use them."""
+        """Lets the host read these. It keeps the last ones if it cannot use them."""
         before, self._written = self._written, certificates
         if before is None or before[:2] != certificates[:2]:
             chain, key = certificates.certificate.decode(), certificates.key.decode()
