@@ -4,29 +4,32 @@ import asyncio
 import resource
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 
-from bench.process_usage import cpu_s
 from drills.cpu_quota import cpu_quota
-from drills.drill import BOTH, RATE, Drill, Result, Site, result
+from drills.drill import BOTH, Drill, Result, Site, result
 from drills.errors import DrillError, NotPossibleError
 from drills.isolation import need
 from drills.load import LoadSpec
 from drills.loaded import loaded
-from drills.records import ALLOWED, by_status
+from drills.records import failed
 from drills.stores import redis_server
 from drills.system import System
-from drills.traffic import traffic
+from drills.traffic import Traffic, traffic
 from drills.waiting import until
 from ratelimitd.address import TcpAddress
 
 CONNECTIONS = 10_000
 
 FACTOR = 10
-QUOTA = 0.1
+QUOTA = 0.2
 """The share of a core that the three replicas get together during the overload.
 
 This machine also runs the clients and Envoy. With a full core for the replicas they could not send enough.
 """
+
+CHECKS_S = 0.1
+"""The seconds of work that may wait: a limit of so many times the capacity, as operations.md recommends."""
 
 DESCRIPTORS = 200
 """The limit of open files of a replica that shall run out of them. 120 are for connections."""
@@ -34,6 +37,9 @@ DESCRIPTORS = 200
 _SPARE_DESCRIPTORS = 100
 _LOW_RATE = 50.0
 _MEASURED_S = 3.0
+_CALLERS = 16
+"""Connections of the measurement of the capacity. They send as fast as they get responses."""
+_MORE_THAN_SERVED = 2000.0
 _LOGGED_S = 15.0
 _OPENED_S = 60.0
 
@@ -66,37 +72,51 @@ def _connected(system: System) -> Callable[[], Awaitable[bool]]:
     return connected
 
 
-async def overloaded(site: Site) -> Result:
-    """Sends ten times as many requests as the replicas have CPU time for."""
+async def overloaded(site: Site, *, limited: bool) -> Result:
+    """Sends ten times as many requests as the replicas can serve.
+
+    Args:
+        site: where the drill runs.
+        limited: whether Envoy gets the limit of checks that operations.md recommends for these replicas.
+    """
     async with (
         cpu_quota() as quota,
         redis_server(site.folder) as store,
         loaded(site, store.url, rate=_LOW_RATE) as (system, sent),
     ):
-        capacity = QUOTA / await _cpu_s_per_request(system)
         quota.limit([pid for replica in system.replicas for pid in replica.pids], QUOTA)
+        capacity = await _capacity(system)
+        if limited:
+            await system.limit_checks(max(1, round(CHECKS_S * capacity)))
         spec = LoadSpec(system.front.host, system.front.port, FACTOR * capacity)
         sent.begin()
         async with traffic(spec) as flood:
             await asyncio.sleep(site.seconds)
-        sent.over()
-    records = [*sent.records, *flood.records]
-    load = f"{_LOW_RATE:g}/s and {spec.rate:.0f}/s"
-    served = by_status(flood.records)[ALLOWED] / site.seconds
-    note = f"CPU for about {capacity:.0f}/s; served {served:.0f}/s meanwhile"
-    return Result(load, records, sent.recovery_s, note=note)
+            sent.over()
+    served = (
+        _decided(flood, sent.began_s, sent.over_s) + _decided(sent, sent.began_s, sent.over_s)
+    ) / site.seconds
+    return Result(
+        f"{_LOW_RATE:g}/s and {spec.rate:.0f}/s",
+        [*sent.records, *flood.records],
+        sent.recovery_s,
+        note=f"decided {served:.0f}/s meanwhile; could decide about {capacity:.0f}/s",
+    )
 
 
-async def _cpu_s_per_request(system: System) -> float:
-    """Returns the CPU time of the replicas per request at a moderate load."""
-
-    def used_s() -> float:
-        return sum(cpu_s(replica.pids[0]) for replica in system.replicas)
-
-    before_s = used_s()
-    async with traffic(LoadSpec(system.front.host, system.front.port, RATE)) as more:
+async def _capacity(system: System) -> float:
+    """Returns how many requests per second the replicas decide when a few callers wait for each response."""
+    spec = LoadSpec(
+        system.front.host, system.front.port, _MORE_THAN_SERVED, max_connections=_CALLERS, timeout_s=1
+    )
+    async with traffic(spec) as more:
         await asyncio.sleep(_MEASURED_S)
-    return (used_s() - before_s) / len(more.records)
+    return _LOW_RATE + sum(not failed(record) for record in more.records) / _MEASURED_S
+
+
+def _decided(sent: Traffic, began_s: float, over_s: float) -> int:
+    """Returns how many requests were decided that were due in this time."""
+    return sum(not failed(record) for record in sent.records if began_s <= record.due_s < over_s)
 
 
 async def no_descriptors(site: Site) -> Result:
@@ -143,7 +163,18 @@ async def _connections(address: TcpAddress, number: int) -> AsyncIterator[None]:
 
 
 DRILLS = [
-    Drill("overload", f"{FACTOR} times the load that the replicas can serve", overloaded, transports=BOTH),
+    Drill(
+        "overload",
+        f"{FACTOR} times the load that the replicas can serve",
+        partial(overloaded, limited=False),
+        transports=BOTH,
+    ),
+    Drill(
+        "overload-limited",
+        f"{FACTOR} times the load, max_requests for these replicas",
+        partial(overloaded, limited=True),
+        transports=BOTH,
+    ),
     Drill("connections", f"{CONNECTIONS} connections to Envoy", many_connections),
     Drill(
         "descriptors",

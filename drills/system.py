@@ -59,6 +59,12 @@ class System:
             text = (await client.get(url)).text
         return int(text.rpartition(": ")[2])
 
+    async def limit_checks(self, number: int) -> None:
+        """Lets Envoy have at most so many checks in progress."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            url = f"http://{self.admin}/runtime_modify?circuit_breakers.ratelimitd.default.max_requests={number}"
+            (await client.post(url)).raise_for_status()
+
     def logged(self, event: str) -> int:
         """Returns how often the logs of all replicas have this event."""
         return sum(replica.logged(event) for replica in self.replicas)
