@@ -34,6 +34,13 @@ _WAITING_MAX_S = 1
 Older calls end at once, in C. After an overload, thousands of calls can wait whose callers have given up.
 """
 
+_CALLS_PER_CONNECTION = 512
+"""Calls that a connection may have at a time. grpc refuses further ones in C; by default it has no limit.
+
+Calls of all connections wait in one queue, and grpc ends some of them at random when more than 1000 wait. So
+one connection that sends calls without waiting for responses must not reach that number.
+"""
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", _RECEIVED_BYTES),
     # Envoy pings an idle connection every few seconds; by default grpc answers that with GOAWAY.
@@ -41,6 +48,7 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     # Without this, two processes could share a port by accident, and each would get half the calls.
     ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", _CALLS_PER_CONNECTION),
     ("grpc.server_max_unrequested_time_in_server", _WAITING_MAX_S),
 )
 
