@@ -5,11 +5,10 @@ tried after ATTEMPT_DELAY_S, and the first one that accepts wins.
 """
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from socket import SOCK_STREAM, socket
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 from redis.asyncio import Connection, UnixDomainSocketConnection
@@ -19,6 +18,16 @@ from redis.exceptions import ConnectionError as NotConnectedError
 
 from ratelimitd.store.credentials import Login
 from ratelimitd.store.reply_errors import NotMasterError, UnsupportedStoreError
+from ratelimitd.store.server_kind import (
+    CLUSTER_MODES,
+    MASTER_ROLES,
+    Server,
+    cluster_instead_of_store,
+    scheme_of,
+    sentinel_instead_of_store,
+    server_of,
+    services_of,
+)
 from ratelimitd.store_tls import Tls
 from ratelimitd.store_url import Node
 
@@ -30,27 +39,6 @@ CLIENT_NAME = "ratelimitd"
 
 Locate = Callable[[], Awaitable[Node]]
 """Finds the server to connect to, such as the master that Sentinels name. Raises RedisError or OSError."""
-
-
-_MASTER_ROLES = {b"master", b""}
-"""The role of a master in HELLO and INFO; empty if the server does not say."""
-
-_CLUSTER_MODES = {b"cluster", b""}
-"""The mode of a node of a cluster; empty if it does not say."""
-
-_INFO_FIELDS = (b"redis_mode", b"role")
-
-
-class Server(NamedTuple):
-    """What a server says that it is; empty parts are unknown.
-
-    Args:
-        mode: `standalone`, `cluster` or `sentinel`.
-        role: `master`, or another word for a replica.
-    """
-
-    mode: bytes
-    role: bytes
 
 
 async def addresses_of(host: str, port: int) -> list[AddrInfoType]:
@@ -109,68 +97,23 @@ class _Handshake(AbstractConnection):
         await self.send_packed_command(commands, check_health=False)
         with suppress(ResponseError):
             await self.read_response()
-        await self.check_server(await self._server())
+        await self.check_server(await server_of(self))
         if refused is not None:
             raise refused
 
     async def check_server(self, server: Server) -> None:
         """Raises UnsupportedStoreError if this kind of server cannot be a store."""
         if server.mode == b"sentinel":
-            raise UnsupportedStoreError(sentinel_instead_of_store(self, await services_of(self)))
+            raise UnsupportedStoreError(
+                sentinel_instead_of_store(node_of(self), scheme_of(self), await services_of(self))
+            )
         if server.mode == b"cluster" and not self.in_cluster:
-            raise UnsupportedStoreError(cluster_instead_of_store(self))
-
-    async def _server(self) -> Server:
-        """Returns what the server is, from its reply to HELLO, or to INFO if it does not know HELLO."""
-        with suppress(ResponseError):
-            reply = await self.read_response()
-            fields = dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
-            return Server(bytes(fields.get(b"mode", b"")), bytes(fields.get(b"role", b"")))
-        with suppress(ResponseError):  # a server before Redis 6, or a proxy, does not know HELLO
-            await self.send_command("INFO", check_health=False)
-            info = await self.read_response()
-            if isinstance(info, bytes):
-                mode, role = (re.search(rb"^%b:(\w+)" % name, info, re.MULTILINE) for name in _INFO_FIELDS)
-                return Server(mode[1] if mode else b"", role[1] if role else b"")
-        return Server(b"", b"")
-
-
-def scheme_of(connection: Any) -> str:
-    """Returns the scheme of a URL that would connect in the same way."""
-    return "rediss" if getattr(connection, "tls", None) else "redis"
+            raise UnsupportedStoreError(cluster_instead_of_store(node_of(self), scheme_of(self)))
 
 
 def node_of(connection: Any) -> Node | None:
     """Returns the address that a connection was opened to; None for a socket."""
     return Node(connection.host, connection.port) if isinstance(connection, TcpConnection) else None
-
-
-async def services_of(sentinel: AbstractConnection) -> list[str]:
-    """Returns the names of the masters that a connected Sentinel watches; none if it does not say."""
-    with suppress(ResponseError):
-        await sentinel.send_command("SENTINEL", "MASTERS", check_health=False)
-        masters = await sentinel.read_response()
-        pairs = [dict(zip(fields[::2], fields[1::2], strict=False)) for fields in masters]
-        return sorted(fields[b"name"].decode() for fields in pairs)
-    return []
-
-
-def cluster_instead_of_store(connection: Any) -> str:
-    """Returns the reason why a node of a cluster cannot be a store, with the URL that would be right."""
-    node = node_of(connection)
-    return (
-        f"{node or 'the server at the socket'} is a node of a Redis Cluster; "
-        f"expected {scheme_of(connection)}+cluster://{node or 'HOST:PORT'}"
-    )
-
-
-def sentinel_instead_of_store(connection: Any, services: list[str]) -> str:
-    """Returns the reason why a Sentinel cannot be a store, with the URL that would be right."""
-    scheme = scheme_of(connection)
-    service = services[0] if len(services) == 1 else "SERVICE"
-    names = f", where SERVICE is one of {', '.join(services)}" if len(services) > 1 else ""
-    node = Node(connection.host, connection.port)
-    return f"{node} is a Redis Sentinel, which holds no data; expected {scheme}+sentinel://{node}/{service}{names}"
 
 
 class TcpConnection(_Handshake, Connection):
@@ -211,12 +154,12 @@ class TcpConnection(_Handshake, Connection):
     async def check_server(self, server: Server) -> None:
         """Raises UnsupportedStoreError, or NotMasterError if the located server is a replica."""
         await super().check_server(server)
-        if self.in_cluster and server.mode not in _CLUSTER_MODES:
+        if self.in_cluster and server.mode not in CLUSTER_MODES:
             node = Node(self.host, self.port)
             raise UnsupportedStoreError(
                 f"{node} is not a node of a Redis Cluster; expected {scheme_of(self)}://{node}"
             )
-        if self._locate is not None and server.role not in _MASTER_ROLES:
+        if self._locate is not None and server.role not in MASTER_ROLES:
             raise NotMasterError(f"{Node(self.host, self.port)} was located as the master, but is a replica")
 
     async def _connect(self) -> None:

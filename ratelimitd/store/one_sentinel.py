@@ -14,8 +14,9 @@ from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import InvalidResponse, ResponseError
 
 from ratelimitd.process.background import cancelled
-from ratelimitd.store.connections import Server, TcpConnection, scheme_of, services_of
+from ratelimitd.store.connections import TcpConnection
 from ratelimitd.store.reply_errors import UnsupportedStoreError
+from ratelimitd.store.server_kind import Server, scheme_of, services_of
 from ratelimitd.store_url import MAX_PORT, Node
 
 ASK_S = 5.0

@@ -14,9 +14,10 @@ from ratelimitd.errors import StoreError
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.process.loopback import free_port
 from ratelimitd.store.client import connector, open_client, refuse_unsupported, store_errors
-from ratelimitd.store.connections import Server, TcpConnection
+from ratelimitd.store.connections import TcpConnection
 from ratelimitd.store.link import Link
 from ratelimitd.store.reply_errors import CLUSTER
+from ratelimitd.store.server_kind import Server
 from tests.redis_cluster import cluster_mode, redis_cluster
 from tests.redis_server import redis_server
 from tests.script_limiter import take_batch

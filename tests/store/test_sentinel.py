@@ -140,6 +140,18 @@ async def test_a_url_that_is_wrong_is_refused_with_the_right_one(store: Sentinel
         assert str(error.value) == f"the store cannot be used: {reason}"
 
 
+async def test_a_sentinel_at_a_socket_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    socket = tmp_path / "s"
+    async with redis_server("--unixsocket", str(socket), sentinel=True) as (_, client):
+        await client.sentinel_monitor(SERVICE, "127.0.0.1", 1, 1)
+        sentence = (
+            "the store cannot be used: the server at the socket is a Redis Sentinel, which holds no data; "
+            f"expected redis+sentinel://HOST:PORT/{SERVICE}"
+        )
+        with pytest.raises(StoreError, match=f"^{re.escape(sentence)}$"):
+            await refuse_unsupported(f"unix://{socket}")
+
+
 async def test_a_node_of_a_cluster_instead_of_a_sentinel_is_named() -> None:
     async with redis_server("--cluster-enabled", "yes") as (address, _):
         with pytest.raises(
