@@ -1,25 +1,25 @@
-"""Starts the compose project once for all tests here, and removes it with its volumes at the end."""
+"""Runs the compose project for all tests here, and removes it with its volumes at the end."""
 
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import h11
 import httpx
-import pytest
 import pytest_asyncio
 
-from tests.containers.engine import CALL_S, Container, EngineError, Project, run, why_no_engine
+from tests.containers.engine import Container, Project, run, why_no_engine
+from tests.containers.forms import PLAIN, REPLICAS, Deployment
 from tests.eventually import eventually
-from tests.example_limits import KEY, new_limits_json, until_in_force
+from tests.example_limits import KEY, NO_REFILL, limits_json, new_limits_json, statuses, until_in_force
 from tests.required_programs import unavailable
 
-REPLICAS = 3
-UP_S = 600.0
-"""Time to build the images and start all containers on a slow machine with a cold cache."""
-
-PROXIES = "tests/containers/proxy-variables.yml"
-"""Sets proxy variables in every container, as the configuration of Docker can. Nothing may use them."""
+CLUSTERS = (
+    "exec 3<>/dev/tcp/127.0.0.1/9901; "
+    r"printf 'GET /clusters HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n' >&3; cat <&3"
+)
+"""Gets Envoy's statistics. Its admin interface listens only on loopback, and the image has no curl."""
 
 RESET = "redis.call('FLUSHALL') return redis.call('SET', KEYS[1], ARGV[1])"
 """Empties the store and sets the limits in one step, so that no replica ever reads a store without limits."""
@@ -47,6 +47,19 @@ class Front:
         calls = [self.http.get("/api/ping", headers={"X-User-Id": user}) for _ in range(times)]
         return list(await asyncio.gather(*calls))
 
+    async def assert_three_of_ten_pass(self) -> None:
+        """Waits for limits without refill, then asserts that a user gets three of ten requests."""
+        await self.project.redis("SET", KEY, limits_json(**NO_REFILL))
+
+        async def in_force() -> bool:
+            reply = await self.http.get("/api/ping", headers={"X-User-Id": "probe"})
+            return '"user_api";q=3;w=3000000' in reply.headers.get("ratelimit-policy", "")
+
+        await eventually(in_force, "the limits of the test")
+        for key in await self.project.redis("KEYS", "rate:*"):
+            await self.project.redis("DEL", key)
+        assert statuses(await self.get("user1", 10)) == {200: 3, 429: 7}
+
     async def bucket(self, key: str) -> tuple[float, float]:
         """Returns the tokens of a bucket, and when they were counted, in seconds of the store's clock."""
         lines = await self.project.redis("HGETALL", key)
@@ -65,13 +78,8 @@ class Front:
 
     async def hosts(self) -> dict[str, dict[str, str]]:
         """Returns Envoy's statistics of each replica by address: health_flags, rq_total and more."""
-        # The admin interface listens only on the loopback of the container, and the image has no curl.
         envoy = await self.project.container("envoy")
-        lines = await run(
-            *("docker", "run", "--rm", "--network", f"container:{envoy.id}"),
-            *("curlimages/curl:latest", "--noproxy", "*", "-s", "--max-time", "5"),
-            "http://127.0.0.1:9901/clusters",
-        )
+        lines = _body(await run("docker", "exec", envoy.id, "bash", "-c", CLUSTERS))
         rows = [line.split("::") for line in lines.splitlines()]
         hosts: dict[str, dict[str, str]] = {}
         for row in rows:
@@ -95,39 +103,48 @@ def target(replica: Container) -> str:
     return f"127.0.0.1:{published}"
 
 
+def _body(response: str) -> str:
+    """Returns the body of an HTTP response, whose chunks may end within a line."""
+    connection = h11.Connection(h11.CLIENT)
+    connection.send(h11.Request(method="GET", target="/", headers=[("Host", "envoy")]))
+    connection.send(h11.EndOfMessage())
+    connection.receive_data(response.encode())
+    connection.receive_data(b"")
+    body = bytearray()
+    while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+        if isinstance(event, h11.Data):
+            body += event.data
+    return body.decode()
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def project() -> AsyncIterator[Project]:
-    """Runs the compose file with three healthy replicas. Without an engine: skips, but fails in CI."""
+async def deployment() -> AsyncIterator[Deployment]:
+    """Yields the project, of which nothing runs yet. Without an engine: skips, but fails in CI."""
     reason = await asyncio.to_thread(why_no_engine)
     if reason:
         unavailable(reason)
-    project = Project(f"ratelimitd-test-{uuid.uuid4().hex[:8]}", ("docker-compose.yml", PROXIES))
+    deployment = Deployment(f"ratelimitd-test-{uuid.uuid4().hex[:8]}")
     try:
-        up = ("up", "--build", "--detach", "--wait", "--scale", f"ratelimitd={REPLICAS}")
-        try:
-            await project.compose(*up, timeout_s=UP_S)
-        except (EngineError, TimeoutError) as error:
-            logs = await project.compose("logs", "--no-color", "--tail", "100")
-            pytest.fail(f"{error}\n{await project.compose('ps', '--all')}\n{logs}")
-        yield project
+        yield deployment
     finally:
-        await project.compose("down", "--volumes", "--rmi", "local", "--remove-orphans", timeout_s=2 * CALL_S)
+        await deployment.remove()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def front_of_session(project: Project) -> AsyncIterator[Front]:
+async def http() -> AsyncIterator[httpx.AsyncClient]:
     """Yields a client of the port that Envoy publishes."""
     # A few connections per replica. On few cores, more would run into Envoy's timeout of 250 ms and get 503.
     limits = httpx.Limits(max_connections=2 * REPLICAS)
     async with httpx.AsyncClient(
         base_url="http://127.0.0.1:8081", trust_env=False, limits=limits, timeout=30
-    ) as http:
-        yield Front(project, http)
+    ) as client:
+        yield client
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def front(front_of_session: Front) -> Front:
-    """Returns the project with all replicas healthy, the example limits and full buckets."""
-    await front_of_session.until_healthy_hosts(REPLICAS)
-    await front_of_session.set_limits()
-    return front_of_session
+async def front(deployment: Deployment, http: httpx.AsyncClient) -> Front:
+    """Returns the project with three healthy replicas, the example limits and full buckets."""
+    front = Front(await deployment.change(PLAIN), http)
+    await front.until_healthy_hosts(REPLICAS)
+    await front.set_limits()
+    return front

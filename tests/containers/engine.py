@@ -14,6 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CALL_S = 60.0
+LABEL = "com.docker.compose"
+"""The prefix of the labels by which compose knows its containers."""
+
 ADMIN_KEY = secrets.token_hex(16)
 """The admin key in the environment of `docker compose up`."""
 
@@ -81,9 +84,16 @@ class Project:
         return await run("docker", "compose", "-p", self.name, *files, *arguments, timeout_s=timeout_s)
 
     async def containers(self, service: str = "") -> list[Container]:
-        """Returns all containers, or only those of one service, sorted by name."""
-        lines = await self.compose("ps", "--all", "--format", "json", *([service] if service else []))
-        return sorted((_container(json.loads(line)) for line in lines.splitlines()), key=lambda c: c.name)
+        """Returns all containers, or only those of one service, sorted by name.
+
+        It calls the engine directly, because compose takes half a second to read its files.
+        """
+        labels = [f"{LABEL}.project={self.name}", f"{LABEL}.oneoff=False"]
+        labels += [f"{LABEL}.service={service}"] if service else []
+        filters = [word for label in labels for word in ("--filter", f"label={label}")]
+        ids = (await run("docker", "ps", "--all", "--quiet", *filters)).split()
+        found = json.loads(await run("docker", "inspect", *ids)) if ids else []
+        return sorted(map(_container, found), key=lambda c: c.name)
 
     async def container(self, service: str) -> Container:
         """Returns the only container of a service."""
@@ -92,17 +102,21 @@ class Project:
 
     async def redis(self, *command: str) -> list[str]:
         """Runs redis-cli and returns the lines that it prints."""
-        printed = await self.compose("exec", "-T", "redis", "redis-cli", "-e", *command)
-        return printed.splitlines()
+        redis = await self.container("redis")
+        return (await run("docker", "exec", redis.id, "redis-cli", "-e", *command)).splitlines()
 
 
-def _container(row: dict[str, Any]) -> Container:
+def _container(facts: dict[str, Any]) -> Container:
+    """Returns the container that `docker inspect` describes."""
     ports = frozenset(
-        (port["URL"], port["PublishedPort"], port["TargetPort"])
-        for port in row["Publishers"] or []
-        if port["PublishedPort"]
+        (one["HostIp"], int(one["HostPort"]), int(target.partition("/")[0]))
+        for target, published in facts["NetworkSettings"]["Ports"].items()
+        for one in published or ()  # a port that is exposed but not published
     )
-    return Container(row["Name"], row["ID"], row["Service"], row["State"], row["ExitCode"], ports)
+    state, service = facts["State"], facts["Config"]["Labels"][f"{LABEL}.service"]
+    return Container(
+        facts["Name"].removeprefix("/"), facts["Id"], service, state["Status"], state["ExitCode"], ports
+    )
 
 
 async def inspect(container: Container) -> dict[str, Any]:

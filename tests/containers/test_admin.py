@@ -8,8 +8,9 @@ import pytest
 import pytest_asyncio
 
 from ratelimitd.policy.text import digest_of
-from tests.containers.conftest import REPLICAS, Front
+from tests.containers.conftest import Front
 from tests.containers.engine import ADMIN_KEY
+from tests.containers.forms import REPLICAS
 from tests.example_limits import EXAMPLE_LIMITS, KEY, limits_json, statuses
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -7,8 +7,9 @@ import pytest
 from google.protobuf import json_format
 
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
-from tests.containers.conftest import REPLICAS, Front, target
+from tests.containers.conftest import Front, target
 from tests.containers.engine import run
+from tests.containers.forms import REPLICAS
 from tests.example_limits import NO_REFILL
 from tests.required_programs import PATH, need
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.containers.conftest import REPLICAS, Front
+from tests.containers.conftest import Front
 from tests.containers.engine import assert_locked_down, inspect, run
+from tests.containers.forms import REPLICAS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from tests.containers.conftest import REPLICAS, Front
-from tests.containers.engine import Project
+from tests.containers.conftest import Front
+from tests.containers.forms import REPLICAS
 from tests.eventually import eventually
 from tests.example_limits import EXAMPLE_LIMITS, KEY, NO_REFILL, assert_one_bucket, limits_json, statuses
 
@@ -71,11 +71,9 @@ async def test_no_window_admits_more_than_capacity_plus_refill(front: Front) -> 
     assert 10 <= statuses(replies)[200] <= 10 + 5 * elapsed_s
 
 
-async def test_the_limits_container_sets_the_example_only_if_no_limits_are_set(
-    project: Project, front: Front
-) -> None:
+async def test_the_limits_container_sets_the_example_only_if_no_limits_are_set(front: Front) -> None:
     """Limits that an operator set survive the next `docker compose up`."""
-    del front  # the project has its limits, and all replicas use them
+    project = front.project
     chosen = limits_json(global_capacity=11)
     await project.redis("SET", KEY, chosen)
     await project.compose("run", "--rm", "limits")

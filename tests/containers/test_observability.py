@@ -1,27 +1,48 @@
 """Tests of docker-compose.observability.yml without Grafana, whose dashboard is tested in tests/deploy."""
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
 import pytest_asyncio
 import yaml
 
-from tests.containers.conftest import REPLICAS, UP_S, Front
+from tests.containers.conftest import Front
 from tests.containers.engine import ROOT, Project, assert_locked_down, inspect, run
+from tests.containers.forms import PLAIN, REPLICAS, UP_S, Deployment
 from tests.deploy.prometheus import Prometheus
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 FILES = ("docker-compose.observability.yml", "tests/containers/proxy-variables.observability.yml")
+CONFIGURATION = ROOT / "deploy" / "prometheus" / "prometheus.yml"
+QUICK = "2s"
+"""The interval at which Prometheus looks for replicas and scrapes them. It is 5 s in the shipped file."""
+
+
+def quick_intervals(folder: Path) -> str:
+    """Writes a compose file that gives Prometheus its shipped configuration with other intervals."""
+    text, count = re.subn(r"_interval: \d+s", f"_interval: {QUICK}", CONFIGURATION.read_text())
+    assert count == 3
+    configuration, file = folder / CONFIGURATION.name, folder / "quick-intervals.yml"
+    configuration.write_text(text)
+    volume = f"{configuration}:/etc/prometheus/{CONFIGURATION.name}:ro"
+    file.write_text(yaml.safe_dump({"services": {"prometheus": {"volumes": [volume]}}}))
+    return str(file)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def observed(project: Project) -> AsyncIterator[Project]:
+async def observed(
+    deployment: Deployment, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Project]:
     """Runs Prometheus beside the project, and removes it afterwards."""
-    observed = replace(project, files=(*project.files, *FILES))
+    project = await deployment.change(PLAIN)
+    quick = quick_intervals(tmp_path_factory.mktemp("prometheus"))
+    observed = replace(project, files=(*project.files, *FILES, quick))
     try:
         await observed.compose("up", "--detach", "--wait", "--no-recreate", "prometheus", timeout_s=UP_S)
         yield observed

@@ -3,17 +3,22 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 
-import httpx
 import pytest
 
-from tests.containers.conftest import REPLICAS, Front
-from tests.containers.engine import run
+from tests.containers.conftest import Front
+from tests.containers.engine import Container, inspect, run
+from tests.containers.forms import REPLICAS
 from tests.eventually import eventually
 from tests.example_limits import NO_REFILL, statuses
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CALLERS = 3
+MANY = 1_000_000
 
 
 async def test_all_responses_are_503_without_redis_and_normal_afterwards(front: Front) -> None:
@@ -42,25 +47,38 @@ async def test_all_responses_are_503_without_redis_and_normal_afterwards(front: 
     assert statuses(await front.get("user2", 10)) == {200: 3, 429: 7}
 
 
+@dataclass(frozen=True)
+class Reply:
+    """The status of a request, and when it was sent and answered, in seconds of the event loop's clock."""
+
+    status: int
+    sent_s: float
+    answered_s: float
+
+
 @asynccontextmanager
-async def traffic(front: Front) -> AsyncIterator[list[httpx.Response]]:
-    """Sends requests until the end of the block; yields the growing list of responses."""
-    replies: list[httpx.Response] = []
+async def traffic(front: Front) -> AsyncIterator[list[Reply]]:
+    """Sends requests until the end of the block, CALLERS at a time; yields the growing list of replies."""
+    replies: list[Reply] = []
+    ended = asyncio.Event()
+    clock = asyncio.get_running_loop().time
 
     async def send() -> None:
-        while True:
-            replies.extend(await front.get("steady", 3))
+        while not ended.is_set():
+            sent_s = clock()
+            (response,) = await front.get("steady", 1)
+            replies.append(Reply(response.status_code, sent_s, clock()))
 
-    task = asyncio.create_task(send())
-    try:
-        yield replies
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    async with asyncio.TaskGroup() as callers:
+        for _ in range(CALLERS):
+            callers.create_task(send())
+        try:
+            yield replies
+        finally:
+            ended.set()
 
 
-async def until_more(replies: list[httpx.Response], count: int) -> None:
+async def until_more(replies: list[Reply], count: int) -> None:
     """Waits for this many new responses."""
     expected = len(replies) + count
 
@@ -78,7 +96,7 @@ async def test_no_request_fails_while_a_replica_stops(front: Front) -> None:
             await until_more(replies, 20)
             await run("docker", "stop", leaving.id)
             await until_more(replies, 20)
-        assert statuses(replies).keys() == {200, 429}
+        assert {reply.status for reply in replies} == {200, 429}
         await front.until_healthy_hosts(REPLICAS - 1)
         (stopped,) = [c for c in await front.project.containers("ratelimitd") if c.id == leaving.id]
         assert (stopped.state, stopped.exit_code) == ("exited", 0)
@@ -108,3 +126,47 @@ async def test_a_hanging_replica_gets_no_requests(front: Front) -> None:
     finally:
         await run("docker", "unpause", hanging.id)
     assert statuses(replies).keys() == {200, 429}
+
+
+async def lose_network(replica: Container) -> None:
+    """Takes a container out of its networks, as a lost host or cable does: its packets are dropped."""
+    for network in (await inspect(replica))["NetworkSettings"]["Networks"]:
+        await run("docker", "network", "disconnect", "--force", network, replica.id)
+
+
+async def test_a_replica_that_vanishes_costs_at_most_the_calls_in_flight(front: Front) -> None:
+    """One of three replicas is removed with its address; then one of the other two loses the network."""
+    many = dict.fromkeys(("global_capacity", "user_capacity", "user_api_capacity"), MANY)
+    await front.set_limits(**many, **NO_REFILL)
+    removed, cut_off, _ = await front.replicas()
+    clock = asyncio.get_running_loop().time
+    faults_s = []
+    try:
+        async with traffic(front) as replies:
+            for healthy, fault in (
+                (REPLICAS - 1, partial(run, "docker", "rm", "--force", removed.id)),
+                (REPLICAS - 2, partial(lose_network, cut_off)),
+            ):
+                await until_more(replies, 20)
+                begun_s = clock()
+                await fault()
+                await front.until_healthy_hosts(healthy)
+                faults_s.append((begun_s, clock()))
+            await until_more(replies, 20)
+        tokens, _ = await front.bucket("rate:user:steady:api:/api/*")
+    finally:
+        await run("docker", "rm", "--force", removed.id, cut_off.id)
+        up = ("up", "--detach", "--no-recreate", "--no-deps", "--scale", f"ratelimitd={REPLICAS}")
+        await front.project.compose(*up, "ratelimitd")
+    failed = [reply for reply in replies if reply.status != 200]
+    assert {reply.status for reply in failed} <= {503}
+    during = [
+        [reply for reply in failed if reply.answered_s >= begun_s and reply.sent_s <= ended_s]
+        for begun_s, ended_s in faults_s
+    ]
+    assert sum(map(len, during)) == len(failed)
+    # The calls in flight, and those that were sent before Envoy stopped calling the replica, one per caller.
+    assert max(map(len, during)) <= 2 * CALLERS
+    # A lost call may have taken its token, but no request takes two.
+    assert len(replies) - len(failed) <= round(MANY - tokens) <= len(replies)
+    await front.until_healthy_hosts(REPLICAS)
