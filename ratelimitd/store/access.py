@@ -86,8 +86,12 @@ class StoreAccess:
 
     @property
     def credentials_refused(self) -> bool:
-        """Whether a server refused the newest credentials, so that older ones are in use."""
+        """Whether a server refused the newest credentials since `forget_refusals` was called."""
         return self._credentials.refused or self._sentinel_credentials.refused
+
+    def forget_refusals(self) -> None:
+        """Makes `credentials_refused` false until a server refuses the newest credentials again."""
+        self._credentials.refused = self._sentinel_credentials.refused = False
 
     def arguments(self) -> dict[str, Any]:
         """Returns the class of a connection made now, as `connection_class`, and its arguments.

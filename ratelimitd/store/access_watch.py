@@ -50,6 +50,7 @@ async def _watch(access: StoreAccess, renewals: Collection[Renew]) -> None:
         version = access.version
         if version == renewed:
             continue
+        access.forget_refusals()
         try:
             await asyncio.gather(*(renew() for renew in renewals))
         except (RedisError, OSError) as error:  # the connections in use stay until they end
@@ -58,6 +59,8 @@ async def _watch(access: StoreAccess, renewals: Collection[Renew]) -> None:
                 log.warning("store_renewal_failed", reason=problem)
         else:
             renewed, problem = version, ""
+            if access.version != version:  # there was another change meanwhile
+                continue
             if access.credentials_refused:
                 try_again_s = time.monotonic() + REFUSED_S
             else:

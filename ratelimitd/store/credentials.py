@@ -16,36 +16,39 @@ Find = Callable[[], Awaitable[Pair]]
 
 
 class Credentials:
-    """The credentials of one kind of server.
+    """The credentials of one kind of server. There may be several servers, which learn of new ones in turn.
 
     Args:
         find: returns them.
+
+    Attributes:
+        refused: whether a server refused the newest ones since this was last set to False.
     """
 
     def __init__(self, find: Find) -> None:
         self.find = find
-        self._accepted: Pair | None = None
-        self._refused: Pair | None = None
-
-    @property
-    def refused(self) -> bool:
-        """Whether the store has refused the newest credentials, and accepted none since."""
-        return self._refused is not None
+        self.refused = False
+        self._accepted: tuple[Pair, ...] = ()  # the last two, the later one first
+        self._logged: Pair | None = None
 
     def accepted(self, pair: Pair) -> None:
-        """Notes that the store has accepted these credentials, which were the newest ones."""
-        self._accepted = pair
-        self._refused = None
+        """Notes that a server has accepted these credentials, which were the newest ones."""
+        if pair not in self._accepted[:1]:
+            self._accepted = (pair, *self._accepted[:1])
+        if pair != self._logged:
+            self._logged = None
 
-    def instead_of(self, pair: Pair, reason: str) -> Pair | None:
-        """Returns the credentials to use when the store refuses `pair`; None if there are no others."""
-        if self._accepted is None or self._accepted == pair:
-            return None
-        if pair != self._refused:
-            self._refused = pair
+    def instead_of(self, pair: Pair) -> Pair | None:
+        """Returns the credentials to try when a server refuses `pair`; None if there are no others."""
+        return next((other for other in self._accepted if other != pair), None)
+
+    def fell_back(self, pair: Pair, reason: str) -> None:
+        """Notes that a server refused `pair`, and accepted others instead. Logs it once for each change."""
+        self.refused = True
+        if pair != self._logged:
+            self._logged = pair
             log = structlog.get_logger("ratelimitd.store")
             log.warning("store_credentials_refused", reason=reason, in_use="the last accepted credentials")
-        return self._accepted
 
 
 class Login(CredentialProvider):
@@ -53,24 +56,27 @@ class Login(CredentialProvider):
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
-        self._newest: Pair | None = None  # None while others are in use instead
-        self._instead: Pair | None = None
+        self._newest: Pair = ("",)
+        self._instead: Pair | None = None  # set while others are tried, because of this reason
+        self._reason = ""
 
     async def get_credentials_async(self) -> Pair:
         """Returns the credentials to authenticate with now. Raises RedisError."""
-        if self._instead is not None:
-            instead, self._instead, self._newest = self._instead, None, None
-            return instead
-        self._newest = await self._credentials.find()
-        return self._newest
+        if self._instead is None:
+            self._newest = await self._credentials.find()
+        return self._instead or self._newest
 
     def accepted(self) -> None:
         """Notes that the store has accepted what it was given last."""
-        if self._newest is not None:
+        if self._instead is None:
             self._credentials.accepted(self._newest)
+        else:
+            self._credentials.fell_back(self._newest, self._reason)
+            self._instead = None
 
     def fall_back(self, reason: str) -> bool:
         """Chooses other credentials for the next attempt. Returns whether there are any."""
-        if self._newest is not None:
-            self._instead = self._credentials.instead_of(self._newest, reason)
+        refused_both = self._instead is not None
+        self._instead = None if refused_both else self._credentials.instead_of(self._newest)
+        self._reason = reason
         return self._instead is not None
