@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from bench import grpc_methods, large_policy
+from bench import grpc_methods, large_policy, leased_decisions
 from bench.goals import Goal
 from bench.stores import POLICY_SET, take_request
 from bench.table import Table, with_spread
@@ -92,6 +92,10 @@ def _steps() -> list[tuple[str, Callable[[], object], int]]:
         ("observe, allowed", lambda: counts.decided(allowed), 1),
         ("observe, denied by the store", lambda: counts.decided(denied), 1),
         ("observe, denied locally", lambda: counts.decided(denied_locally), 1),
+        *(
+            (name, lambda decider=decider: _finished(decider(request)), 1)
+            for name, decider in leased_decisions.deciders()
+        ),
         ("render and encode the response, allowed", lambda: encode(allowed), 1),
         ("render and encode the response, denied", lambda: encode(denied), 1),
         ("decode, decide, encode; allowed", lambda: encode(_finished(allowing(decode(payload)))), 1),

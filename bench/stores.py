@@ -14,13 +14,14 @@ from bench.errors import BenchError
 from bench.workloads import API, HOT_USER, user_id
 from ratelimitd.core.keys import KeyLayout
 from ratelimitd.core.match import API_CONTEXT, Matcher
-from ratelimitd.core.model import Identity, Request, TakeRequest
+from ratelimitd.core.model import Identity, Limit, Request, TakeRequest
 from ratelimitd.errors import StoreError
 from ratelimitd.limiter.batcher import Batcher
 from ratelimitd.limiter.redis_limiter import RedisLimiter
 from ratelimitd.policy.compile import policy_set
 from ratelimitd.policy.flat_form import FlatPolicy
 from ratelimitd.policy.normal_form import normal_text
+from ratelimitd.policy.text import parse
 from ratelimitd.process.child import child
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.store.client import connector, open_client, store_errors
@@ -29,10 +30,13 @@ from ratelimitd.store.link import Link
 
 REDIS, VALKEY = "redis", "valkey"
 
+GLOBAL = Limit(1_000_000_000, 1000.0)
+"""The limit of the global bucket in all workloads."""
+
 POLICY = FlatPolicy.model_validate(
     {
-        "global_capacity": 1_000_000_000,
-        "global_rate": 1000,
+        "global_capacity": GLOBAL.capacity,
+        "global_rate": GLOBAL.refill_rate,
         "user_capacity": 100_000,
         "user_rate": 0.001,
         "user_api_capacity": 100_000,
@@ -51,6 +55,7 @@ STORE_TIMEOUT_S = 2.0
 """Timeout of a store decision, long enough for a busy machine."""
 
 POLICY_SET = policy_set(POLICY, "bench")
+LEASED_POLICY_SET = policy_set(parse(LEASED_POLICY), "leased")
 _REQUEST = Request("GET", "/api/ping", "", {}, "", {API_CONTEXT: API})
 
 

@@ -119,6 +119,21 @@ async def test_a_lease_pays_without_the_bucket(replica: Replica) -> None:
     assert outcome.tokens == (replica.leases.level + replica.leases.held, 99 * MICRO)
 
 
+async def test_the_tokens_left_do_not_count_what_others_took_since_the_lease(replica: Replica) -> None:
+    """So they may be too many, but by no more than the bucket held then. The next count corrects them."""
+    await replica.warm()
+    level = replica.leases.level
+    other = request(800, (GLOBAL, Limit(5000, 1.0)), keys=(KEYS[0], "rate:user:other"))
+    await replica.store.take(other)
+    outcome = await replica.take(request())
+    left = outcome.tokens[0]
+    assert left is not None
+    truth = replica.store.buckets[KEYS[0]].tokens + replica.leases.held
+    assert 0 < left - truth <= level
+    await replica.take(request(100, (GLOBAL, Limit(5000, 1.0))))
+    assert replica.leases.level == replica.store.buckets[KEYS[0]].tokens
+
+
 async def test_most_requests_do_not_touch_the_bucket(replica: Replica) -> None:
     await replica.warm()
     for _ in range(200):
