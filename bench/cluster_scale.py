@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ from redis.exceptions import ConnectionError as NotConnectedError
 
 from bench.errors import BenchError
 from bench.process_usage import cpu_s
-from bench.table import Table, markdown
+from bench.table import Table, markdown, with_spread
 from ratelimitd.core.model import MICRO, Charge, Limit, TakeRequest
 from ratelimitd.core.ports import Limiter
 from ratelimitd.limiter.opening import Parts, open_store_limiter
@@ -135,9 +134,9 @@ async def table(rounds: int) -> Table:
         async with running_cluster(masters) as nodes, _limiter(nodes.url) as limiter:
             await _measure(limiter, nodes)  # creates the buckets
             found = [await _measure(limiter, nodes) for _ in range(rounds)]
-        rows.append([str(masters), *(f"{median(values):.1f}" for values in zip(*found, strict=True))])
+        rows.append([str(masters), *(with_spread(values, 1) for values in zip(*found, strict=True))])
     columns = ("masters", "busiest node us", "all nodes us", "client us")
-    return Table(f"CPU per decision, {CALLERS} callers", columns, rows)
+    return Table(f"CPU per decision, {CALLERS} callers: median (minimum..maximum)", columns, rows)
 
 
 if __name__ == "__main__":

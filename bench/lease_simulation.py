@@ -33,11 +33,15 @@ class Load(NamedTuple):
         name: for the table.
         seconds: how long the run takes.
         rate: requests per second of a replica, by its number and the second of the run.
+        replicas: how many there are.
+        limit: of the bucket.
     """
 
     name: str
     seconds: int
     rate: Callable[[int, int], float]
+    replicas: int = REPLICAS
+    limit: Limit = LIMIT
 
 
 STEADY = Load("half of the limit", 4, lambda _replica, _second: 50)
@@ -75,7 +79,7 @@ def arrivals(load: Load) -> list[tuple[int, int]]:
     """Returns requests as (microsecond, replica), in order, at random times."""
     chance = random.Random(1)  # noqa: S311 - it decides nothing
     times = []
-    for replica in range(REPLICAS):
+    for replica in range(load.replicas):
         for second in range(load.seconds):
             rate, at_s = load.rate(replica, second), float(second)
             while rate and (at_s := at_s + chance.expovariate(rate)) < second + 1:
@@ -90,17 +94,17 @@ class Run:
         self._events: list[tuple[int, int, Callable[[int], None]]] = []
         self._order = count()
         self._bucket: dict[str, Bucket] = {}
-        self._leases = self._new_leases() if leasing else None
+        self._leases = self._new_leases(load) if leasing else None
         self._admitted: list[int] = []
         self._takes = self._leased = self._by_lease = 0
         self._load = load
 
     @staticmethod
-    def _new_leases() -> list[Leases]:
-        terms = lease_terms(LIMIT)
+    def _new_leases(load: Load) -> list[Leases]:
+        terms = lease_terms(load.limit)
         if terms is None:
-            raise ValueError(f"a bucket of {LIMIT.capacity} tokens is not leased")
-        return [Leases(LIMIT, terms) for _ in range(REPLICAS)]
+            raise ValueError(f"a bucket of {load.limit.capacity} tokens is not leased")
+        return [Leases(load.limit, terms) for _ in range(load.replicas)]
 
     def result(self) -> Result:
         """Runs to the end."""
@@ -136,7 +140,7 @@ class Run:
                 if outcome.allowed:
                     self._charged(leases, at_us)
 
-        self._take(MICRO, LIMIT, now_us, answered)
+        self._take(MICRO, self._load.limit, now_us, answered)
 
     def _charged(self, leases: Leases, now_us: int) -> None:
         leases.charged(MICRO, now_us)
@@ -167,7 +171,7 @@ class Run:
     def _burst(self) -> float:
         most, least = 0.0, float("inf")
         for before, at_us in enumerate(sorted(self._admitted)):
-            refilled = at_us * LIMIT.refill_rate / MICRO
+            refilled = at_us * self._load.limit.refill_rate / MICRO
             least = min(least, before - refilled)
             most = max(most, before + 1 - refilled - least)
         return most
