@@ -3,10 +3,12 @@
 import argparse
 import asyncio
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -42,26 +44,41 @@ def _print(*lines: str) -> None:
     print("\n".join(lines), flush=True)  # noqa: T201 - the output of the command
 
 
+def _progress(transport: str, messages: int) -> None:
+    print(f"{transport}: {messages:,} messages", file=sys.stderr, flush=True)  # noqa: T201 - the same
+
+
 async def main(options: argparse.Namespace) -> int:
     """Attacks each transport; returns the exit status: 1 if there was a fault."""
     _print(f"seed {options.seed}; repeat with --seed {options.seed}")
     folder, failed = Path(tempfile.mkdtemp(prefix="ratelimitd-fuzz-")), False
-    for transport in options.transport or TRANSPORTS:
-        outcome = await fuzzed(transport, options.messages, options.seed, folder)
-        faults = outcome.faults(timing=not options.no_timing)
-        _print(*outcome.lines(), *(f"  fault: {one}" for one in faults or ["none"]))
-        failed |= bool(faults)
-    if failed:
-        _print(f"the log and the last messages are in {folder}")
-    else:
-        shutil.rmtree(folder)
+    try:
+        for transport in options.transport or TRANSPORTS:
+            report = partial(_progress, transport)
+            outcome = await fuzzed(transport, options.messages, options.seed, folder, on_progress=report)
+            faults = outcome.faults(timing=not options.no_timing)
+            _print(*outcome.lines(), *(f"  fault: {one}" for one in faults or ["none"]))
+            failed |= bool(faults)
+    finally:
+        if failed:
+            _print(f"the log and the last messages are in {folder}")
+        else:
+            shutil.rmtree(folder)
     return int(failed)
+
+
+async def _until_signal(options: argparse.Namespace) -> int:
+    """Runs `main`. SIGTERM and SIGHUP cancel it, so that every process that it started ends."""
+    running = asyncio.ensure_future(main(options))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    return await running
 
 
 if __name__ == "__main__":
     try:
-        raise SystemExit(asyncio.run(main(parse(sys.argv[1:]))))
+        raise SystemExit(asyncio.run(_until_signal(parse(sys.argv[1:]))))
     except (BenchError, RatelimitdError) as error:
         raise SystemExit(f"fuzz: {error}") from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(130) from None

@@ -12,9 +12,9 @@ from fuzz.calls import CALLS
 from fuzz.endings import ENDINGS
 from ratelimitd.address import TcpAddress
 
-CONNECTIONS = 4
+CONNECTIONS = 8
 """Connections at a time."""
-LENGTHS = (2, 8, 20)
+LENGTHS = (2, 8, 16)
 """Messages of a connection before the one that may end it. With more, the user would wait for them."""
 ANSWER_S = 30.0
 """How long a service may take to read the messages of a connection, in seconds."""

@@ -7,7 +7,7 @@ import secrets
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,6 +26,9 @@ from ratelimitd.store.embedded import embedded_store
 SERVE = ("-P", "-m", "ratelimitd")
 """The arguments of Python that start the service."""
 
+PARTS = 10
+"""The memory of the service is measured after each part of the attack, because the first fills its tables."""
+
 _MANY = 1_000_000_000
 """A capacity that the attack does not exhaust, so every valid call takes tokens."""
 _IDLE = {b"tokens": b"7", b"last": b"1"}
@@ -37,12 +40,19 @@ def _limits() -> str:
 
 
 async def fuzzed(
-    transport: str, messages: int, seed: int, folder: Path, *, serve: Sequence[str] = SERVE
+    transport: str,
+    messages: int,
+    seed: int,
+    folder: Path,
+    *,
+    serve: Sequence[str] = SERVE,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
     """Attacks a service with this transport, and returns the outcome.
 
     The log of the service is written to `folder`, and so is what the last connections of the attack sent.
-    `serve` replaces the arguments of Python that start the service.
+    `serve` replaces the arguments of Python that start the service. `on_progress` gets the number of
+    messages so far, PARTS times.
     """
     address = TcpAddress(LOOPBACK, free_port())
     log = folder / f"{transport}.log"
@@ -52,7 +62,7 @@ async def fuzzed(
         await store.hset(f"rate:user:{bystander}", mapping={"tokens": "7", "last": "1"})
         async with _service(transport, url, address, log, serve) as service, _user(address, victim) as user:
             started_s = time.perf_counter()
-            tally, grown_bytes = await _attacked(service, address, messages, seed)
+            tally, grown_bytes = await _attacked(service, address, messages, seed, on_progress)
             took_s = time.perf_counter() - started_s
             status, serving = service.process.returncode, await is_serving(address)
             noticed = await user.result()
@@ -119,14 +129,17 @@ async def _user(address: TcpAddress, name: str) -> AsyncIterator[_RunningUser]:
             await process.wait()
 
 
-async def _attacked(service: Child, address: TcpAddress, messages: int, seed: int) -> tuple[Tally, int]:
+async def _attacked(
+    service: Child, address: TcpAddress, messages: int, seed: int, on_progress: Callable[[int], None]
+) -> tuple[Tally, int]:
     """Attacks a service. Returns the counts, and the growth of its memory after the first tenth, in bytes."""
-    tally = Tally(wanted=messages // 10)
-    await attack(address, f"{seed}-first", tally)
-    before = _memory_bytes(service)
-    tally.wanted = messages
-    await attack(address, f"{seed}-rest", tally)
-    return tally, _memory_bytes(service) - before
+    tally, sizes = Tally(wanted=0), list[int]()
+    for part in range(1, PARTS + 1):
+        tally.wanted = messages * part // PARTS
+        await attack(address, f"{seed}-{part}", tally)
+        sizes.append(_memory_bytes(service))
+        on_progress(tally.messages)
+    return tally, sizes[-1] - sizes[0]
 
 
 def _memory_bytes(service: Child) -> int:
