@@ -99,7 +99,7 @@ def _row(parameter: Any) -> str:
     meaning = str(parameter.help or "").strip()
     if parameter.required:
         meaning += " Required."
-    elif getattr(parameter, "show_default", False) and parameter.default not in {None, False}:
+    elif getattr(parameter, "show_default", False) and parameter.default not in {None, False, ""}:
         meaning += f" [default: {parameter.default}]"
     if parameter.envvar:
         meaning += f" [env: {parameter.envvar}]"
