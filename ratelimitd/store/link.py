@@ -25,7 +25,6 @@ A link is always in one of five states:
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from enum import Enum, auto
@@ -35,6 +34,7 @@ from typing import Protocol, Self
 from redis.exceptions import ConnectionError as NotConnectedError
 
 from ratelimitd.process.background import cancelled
+from ratelimitd.store.waiting_calls import WaitingCalls
 from ratelimitd.store.wire import Argument, ReplyCallback, Wire, pack
 from ratelimitd.store_url import Node
 
@@ -138,7 +138,7 @@ class Link:
         self._attempt: asyncio.Task[None] | None = None
         self._attempt_at_s = float("-inf")
         self._keepalive_timer: asyncio.TimerHandle | None = None
-        self._waiting: deque[tuple[bytes, ReplyCallback, asyncio.TimerHandle]] = deque()
+        self._waiting = WaitingCalls(silence_s)
         self._reason = ""
         self._masters: Collection[Node] = ()
         self._deadline: asyncio.Timeout | None = None  # set while an attempt runs that may go on
@@ -179,12 +179,10 @@ class Link:
         if self._wire is not None:
             self._wire.send(packed, callback)
             return
-        loop = asyncio.get_running_loop()
         if self._state in (State.IDLE, State.CONNECTING):
-            timer = loop.call_later(self._silence_s, self._give_up_first)
-            self._waiting.append((packed, callback, timer))
+            self._waiting.add(packed, callback)
         else:
-            loop.call_soon(callback, NotConnectedError(self._reason))
+            asyncio.get_running_loop().call_soon(callback, NotConnectedError(self._reason))
 
     def lead_to(self, masters: Collection[Node]) -> None:
         """Connects again if the connection leads to none of these servers.
@@ -238,7 +236,7 @@ class Link:
             self._keepalive_timer.cancel()
         if self._attempt is not None:
             await cancelled(self._attempt)
-        self._release_waiting()
+        self._waiting.release(self._wire, self._reason)
         if self._wire is not None:
             self._wire.end(self._reason)
         await self._disconnect()
@@ -269,7 +267,7 @@ class Link:
             self._deadline = None
             if self._state is State.CONNECTING:  # it may have been closed meanwhile
                 self._open(self._connection.transport)
-        self._release_waiting()
+        self._waiting.release(self._wire, self._reason)
 
     def _open(self, transport: asyncio.Transport) -> None:
         self._wire = Wire(transport, self._disconnected, self._now_s, self._silence_s)
@@ -288,21 +286,6 @@ class Link:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
-
-    def _give_up_first(self) -> None:
-        """Fails the call that waits longest, while the attempt goes on. All calls wait equally long."""
-        _, callback, _ = self._waiting.popleft()
-        callback(NotConnectedError(f"no connection within {self._silence_s * 1000:g} ms"))
-
-    def _release_waiting(self) -> None:
-        """Sends the calls that waited for a connection, or fails them with the reason why there is none."""
-        waiting, self._waiting = self._waiting, deque()
-        for packed, callback, timer in waiting:
-            timer.cancel()
-            if self._wire is not None:
-                self._wire.send(packed, callback)
-            else:
-                callback(NotConnectedError(self._reason))
 
     def _disconnected(self, reason: str, *, answered: bool) -> None:
         """Schedules the next attempt. `answered` is false if the store never replied on this connection."""
