@@ -6,6 +6,7 @@ A node that hangs costs little time, because the next one is asked soon.
 
 import asyncio
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, InvalidResponse, MovedError
@@ -21,6 +22,10 @@ NEXT_AFTER_S = 0.1
 
 ASK_S = 2.0
 """How long a search may take."""
+
+
+class NoNodeAnswersError(NotConnectedError):
+    """A search found no node that answers, so another one would not help."""
 
 
 class Cluster:
@@ -60,14 +65,16 @@ class Cluster:
         """Returns whether a node knows an owner of a key that is none of these; `owner_of` returns it once.
 
         After a failover some nodes know the new master, and others still name the lost one. So each search
-        begins with another node. Raises RedisError if no node answers.
+        begins with another node. It takes at most ASK_S. Raises RedisError if no node answers.
         """
         slot = slot_of(key)
-        for _ in self.slots.nodes:
-            owner = (await self.refresh()).owner(slot)
-            if owner is not None and owner not in lost:
-                self._moved = slot, owner
-                return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ASK_S):
+                for _ in self.slots.nodes:
+                    owner = (await self.refresh()).owner(slot)
+                    if owner is not None and owner not in lost:
+                        self._moved = slot, owner
+                        return True
         return False
 
     def named(self, error: AskError) -> Node | None:
@@ -124,7 +131,7 @@ class Cluster:
         reasons = "; ".join(
             text if str(node) in text else f"{node}: {text}" for node, text in failures.items()
         )
-        raise NotConnectedError(f"no node of the cluster answers: {reasons}")
+        raise NoNodeAnswersError(f"no node of the cluster answers: {reasons}")
 
     def _nodes(self) -> Iterator[Node]:
         """Returns the known nodes, each time beginning with another one, and then the nodes of the URL."""

@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ratelimitd.store.access import StoreAccess
-from ratelimitd.store.cluster import Cluster
+from ratelimitd.store.cluster import Cluster, NoNodeAnswersError
 from ratelimitd.store.connections import node_of
 from ratelimitd.store.fresh_pool import FreshPool
 from ratelimitd.store.plain_client import PlainClient, PlainPipeline
@@ -129,6 +129,8 @@ class _OwnerPool(FreshPool):
         while True:
             try:
                 await super().ensure_connection(connection)
+            except NoNodeAnswersError:
+                raise
             except (NotConnectedError, RedisTimeoutError):
                 lost.add(node_of(connection))
                 if not await self._other_is_known(lost):

@@ -332,6 +332,7 @@ async def test_nodes_that_join_are_used_and_nodes_that_leave_are_left(
         await cluster.agreed(new, slot)
         assert left(await limiter.take(request(user))) == CAPACITY - 3
         assert Node("127.0.0.1", new.port) in {lane.node for lane in limiter.lanes.lanes}
+        opened = limiter.lanes.opened
         await cluster.move(slot, new, first)
 
         async def closed() -> bool:
@@ -339,6 +340,7 @@ async def test_nodes_that_join_are_used_and_nodes_that_leave_are_left(
             return len(limiter.lanes.lanes) == len(cluster.members) - 1
 
         await eventually(closed, "the link to a node without slots is closed")
+        assert limiter.lanes.opened > opened  # clients compare it to find out that something has changed
         assert left(await limiter.take(request(user))) == CAPACITY - 4
 
 

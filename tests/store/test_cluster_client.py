@@ -14,7 +14,8 @@ from ratelimitd.core.model import MICRO
 from ratelimitd.process.loopback import LOOPBACK, free_port
 from ratelimitd.store.buckets import Buckets, layout_of
 from ratelimitd.store.client import open_client
-from ratelimitd.store.cluster_slots import SLOTS, slot_of
+from ratelimitd.store.cluster import Cluster, NoNodeAnswersError
+from ratelimitd.store.cluster_slots import SLOTS, SlotMap, slot_of
 from ratelimitd.store.script import Script
 from tests.redis_cluster import RedisCluster, redis_cluster
 
@@ -146,3 +147,22 @@ async def test_a_lost_master_that_all_nodes_name_is_an_error_at_once() -> None:
     ):
         with pytest.raises(NotConnectedError, match=f"{LOOPBACK}:{lost}"):
             await client.get("owned")
+
+
+async def test_nodes_that_do_not_answer_are_searched_once(
+    cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search may take two seconds, and a command must not wait for several."""
+    searches = []
+
+    async def unanswered(searching: Cluster) -> SlotMap:
+        searches.append(searching)
+        raise NoNodeAnswersError("no node of the cluster answers")
+
+    async with open_client(cluster.url, "searched") as client:
+        await client.get("searched")
+        monkeypatch.setattr(Cluster, "_ask_nodes", unanswered)
+        await client.connection_pool.disconnect()
+        with pytest.raises(NoNodeAnswersError):
+            await client.get("searched")
+    assert len(searches) == 1
