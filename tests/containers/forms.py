@@ -10,7 +10,8 @@ REPLICAS = 3
 UP_S = 600.0
 """Time to build the images and start all containers on a slow machine with a cold cache."""
 
-FILES = ("docker-compose.yml", "tests/containers/proxy-variables.yml")
+PATIENT = "tests/containers/patient-health.yml"
+FILES = ("docker-compose.yml", "tests/containers/proxy-variables.yml", PATIENT)
 """The second sets proxy variables in every container, as Docker's configuration can. Nothing may use them."""
 
 QUICK = "tests/containers/quick-health.yml"

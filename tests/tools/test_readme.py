@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.containers.forms import PATIENT
 from tests.required_programs import need
 from tests.tools.conftest import ROOT, shell
 
@@ -33,9 +34,12 @@ IN_THE_BACKGROUND = {
 def project() -> Iterator[dict[str, str]]:
     """Environment variables that give compose a project of its own, which is removed after the test."""
     need("docker", "curl", "grpcurl", "make")
-    env = {"COMPOSE_PROJECT_NAME": f"readme-{uuid.uuid4().hex[:8]}"}
+    env = {
+        "COMPOSE_PROJECT_NAME": f"readme-{uuid.uuid4().hex[:8]}",
+        "COMPOSE_FILE": f"docker-compose.yml:{PATIENT}",
+    }
     yield env
-    shell("docker compose down --volumes --rmi local --timeout 20", env)
+    shell("docker compose down --volumes --rmi local --timeout 0", env)
 
 
 @pytest.mark.timeout(600)  # it builds images, an environment and a wheel, and installs them
