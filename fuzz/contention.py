@@ -1,7 +1,8 @@
 """Time that processes wait for a CPU, from the kernel. Linux only, because it reads /proc."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bench.process_usage import process_tree
@@ -17,22 +18,36 @@ def children_of(pid: int) -> list[int]:
     return others
 
 
-def waited_s(pids: list[int]) -> float:
-    """Returns how long the threads of these processes, and the virtual machine, have waited for a CPU so far.
+class Waits:
+    """Times that the threads of processes, and the virtual machine, had waited for a CPU when this was made.
 
-    Seconds, summed up over threads and CPUs. A process that has ended counts nothing.
+    Args:
+        pids: the processes. One that has ended has no threads.
     """
-    return sum(_threads(pids)) / 1e9 + _stolen_s()
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self.threads = dict(_threads(pids))
+        self.stolen_s = _stolen_s()
+
+    def since_s(self, before: "Waits") -> float:
+        """Returns how long they have waited since `before`, summed up over threads and CPUs, in seconds."""
+        started = before.threads
+        waited_ns = sum(now_ns - started.get(thread, 0) for thread, now_ns in self.threads.items())
+        return waited_ns / 1e9 + self.stolen_s - before.stolen_s
 
 
-def _threads(pids: list[int]) -> Iterator[int]:
+def _threads(pids: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """Yields the number of each thread, and its time on run queues in ns."""
     for pid in pids:
-        try:
+        with suppress(OSError):
             for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - called before each call of the user
-                with open(f"/proc/{pid}/task/{thread}/schedstat") as file:  # noqa: PTH123 - the same
-                    yield int(file.read().split()[1])  # ns on the run queue
-        except OSError:
-            continue
+                with suppress(OSError):  # it has ended
+                    yield thread, _waited_ns(f"/proc/{pid}/task/{thread}/schedstat")
+
+
+def _waited_ns(path: str) -> int:
+    with open(path) as file:  # noqa: PTH123 - called for each thread
+        return int(file.read().split()[1])
 
 
 def _stolen_s() -> float:

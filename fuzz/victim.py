@@ -12,7 +12,7 @@ import time
 
 import grpc
 
-from fuzz.contention import children_of, waited_s
+from fuzz.contention import Waits, children_of
 from ratelimitd.transport._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from ratelimitd.transport.ext_authz import SERVICE
 
@@ -44,7 +44,7 @@ class Victim:
 
     def call(self) -> None:
         """Makes one call."""
-        waited = waited_s(self._processes)
+        before = Waits(self._processes)
         started = time.perf_counter()
         try:
             self._allowed += self._check(self._request, timeout=TIMEOUT_S).status.code == 0
@@ -54,7 +54,7 @@ class Victim:
             else:
                 self._failed.append(str(error))
         self._took_s.append(time.perf_counter() - started)
-        self._own_s.append(self._took_s[-1] - (waited_s(self._processes) - waited))
+        self._own_s.append(self._took_s[-1] - Waits(self._processes).since_s(before))
 
     def result(self) -> dict[str, object]:
         """Returns the fields of fuzz.outcome.User."""

@@ -18,7 +18,7 @@ from fuzz import wire
 from fuzz.__main__ import main, parse
 from fuzz.attack import Tally, attack
 from fuzz.calls import CALLS, FIELDS, Message, compressed
-from fuzz.contention import waited_s
+from fuzz.contention import Waits
 from fuzz.endings import ENDINGS
 from fuzz.outcome import GROWTH_BYTES, STALL_MS, Outcome, User
 from fuzz.run import fuzzed
@@ -168,11 +168,11 @@ def test_each_fault_is_a_sentence(outcome: Outcome, sentence: str) -> None:
 
 
 def test_stalls_and_refusals_are_faults_only_where_timing_counts() -> None:
-    slow = replace(GOOD, user=replace(GOOD.user, stall_ms=STALL_MS + 1, refused=2))
+    slow = replace(GOOD, user=replace(GOOD.user, stall_ms=STALL_MS + 1, refused=1, calls=999))
     assert slow.faults(timing=False) == []
     assert slow.faults(timing=True) == [
         "The service kept the user waiting for 101 ms.",
-        "2 calls of the user were refused.",
+        "1 calls of the user were refused.",
     ]
 
 
@@ -182,17 +182,17 @@ async def test_the_time_that_a_process_waits_for_a_cpu_counts() -> None:
         await asyncio.create_subprocess_exec(sys.executable, "-c", only, stderr=DEVNULL) for _ in range(2)
     ]
     try:
-        before = waited_s([busy[0].pid])
+        before = Waits([busy[0].pid])
 
         async def has_waited() -> bool:
-            return waited_s([busy[0].pid]) > before + 0.2
+            return Waits([busy[0].pid]).since_s(before) > 0.2
 
         await eventually(has_waited, "a process that shares its CPU has waited for it")
     finally:
         for process in busy:
             process.kill()
             await process.wait()
-    assert waited_s([]) < waited_s([os.getpid()])
+    assert Waits([busy[0].pid]).since_s(before) >= 0  # of a process that has ended
 
 
 @pytest.mark.parametrize("message", {*CALLS, *ENDINGS}, ids=lambda message: message.__name__)
