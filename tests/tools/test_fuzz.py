@@ -48,7 +48,7 @@ def bad(payload, traceparent):
             for key in store.scan_iter("rate:user:bystander-*"):
                 store.hset(key, "tokens", "6")
         if 600 < calls < 630:
-            kept.append(b"x" * 2**20)
+            kept.append(b"x" * 3 * 2**20)
             payload = victims[0]
     return decode(payload, traceparent)
 
@@ -156,7 +156,7 @@ def test_an_outcome_without_faults_says_nothing() -> None:
         (replace(GOOD, stuck=1), "1 connections got no answer."),
         (replace(GOOD, spent=11), "The bucket of the user paid 11 tokens for 10 calls."),
         (replace(GOOD, untouched=False), "The bucket of a user who made no call has changed."),
-        (replace(GOOD, grown_bytes=GROWTH_BYTES + 2**20), "The memory of the service grew by 17 MB."),
+        (replace(GOOD, grown_bytes=GROWTH_BYTES + 2**20), "The memory of the service grew by 65 MB."),
         (
             replace(GOOD, user=replace(GOOD.user, failed=["INTERNAL"])),
             "Calls of the user failed: ['INTERNAL']",
