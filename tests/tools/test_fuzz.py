@@ -195,7 +195,7 @@ async def test_the_time_that_a_process_waits_for_a_cpu_counts() -> None:
     assert Waits([busy[0].pid]).since_s(before) >= 0  # of a process that has ended
 
 
-@pytest.mark.parametrize("message", {*CALLS, *ENDINGS}, ids=lambda message: message.__name__)
+@pytest.mark.parametrize("message", dict.fromkeys((*CALLS, *ENDINGS)), ids=lambda message: message.__name__)
 def test_a_seed_repeats_the_bytes_of_a_message(message: Message) -> None:
     first, second, other = (
         [message(Random(seed), 1) for seed in range(start, start + 10)]  # noqa: S311 - not a secret
