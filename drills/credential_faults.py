@@ -37,7 +37,7 @@ async def rotated(site: Site) -> Result:
             await client.execute_command("CLIENT", "KILL", "USER", _USER)  # type: ignore[no-untyped-call] # redis-py
             sent.over()
         refused = await client.execute_command("ACL", "LOG")  # type: ignore[no-untyped-call] # as above
-    lost = sum(failed(record) and sent.began_s <= record.due_s < closed_s for record in sent.records)
+    lost = sum(failed(record) and sent.began_s <= record.ended_s < closed_s for record in sent.records)
     broken = ["Redis refused a login"] if refused else []
     return result(sent, broken=broken, note=f"{lost} lost before Redis closed the connections")
 
