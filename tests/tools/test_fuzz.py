@@ -79,6 +79,7 @@ GOOD = Outcome(
 
 
 @pytest.mark.timeout(600)  # some seconds on an idle machine
+@pytest.mark.timeout(400)  # a quarter of a minute on an idle machine
 @pytest.mark.parametrize("transport", ["grpcio", "fast"])
 async def test_a_service_bears_25_000_messages(transport: str, capsys: pytest.CaptureFixture[str]) -> None:
     status = await main(parse(["--messages", "25000", "--transport", transport, "--no-timing"]))
