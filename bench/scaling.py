@@ -1,6 +1,6 @@
 """Computes how many replicas and Redis nodes a rate of requests needs, from the CPU that a request costs.
 
-The rows are those of docs/scaling.md.
+docs/scaling.md has the same rows.
 
     python -m bench.scaling
 """
