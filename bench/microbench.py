@@ -17,7 +17,7 @@ from ratelimitd.core.model import MICRO, OnStoreError, Outcome, TakeRequest
 from ratelimitd.core.policy import PolicySet
 from ratelimitd.limiter import take_script
 from ratelimitd.telemetry.decision_counts import DecisionCounts
-from ratelimitd.transport.ext_authz import Encoder, decode
+from ratelimitd.transport.ext_authz import decode, encoder
 
 SOURCES = parse_sources("header:x-user-id,address", "x-ratelimitd-client-address")
 _PREFIX_BYTES = 5
@@ -70,7 +70,7 @@ def _steps() -> list[tuple[str, Callable[[], object], int]]:
     payload = grpc_methods.USER.join(grpc_methods.check().pieces)[_PREFIX_BYTES:]
     request = decode(payload)
     identity = identify(SOURCES, request)
-    matcher, encode = Matcher(POLICY_SET, KeyLayout("rate")), Encoder()
+    matcher, encode = Matcher(POLICY_SET, KeyLayout("rate")), encoder()
     allowing, denying = _decider(allowed=True), _decider(allowed=False)
     allowed, denied = (_finished(decide(request)) for decide in (allowing, denying))
     counts = DecisionCounts()

@@ -1,4 +1,4 @@
-"""Messages that a connection survives: calls with a mutated body, cancelled calls and control frames.
+"""Messages that a connection survives: calls with mutated bodies, checks over HTTP, and control frames.
 
 Each function returns the frames of one message. The same random numbers give the same bytes.
 """
@@ -30,6 +30,10 @@ FIELDS: Fields = [
 
 VALID_BLOCK = wire.literal_block(FIELDS)
 _COMPRESSED = 100
+_IN_QUERY = bytes(character for character in range(0x21, 0x7F) if character != ord("#"))
+"""Characters with which Envoy accepts a path."""
+_IN_HEADERS = bytes((*range(0x21, 0x7F), *range(0x80, 0x100)))
+"""Bytes with which Envoy accepts a header."""
 _CUT_SHARE = 0.2
 """The share of messages that are sent in two DATA frames."""
 
@@ -117,5 +121,29 @@ def control(random: Random, stream: int) -> bytes:
     return one * random.randint(1, 20)
 
 
-CALLS: tuple[Message, ...] = (protobuf, protobuf, protobuf, framing, compressed, cancelled, control)
+def http_check(random: Random, stream: int) -> bytes:
+    """Returns a check over HTTP whose query and headers are often wrong. `grpcio` refuses it."""
+    query = random.choice((b"", b"api=/api/*", b"denied_status=403&metadata=true", _text(random, _IN_QUERY)))
+    fields = [
+        (b":method", random.choice((b"GET", b"HEAD", b"POST", b"OPTIONS"))),
+        (b":scheme", b"http"),
+        (b":path", b"/check?" + query),
+        (b":authority", b"ratelimitd"),
+        (b"x-user-id", f"fuzz-{random.randrange(USERS)}".encode()),
+        (b"x-forwarded-uri", random.choice((b"/api/1?q=1", b"http://a/b", _text(random, _IN_HEADERS)))),
+        (b"x-forwarded-method", random.choice((b"GET", _text(random, _IN_HEADERS)))),
+        (b"x-forwarded-for", random.choice((b"2001:db8::1, 192.0.2.1", _text(random, _IN_HEADERS)))),
+    ]
+    some = fields[:4] + random.choices(fields[4:], k=random.randint(1, 6))
+    return wire.frame(wire.HEADERS, wire.END_STREAM | wire.END_HEADERS, stream, wire.literal_block(some))
+
+
+def _text(random: Random, characters: bytes) -> bytes:
+    return bytes(random.choices(characters, k=random.choice((1, 20, 5000))))
+
+
+CALLS: tuple[Message, ...] = (
+    *(protobuf, protobuf, protobuf),
+    *(framing, compressed, cancelled, control, http_check),
+)
 """The messages in the shares in which they are sent."""

@@ -17,7 +17,7 @@ from ratelimitd.transport.certificate_expiry import expiry_from
 from ratelimitd.transport.fast.application import HostedApplication, HostedService
 from ratelimitd.transport.fast.supervisor import LIFELINE
 from ratelimitd.transport.metrics_sockets import inherited
-from ratelimitd.transport.services import unary_methods
+from ratelimitd.transport.services import served_methods
 
 
 @asynccontextmanager
@@ -31,7 +31,7 @@ async def _open_service() -> AsyncIterator[HostedService]:
         serve_metrics(settings.metrics_address(), inherited(os.environ), exposition) as metrics,
     ):
         yield HostedService(
-            unary_methods(decide, on_refused),
+            served_methods(decide, on_refused),
             bound_s=settings.store_timeout_s,
             max_message_bytes=settings.max_message_bytes,
             drain_s=settings.drain_s,

@@ -11,6 +11,18 @@ class CallError(Exception):
         self.code = code
 
 
+class NotGrpcError(CallError):
+    """Ends a call that is not one of gRPC, with an HTTP status that no proxy takes for `allowed`."""
+
+    http_status = 404
+
+    def __init__(self) -> None:
+        super().__init__(
+            GrpcCode.UNIMPLEMENTED,
+            "gRPC needs POST and the content-type application/grpc; a check over HTTP needs the path /check",
+        )
+
+
 def too_large(max_message_bytes: int) -> CallError:
     """The error for a message of which more than `max_message_bytes` would have to be kept."""
     return CallError(

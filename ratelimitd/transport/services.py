@@ -1,7 +1,8 @@
-"""The table of gRPC methods: for each path, how to decode a request, answer it and encode the response.
+"""The tables of methods: for each path, how to decode a request, answer it and encode the response.
 
-Every transport serves the rows of this table, and health and reflection take the names of the services from
-it. To add an RPC, add a row, and a module that decodes and encodes its messages.
+Every transport serves the gRPC methods, and health and reflection take the names of the services from them.
+To add an RPC, add a row, and a module that decodes and encodes its messages. `fast` also serves checks over
+HTTP.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
@@ -11,8 +12,9 @@ from typing import Any, NamedTuple
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.core.ports import Decide
 from ratelimitd.errors import MalformedRequestError
-from ratelimitd.transport import ext_authz
+from ratelimitd.transport import ext_authz, forward_check
 from ratelimitd.transport.call_error import CallError
+from ratelimitd.transport.http_call import HttpMethod
 from ratelimitd.transport.large_message import FieldPath
 from ratelimitd.transport.overload import MARGIN_S, Overload
 
@@ -58,10 +60,29 @@ class Unary(NamedTuple):
         return self.call(request)
 
 
+class Methods(NamedTuple):
+    """What a transport serves beside health and reflection.
+
+    Args:
+        unary: the unary gRPC methods by path, `/package.Service/Method`.
+        http: the methods over HTTP by path. Only a host of this process can serve them.
+    """
+
+    unary: Mapping[str, Unary]
+    http: Mapping[str, HttpMethod]
+
+
+def served_methods(decide: Decide, on_refused: Callable[[], None] = lambda: None) -> Methods:
+    """The methods for Envoys and other proxies."""
+    return Methods(
+        unary_methods(decide, on_refused), {forward_check.PATH: forward_check.forward_check(decide)}
+    )
+
+
 def unary_methods(decide: Decide, on_refused: Callable[[], None] = lambda: None) -> Mapping[str, Unary]:
     """The methods by path, `/package.Service/Method`. `on_refused` is called for each refusal by overload."""
     overload = Overload(on_refused)
-    return {CHECK: Unary(ext_authz.decode, decide, ext_authz.Encoder(), ext_authz.BODIES, overload)}
+    return {CHECK: Unary(ext_authz.decode, decide, ext_authz.encoder(), ext_authz.BODIES, overload)}
 
 
 def service_names(paths: Iterable[str]) -> tuple[str, ...]:

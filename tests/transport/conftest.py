@@ -74,7 +74,7 @@ def serve_in_process(
     tls: ServerTls | None = None,
 ) -> AbstractAsyncContextManager[Listener]:
     """Starts the transport grpcio."""
-    methods = methods_over(limiter, on_store_error)
+    methods = methods_over(limiter, on_store_error).unary
     return serve_grpcio(
         methods,
         address,
@@ -88,6 +88,11 @@ def serve_in_process(
 @pytest.fixture
 def serve_in_envoy(tmp_path: Path) -> Serve:
     """Starts the transport fast. The service runs in another process, its limiter in this one."""
+    return serving_in_envoy(tmp_path)
+
+
+def serving_in_envoy(folder: Path) -> Serve:
+    """Returns what starts the transport fast, with its files in `folder`."""
 
     @asynccontextmanager
     async def serve(
@@ -97,7 +102,7 @@ def serve_in_envoy(tmp_path: Path) -> Serve:
         drain_s: float = DRAIN_S,
         tls: ServerTls | None = None,
     ) -> AsyncIterator[Listener]:
-        socket = tmp_path / "limiter.sock"
+        socket = folder / "limiter.sock"
         environ = os.environ | {
             hosted_application.SOCKET: str(socket),
             hosted_application.ON_STORE_ERROR: on_store_error,

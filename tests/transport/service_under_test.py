@@ -1,19 +1,17 @@
 """The service that every transport is tested with."""
 
-from collections.abc import Mapping
-
 import structlog
 
 from ratelimitd.core.decision import Decision
 from ratelimitd.core.model import OnStoreError, Request
 from ratelimitd.core.ports import Limiter
-from ratelimitd.transport.services import Unary, unary_methods
+from ratelimitd.transport.services import Methods, served_methods
 from tests.core.fakes import decider_over
 
 MAX_MESSAGE_BYTES = 16_384
 
 
-def methods_over(limiter: Limiter, on_store_error: OnStoreError) -> Mapping[str, Unary]:
+def methods_over(limiter: Limiter, on_store_error: OnStoreError) -> Methods:
     """Returns the methods of a service with small limits over this limiter. It logs each traceparent."""
     decider = decider_over(limiter, on_store_error)
 
@@ -22,4 +20,4 @@ def methods_over(limiter: Limiter, on_store_error: OnStoreError) -> Mapping[str,
             structlog.get_logger().error(request.traceparent)
         return await decider(request)
 
-    return unary_methods(decide)
+    return served_methods(decide)

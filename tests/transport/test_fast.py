@@ -21,6 +21,7 @@ from ratelimitd.errors import ChildError, ListenError
 from ratelimitd.transport.call_error import CallError
 from ratelimitd.transport.fast import bootstrap, supervisor
 from ratelimitd.transport.fast.asgi_types import Event
+from ratelimitd.transport.fast.calls import CallsInFlight
 from ratelimitd.transport.fast.framing import (
     expected_bytes,
     frame,
@@ -106,6 +107,7 @@ async def test_calls_that_finish_in_one_turn_of_the_event_loop_are_sent_together
         seen.append(event["type"])
 
     application = GrpcApplication(
+        CallsInFlight(),
         unary={"/s/Echo": Unary(lambda message, _: message, echo, bytes)},
         streams={},
         max_message_bytes=MAX_MESSAGE_BYTES,
@@ -139,6 +141,7 @@ async def test_the_body_is_requested_before_the_call_starts() -> None:
         sent.append(event)
 
     application = GrpcApplication(
+        CallsInFlight(),
         unary={"/s/Echo": Unary(lambda message, _: message, echo, bytes)},
         streams={},
         max_message_bytes=MAX_MESSAGE_BYTES,
@@ -173,8 +176,9 @@ async def test_each_malformed_call_gets_a_status(serve_in_envoy: Serve) -> None:
         assert (await exchange(address, [])).status == 3
         assert (await exchange(address, [MESSAGE, MESSAGE])).status == 3
         assert (await exchange(address, [b"\1" + MESSAGE[1:]])).status == 12
-        assert (await exchange(address, [MESSAGE], content_type="application/json")).status == 12
-        assert (await exchange(address, [], method="GET")).status == 12
+        json = await exchange(address, [MESSAGE], content_type="application/json")
+        get = await exchange(address, [MESSAGE], method="GET")
+        assert [json.headers[":status"], get.headers[":status"]] == ["404", "404"]
         assert (await exchange(address, [MESSAGE], grpc_timeout="soon")).status == 13
         assert (await exchange(address, [MESSAGE], path="/%F0%9F%98%80")).status == 12
         assert (await exchange(address, [MESSAGE])).status == 0
@@ -361,6 +365,7 @@ async def test_a_watch_ends_when_its_caller_disconnects() -> None:
         sent.append(event)
 
     application = GrpcApplication(
+        CallsInFlight(),
         unary={},
         streams={"/Watch": Health([""]).watch},
         max_message_bytes=MAX_MESSAGE_BYTES,

@@ -11,6 +11,7 @@ from ratelimitd.bounded_log import LINES_PER_MINUTE, BoundedLog
 from ratelimitd.core.grpc_code import GrpcCode
 from ratelimitd.transport.call_error import CallError
 from ratelimitd.transport.fast.asgi_types import Event
+from ratelimitd.transport.fast.calls import CallsInFlight
 from ratelimitd.transport.fast.framing import frame
 from ratelimitd.transport.fast.grpc_app import GrpcApplication
 from ratelimitd.transport.grpcio import unary_handler
@@ -115,7 +116,12 @@ async def answer_of_fast(calls: Calls, waits_s: float) -> list[Event]:
         sent.append(event)
 
     application = GrpcApplication(
-        unary={"/s/Echo": calls.method}, streams={}, max_message_bytes=100, bound_s=0.05, now_s=clock
+        CallsInFlight(),
+        unary={"/s/Echo": calls.method},
+        streams={},
+        max_message_bytes=100,
+        bound_s=0.05,
+        now_s=clock,
     )
     call = application(SCOPE, lambda: body, send)
     clock.now_s = waits_s

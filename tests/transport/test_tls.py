@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
@@ -284,3 +285,21 @@ def content_of(host_folders: Path) -> list[tuple[int, list[str]]]:
         (stat.S_IMODE(folder.stat().st_mode), sorted(path.name for path in folder.iterdir()))
         for folder in host_folders.iterdir()
     ]
+
+
+async def test_a_proxy_can_ask_over_http_with_tls(
+    serve_in_envoy: Serve, files: CertificateFiles, envoy: CertificateFiles, authority: Authority
+) -> None:
+    with_certificate = ssl.create_default_context(cafile=authority.file)
+    with_certificate.load_cert_chain(envoy.certificate, envoy.key)
+    without = ssl.create_default_context(cafile=authority.file)
+    headers = {"x-forwarded-uri": "/api/ping"}
+    async with serve_in_envoy(OracleLimiter(), tls=ServerTls(files, ("envoy",))) as listener:
+        url = f"https://{listener.address}/check"
+        async with httpx.AsyncClient(verify=with_certificate, trust_env=False) as client:
+            response = await client.get(url, headers=headers)
+            tls = response.extensions["network_stream"].get_extra_info("ssl_object")
+            assert (response.status_code, tls.selected_alpn_protocol()) == (200, "http/1.1")
+        async with httpx.AsyncClient(verify=without, trust_env=False) as client:
+            with pytest.raises(httpx.TransportError):
+                await client.get(url, headers=headers)

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 from ratelimitd.errors import RatelimitdError
 from ratelimitd.transport import health, reflection
-from ratelimitd.transport.fast.asgi_types import Receive, Scope, Send
+from ratelimitd.transport.fast.asgi_types import Application, Receive, Scope, Send
+from ratelimitd.transport.fast.calls import CallsInFlight
 from ratelimitd.transport.fast.grpc_app import GrpcApplication
-from ratelimitd.transport.services import Unary, service_names
+from ratelimitd.transport.fast.http_app import HttpApplication
+from ratelimitd.transport.services import Methods, service_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class HostedService:
     """What the application serves.
 
     Args:
-        methods: the unary methods by path.
+        methods: the unary methods, and the check over HTTP.
         bound_s: seconds after which every method ends by itself.
         max_message_bytes: longer messages are refused.
         drain_s: seconds that calls in flight have to finish.
@@ -32,7 +34,7 @@ class HostedService:
         on_leave: is called when health turns to NOT_SERVING.
     """
 
-    methods: Mapping[str, Unary]
+    methods: Methods
     bound_s: float
     max_message_bytes: int
     drain_s: float
@@ -47,7 +49,9 @@ class HostedApplication:
     # coroutine function for ASGI 2.
     _asgi_single_callable = True
 
+    _calls: CallsInFlight
     _grpc: GrpcApplication
+    _by_path: Mapping[str, Application]
 
     def __init__(self, open_service: Callable[[], AbstractAsyncContextManager[HostedService]]) -> None:
         self._open_service = open_service
@@ -57,7 +61,7 @@ class HostedApplication:
         """Serves one call, or the lifespan of the process, which the host starts before any call."""
         if scope["type"] == "lifespan":
             return self._live(receive, send)
-        return self._grpc(scope, receive, send)
+        return self._by_path.get(scope["path"], self._grpc)(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         async with AsyncExitStack() as stack:
@@ -67,9 +71,13 @@ class HostedApplication:
             except RatelimitdError as error:
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
-            names = service_names(service.methods)
+            names = service_names(service.methods.unary)
             status = health.Health(("", *names), service.on_leave)
-            self._grpc = _grpc_application(service, names, status)
+            self._calls = CallsInFlight()
+            self._grpc = _grpc_application(service, names, status, self._calls)
+            self._by_path = {
+                path: HttpApplication(method, self._calls) for path, method in service.methods.http.items()
+            }
             if service.lifeline is not None:
                 self._watch(service.lifeline, status, service.drain_s)
             await send({"type": "lifespan.startup.complete"})
@@ -91,7 +99,7 @@ class HostedApplication:
         status.end()
         try:
             async with asyncio.timeout(drain_s):
-                await self._grpc.drain()
+                await self._calls.drain()
         except TimeoutError:
             pass  # the calls that are left are cut off
         end_host()
@@ -104,11 +112,12 @@ def end_host() -> None:
 
 
 def _grpc_application(
-    service: HostedService, names: tuple[str, ...], status: health.Health
+    service: HostedService, names: tuple[str, ...], status: health.Health, calls: CallsInFlight
 ) -> GrpcApplication:
     described = reflection.Reflection((*names, health.SERVICE, reflection.SERVICE))
     return GrpcApplication(
-        unary=service.methods,
+        calls,
+        unary=service.methods.unary,
         streams={**status.methods, **described.methods},
         max_message_bytes=service.max_message_bytes,
         bound_s=service.bound_s,

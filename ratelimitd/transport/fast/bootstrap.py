@@ -86,7 +86,7 @@ def become(
 
 
 def filter_chain(app: str, *, max_connection_age_s: int = 0) -> Config:
-    """The network filters that serve `app` (module:attribute) to HTTP/2 clients.
+    """The network filters that serve `app` (module:attribute) to clients of HTTP/2 and HTTP/1.
 
     After `max_connection_age_s` seconds and up to 10 % more, they ask a client to connect again; 0 for never.
     """
@@ -95,7 +95,7 @@ def filter_chain(app: str, *, max_connection_age_s: int = 0) -> Config:
     (connections,) = chain["filters"]
     connections["typed_config"] |= {
         "stat_prefix": "ratelimitd",
-        "codec_type": "HTTP2",
+        "codec_type": "AUTO",
         # So much of a body waits here for the application, which drops most of a large one while it arrives.
         "http2_protocol_options": {"initial_stream_window_size": 65_535},
         # A health Watch sends nothing while the status stays the same.

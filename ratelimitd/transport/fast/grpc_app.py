@@ -13,10 +13,11 @@ from typing import TypeVar
 
 from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.core.grpc_code import GrpcCode
-from ratelimitd.transport.call_error import CallError
+from ratelimitd.transport.call_error import CallError, NotGrpcError
 from ratelimitd.transport.fast.asgi_types import Event, Receive, Scope, Send
+from ratelimitd.transport.fast.calls import CallsInFlight
 from ratelimitd.transport.fast.framing import OnlyMessage, frame, only_message, timeout_s
-from ratelimitd.transport.fast.responses import OK, START, refuse
+from ratelimitd.transport.fast.responses import OK, START, refuse, refuse_http
 from ratelimitd.transport.fast.streams import DISCONNECT_POLL_S, DisconnectedError, serve_stream
 from ratelimitd.transport.large_message import large_bytes
 from ratelimitd.transport.services import Stream, Unary
@@ -28,6 +29,7 @@ class GrpcApplication:
     """An ASGI application that serves these methods, by path: `/package.Service/Method`.
 
     Args:
+        calls: where the unary calls in flight are kept.
         unary: methods that take and return one message.
         streams: the others.
         max_message_bytes: longer messages are refused, not counting fields that their method does not need.
@@ -39,6 +41,7 @@ class GrpcApplication:
 
     def __init__(
         self,
+        calls: CallsInFlight,
         *,
         unary: Mapping[str, Unary],
         streams: Mapping[str, Stream],
@@ -56,22 +59,13 @@ class GrpcApplication:
         self._now_s = now_s
         self._timeout_s = lru_cache(maxsize=64)(timeout_s)  # a caller sends the same timeout with every call
         self._log = BoundedLog("ratelimitd.fast")
-        # These keep calls alive: the host holds no reference to the task of a call and asyncio a weak one, so
-        # a call that waits for something that only the call refers to would be garbage-collected.
-        self._in_flight: dict[Receive, Coroutine[None, None, None]] = {}
+        self._calls = calls
+        self._in_flight = calls.by_receive
         self._streaming: dict[Receive, Coroutine[None, None, None]] = {}
-        self._draining = False
-        self._idle = asyncio.Event()
-
-    async def drain(self) -> None:
-        """Refuses new calls, and returns once every unary call in flight has its response."""
-        self._draining = True
-        if self._in_flight:
-            await self._idle.wait()
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[None, None, None]:
         """Serves one call, which `receive` identifies."""
-        unary = None if self._draining else self._unary.get(scope["path"])
+        unary = None if self._calls.draining else self._unary.get(scope["path"])
         # The host fetches the body while the event loop has yet to reach this call, so ask for it now.
         begun = None if unary is None else (unary, receive(), self._now_s())
         call = self._in_flight[receive] = self._serve(begun, scope, receive, send)
@@ -107,15 +101,15 @@ class GrpcApplication:
                 return
         except DisconnectedError:
             return
+        except NotGrpcError as error:
+            await refuse_http(send, error.http_status, str(error))
         except CallError as error:
             await refuse(send, error)
         except Exception:  # noqa: BLE001 - a defect: the caller gets a status, and the traceback goes to the log
             self._log.exception("call_failed", method=scope["path"])
             await refuse(send, CallError(GrpcCode.INTERNAL, "internal error"))
         finally:
-            self._in_flight.pop(receive, None)
-            if self._draining and not self._in_flight:
-                self._idle.set()
+            self._calls.remove(receive)
 
     async def _message(self, event: Event, receive: Receive, method: Unary) -> bytes:
         """Receives the rest of the call's only message. Raises CallError as soon as it is refused."""
@@ -130,8 +124,7 @@ class GrpcApplication:
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a stream. Raises CallError for an unknown method, and for any call while draining."""
         _check_headers(scope)
-        if self._draining:
-            raise CallError(GrpcCode.UNAVAILABLE, "this replica is shutting down")
+        self._calls.refuse_if_draining()
         stream = self._streams.get(scope["path"])
         if stream is None:
             raise CallError(GrpcCode.UNIMPLEMENTED, f"unknown method {scope['path']}")
@@ -169,7 +162,5 @@ def _check_headers(scope: Scope) -> tuple[bytes | None, str]:
         elif name == b"traceparent":
             traceparent = value.decode("latin-1")
     if content_type is None or not content_type.startswith(b"application/grpc") or scope["method"] != "POST":
-        raise CallError(
-            GrpcCode.UNIMPLEMENTED, "only gRPC is served here: POST, content-type application/grpc"
-        )
+        raise NotGrpcError
     return timeout, traceparent

@@ -2,13 +2,13 @@
 
 pyvoy 1.3 decodes the escapes of a path, and the result as UTF-8, before it calls the application. If that
 fails, it raises, and the call never gets a response. Paths of gRPC methods need neither escapes nor bytes
-above 0x7E, so Envoy answers all calls whose path has one.
+above 0x7E, so Envoy answers all calls whose path has one. The query may have escapes.
 """
 
 from typing import Any
 
-_DECODABLE = "[!-$&-~]*"
-"""Matches the printable ASCII characters without %."""
+_DECODABLE = r"[!-$&->@-~]*(\?[!-~]*)?"
+"""Matches the printable ASCII characters without %, and any of them after a question mark."""
 
 _RBAC = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 

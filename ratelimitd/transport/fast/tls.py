@@ -70,7 +70,7 @@ class HostCertificates:
     def transport_socket(self, *, client_certificates: bool) -> Config:
         """Returns the part of the listener's configuration that turns TLS on."""
         common: Config = {
-            "alpn_protocols": ["h2"],
+            "alpn_protocols": ["h2", "http/1.1"],
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
             "tls_certificate_sds_secret_configs": [self._source(_CERTIFICATE)],
         }
