@@ -309,10 +309,15 @@ class Settings(BaseModel):
         return value
 
     @property
+    def identity_headers(self) -> tuple[str, ...]:
+        """The headers among the identity sources, in order of preference."""
+        parts = [part.strip().lower().partition(":") for part in self.identity.split(",")]
+        return tuple(name for kind, _, name in parts if kind == "header")
+
+    @property
     def identity_header(self) -> str | None:
         """The first header among the identity sources, or None."""
-        parts = [part.strip().lower().partition(":") for part in self.identity.split(",")]
-        return next((name for kind, _, name in parts if kind == "header"), None)
+        return next(iter(self.identity_headers), None)
 
     @property
     def store_timeout_s(self) -> float:

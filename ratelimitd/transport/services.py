@@ -9,11 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from math import inf
 from typing import Any, NamedTuple
 
+from ratelimitd.core.decision import Decision
 from ratelimitd.core.grpc_code import GrpcCode
+from ratelimitd.core.model import Request
 from ratelimitd.core.ports import Decide
 from ratelimitd.errors import MalformedRequestError
-from ratelimitd.transport import ext_authz, forward_check
+from ratelimitd.transport import ext_authz, forward_check, hop_check
 from ratelimitd.transport.call_error import CallError
+from ratelimitd.transport.hand_over import HandOver
+from ratelimitd.transport.hop_check import Answer, HopSettings
 from ratelimitd.transport.http_call import HttpMethod
 from ratelimitd.transport.large_message import FieldPath
 from ratelimitd.transport.overload import MARGIN_S, Overload
@@ -77,6 +81,22 @@ def served_methods(decide: Decide, on_refused: Callable[[], None] = lambda: None
     return Methods(
         unary_methods(decide, on_refused), {forward_check.PATH: forward_check.forward_check(decide)}
     )
+
+
+def inside_methods(
+    decide: Decide, on_refused: Callable[[], None], settings: HopSettings
+) -> tuple[Methods, Answer]:
+    """The methods for the Envoy that hosts this process and asks over HTTP, and what answers its checks."""
+    overload, hand_over, encode = Overload(on_refused), HandOver(), ext_authz.encoder()
+
+    async def response_to(request: Request | bytes) -> bytes:
+        return request if isinstance(request, bytes) else encode(await decide(request))
+
+    def keep(decision: Decision) -> str:
+        return hand_over.keep(encode(decision))
+
+    check = Unary(ext_authz.decode_or_fetch(hand_over), response_to, bytes, ext_authz.BODIES, overload)
+    return Methods({CHECK: check}, {}), hop_check.hop_check(decide, settings, keep, overload)
 
 
 def unary_methods(decide: Decide, on_refused: Callable[[], None] = lambda: None) -> Mapping[str, Unary]:

@@ -118,10 +118,14 @@ async def changed_front(
     replicas: Sequence[TcpAddress],
     backend: TcpAddress,
     inside: str | None = None,
+    options: Sequence[str] = ("--",),
+    store_timeout_ms: int = 200,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Runs an Envoy with a change and yields a client of it. Its files are in `folder`.
 
-    With `inside`, the URL of a store, the service runs inside this Envoy, and `replicas` are not asked.
+    With `inside`, the URL of a store, the service runs inside this Envoy, and `replicas` are not asked. Then
+    `options` are more options of the command, and of Envoy after a `--`. `store_timeout_ms` should be shorter
+    than Envoy's timeout of a check, and long, because a busy machine is slow.
     """
     listener, admin = TcpAddress(LOOPBACK, free_port()), TcpAddress(LOOPBACK, free_port())
     path = folder / f"envoy-{listener.port}.yaml"
@@ -131,8 +135,10 @@ async def changed_front(
     part = parts.envoy(path, admin)
     command, env = part.command, dict(os.environ)
     if inside is not None:
-        command = [sys.executable, "-P", "-m", "ratelimitd", "envoy", "--config", str(path)]
+        command = [sys.executable, "-P", "-m", "ratelimitd", "envoy", "--config", str(path), *options]
+        command += ["--file-flush-interval-msec", "100"]
         env |= {env_name("redis_url"): inside, env_name("address_header"): ADDRESS_HEADER}
+        env |= {env_name("store_timeout_ms"): str(store_timeout_ms)}
     async with child(part.name, command, path.with_suffix(".log"), env) as process:
         await process.until(part.ready)
         async with httpx.AsyncClient(base_url=f"http://{listener}", trust_env=False, timeout=30) as client:

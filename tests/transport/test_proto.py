@@ -58,7 +58,11 @@ def fill(message: Message, member: str = "") -> Message:
         if field.name != (member if member in chosen else chosen[0]):
             continue
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            getattr(message, field.name)["key"] = "value ✓"
+            entries = getattr(message, field.name)
+            if field.message_type.fields_by_name["value"].message_type is None:
+                entries["key"] = "value ✓"
+            else:
+                entries["key"].update({"hand-over": "0f"})
         elif field.message_type is not None and field.message_type.full_name == "google.protobuf.Struct":
             getattr(message, field.name).update({"tier": "user", "remaining": 3})
         elif field.message_type is not None and field.message_type.file.package.startswith("google.rpc"):
