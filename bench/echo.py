@@ -13,13 +13,11 @@ APPLICATION = "bench.echo_fast:application"
 
 _LIMITS = [(name, Limit(100, 5.0)) for name in TierName]
 _METADATA = {"outcome": "allowed", "tier": "user_api", "identity": "header", "policy": "0123456789ab"}
-_TEMPLATE = ResponseTemplate(
-    ResponseKind.OK,
-    200,
-    (("ratelimit-policy", policy_field(_LIMITS)),),
-    metadata=tuple(_METADATA.items()),
-)
-RESPONSE = ResponseEncoder().encode(
-    Response(_TEMPLATE, limit_field(limit_items(_LIMITS), [99 * MICRO] * len(_LIMITS)), 99)
-)
+_POLICY = ("ratelimit-policy", policy_field(_LIMITS))
+_LIMIT = limit_field(limit_items(_LIMITS), [99 * MICRO] * len(_LIMITS))
+_TEMPLATE = ResponseTemplate(ResponseKind.OK, 200, (_POLICY,), metadata=tuple(_METADATA.items()))
+RESPONSE = ResponseEncoder().encode(Response(_TEMPLATE, _LIMIT, 99))
 """The encoded message, without gRPC's prefix."""
+
+FIELDS = [(name.encode(), value.encode()) for name, value in (_POLICY, ("ratelimit", _LIMIT))]
+"""The headers of the same response over HTTP, without metadata."""

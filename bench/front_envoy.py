@@ -3,7 +3,7 @@
 The front Envoy uses the shipped envoy.yaml with these differences:
 
 - The backend is another Envoy with a fixed response: a Python backend would dominate the measurement.
-- It writes no access log.
+- It writes no access log, unless a measurement is about it.
 - On /api/many the user id is made of the query and the client's port, because h2load can vary the path, but
   not a header.
 - ext_authz waits 5 s instead of 0.25 s: on a busy machine, late answers must not become errors.
@@ -28,13 +28,34 @@ _UNUSED = TcpAddress("127.0.0.1", 9)
 def front_config(
     listener: TcpAddress, backend: TcpAddress, service: TcpAddress | None, *, limited: bool
 ) -> str:
-    """YAML of the front Envoy. `service` is None if nothing is limited or the service runs inside."""
+    """YAML of the front Envoy. The arguments are those of `front_bootstrap`."""
+    return yaml.safe_dump(front_bootstrap(listener, backend, service, limited=limited))
+
+
+def front_bootstrap(
+    listener: TcpAddress,
+    backend: TcpAddress,
+    service: TcpAddress | None,
+    *,
+    limited: bool,
+    logged: bool = False,
+) -> dict[str, Any]:
+    """The configuration of the front Envoy.
+
+    Args:
+        listener: where it accepts requests.
+        backend: where it forwards them to.
+        service: None if nothing is limited or the service runs inside.
+        limited: whether it calls the service.
+        logged: whether it writes an access log.
+    """
     clusters = {"ratelimitd": [service or _UNUSED], "backend": [backend]}
-    config: Any = yaml.safe_load(envoy_config(listener=listener, admin=_UNUSED, clusters=clusters))
+    config: dict[str, Any] = yaml.safe_load(envoy_config(listener=listener, admin=_UNUSED, clusters=clusters))
     del config["admin"]
     resources = config["static_resources"]
     connections = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    del connections["access_log"]
+    if not logged:
+        del connections["access_log"]
     (host,) = connections["route_config"]["virtual_hosts"]
     host["routes"] = [_many(host["routes"][0]), *host["routes"]]
     for one in connections["http_filters"]:
@@ -44,7 +65,7 @@ def front_config(
         filters = connections["http_filters"]
         connections["http_filters"] = [one for one in filters if one["name"] != _EXT_AUTHZ]
         resources["clusters"] = [one for one in resources["clusters"] if one["name"] == "backend"]
-    return yaml.safe_dump(config)
+    return config
 
 
 def _many(route: dict[str, Any]) -> dict[str, Any]:

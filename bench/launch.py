@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,12 +13,11 @@ from pathlib import Path
 
 import grpc
 import httpx
-import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench import echo, grpc_methods
 from bench.echo_store import STORE_URL
-from bench.front_envoy import HOT_PATH, backend_config, front_config
+from bench.front_envoy import HOT_PATH, backend_config, front_bootstrap, front_config
 from bench.stores import CONFIG_KEY, LEASED_CONFIG_KEY, STORE_TIMEOUT_S
 from bench.targets import ECHO_OF, FAST, INSIDE, LEASING, STORE_ECHO_OF, UNLIMITED, UNOBSERVED, Front, Target
 from ratelimitd.address import TcpAddress
@@ -75,6 +74,8 @@ async def _accepts(address: TcpAddress) -> bool:
 
 async def _forwards(front: TcpAddress) -> bool:
     """Whether a request passes Envoy, which calls a service only once its health check has succeeded."""
+    if not await _accepts(front):
+        return False
     try:
         async with httpx.AsyncClient(trust_env=False) as client:
             reply = await client.get(f"http://{front}{HOT_PATH}", headers={"x-user-id": "first"})
@@ -157,13 +158,10 @@ async def front_envoy(target: Target | None, forward: TcpAddress, folder: Path) 
     """The target with an Envoy in front of it. Without a target, an Envoy that has no limit."""
     name = UNLIMITED if target is None else target.name
     listener = TcpAddress(LOOPBACK, free_port())
-    config = folder / f"front-{name}.yaml"
     service_address = None if target is None else target.address
-    config.write_text(front_config(listener, forward, service_address, limited=target is not None))
-    command = [*_envoy(config), "--concurrency", "2"]
-    async with child(f"Envoy ({name})", command, folder / f"front-{name}.log", os.environ) as envoy:
-        await envoy.until(partial(_forwards, listener), poll_interval_s=_POLL_INTERVAL_S)
-        yield replace(target or Target(name, None), front=Front(listener, envoy.process.pid))
+    config = front_config(listener, forward, service_address, limited=target is not None)
+    async with running_front(f"front-{name}", config, listener, folder) as front:
+        yield replace(target or Target(name, None), front=front)
 
 
 @asynccontextmanager
@@ -184,18 +182,48 @@ async def service_inside(store_url: str, forward: TcpAddress, folder: Path) -> A
 @asynccontextmanager
 async def echo_inside(forward: TcpAddress, folder: Path) -> AsyncIterator[Target]:
     """The echo server inside the front Envoy: the minimal cost of an Envoy that calls itself."""
-    from ratelimitd.transport.fast import bootstrap  # noqa: PLC0415 - needed for this target only
-    from ratelimitd.transport.fast.embed import with_service  # noqa: PLC0415 - as above
+    from ratelimitd.transport.fast.embed import with_service  # noqa: PLC0415 - needed for this target only
 
     name, listener = ECHO_OF[INSIDE], TcpAddress(LOOPBACK, free_port())
-    parsed = yaml.safe_load(front_config(listener, forward, None, limited=True))
-    config = folder / "echo_inside.json"
-    config.write_text(json.dumps(with_service(parsed, app=echo.APPLICATION, cluster="ratelimitd")))
-    command = [*_envoy(config), "--concurrency", "2"]
-    environ = {**_environ(""), **bootstrap.environment()}
-    async with child(name, command, folder / "echo_inside.log", environ) as process:
-        await process.until(partial(_forwards, listener), poll_interval_s=_POLL_INTERVAL_S)
-        yield Target(name, None, front=Front(listener, process.process.pid))
+    bootstrap = front_bootstrap(listener, forward, None, limited=True)
+    config = json.dumps(with_service(bootstrap, app=echo.APPLICATION, cluster="ratelimitd"))
+    async with running_front(name, config, listener, folder, environ=hosting_environ("")) as front:
+        yield Target(name, None, front=front)
+
+
+def hosting_environ(store_url: str) -> dict[str, str]:
+    """The environment of an Envoy that hosts this Python."""
+    from ratelimitd.transport.fast import bootstrap  # noqa: PLC0415 - needed for some targets only
+
+    return {**_environ(store_url), **bootstrap.environment()}
+
+
+@asynccontextmanager
+async def running_front(
+    name: str,
+    config: str,
+    listener: TcpAddress,
+    folder: Path,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    concurrency: int = 2,
+) -> AsyncIterator[Front]:
+    """Runs an Envoy with this configuration until the end of the block.
+
+    Args:
+        name: of its files, and in error messages.
+        config: YAML or JSON.
+        listener: where it accepts requests.
+        folder: for its files.
+        environ: its environment.
+        concurrency: its number of worker threads.
+    """
+    file = folder / f"{name}.yaml"
+    file.write_text(config)
+    command = [*_envoy(file), "--concurrency", str(concurrency)]
+    async with child(name, command, folder / f"{name}.log", environ) as envoy:
+        await envoy.until(partial(_forwards, listener), poll_interval_s=_POLL_INTERVAL_S)
+        yield Front(listener, envoy.process.pid)
 
 
 def _envoy(config: Path) -> list[str]:
