@@ -15,9 +15,9 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from bench import echo, grpc_methods
+from bench import grpc_methods
 from bench.echo_store import STORE_URL
-from bench.front_envoy import HOT_PATH, backend_config, front_bootstrap, front_config
+from bench.front_envoy import HOT_PATH, backend_config, front_config
 from bench.stores import CONFIG_KEY, LEASED_CONFIG_KEY, STORE_TIMEOUT_S
 from bench.targets import ECHO_OF, FAST, INSIDE, LEASING, STORE_ECHO_OF, UNLIMITED, UNOBSERVED, Front, Target
 from ratelimitd.address import TcpAddress
@@ -181,13 +181,13 @@ async def service_inside(store_url: str, forward: TcpAddress, folder: Path) -> A
 
 @asynccontextmanager
 async def echo_inside(forward: TcpAddress, folder: Path) -> AsyncIterator[Target]:
-    """The echo server inside the front Envoy: the minimal cost of an Envoy that calls itself."""
-    from ratelimitd.transport.fast.embed import with_service  # noqa: PLC0415 - needed for this target only
+    """The echo server inside the front Envoy: the least that an Envoy pays that asks Python inside it."""
+    from bench.rungs import BY_NAME, front_of  # noqa: PLC0415 - needed for this target only
 
     name, listener = ECHO_OF[INSIDE], TcpAddress(LOOPBACK, free_port())
-    bootstrap = front_bootstrap(listener, forward, None, limited=True)
-    config = json.dumps(with_service(bootstrap, app=echo.APPLICATION, cluster="ratelimitd"))
-    async with running_front(name, config, listener, folder, environ=hosting_environ("")) as front:
+    config, variables = front_of(BY_NAME["headers"], listener, forward)
+    environ = {**hosting_environ(""), **variables}
+    async with running_front(name, json.dumps(config), listener, folder, environ=environ) as front:
         yield Target(name, None, front=front)
 
 
