@@ -19,7 +19,8 @@ class NotGrpcError(CallError):
     def __init__(self) -> None:
         super().__init__(
             GrpcCode.UNIMPLEMENTED,
-            "gRPC needs POST and the content-type application/grpc; a check over HTTP needs the path /check",
+            "gRPC needs HTTP/2, POST and the content-type application/grpc; "
+            "a check over HTTP needs the path /check",
         )
 
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -40,6 +41,12 @@ from tests.transport.service_under_test import MAX_MESSAGE_BYTES
 from tests.transport.test_conformance import HeldLimiter, check_request
 
 MESSAGE = frame(bytes(check_request()))
+HEAD: dict[str, Any] = {
+    "http_version": "2",
+    "method": "POST",
+    "headers": [(b"content-type", b"application/grpc")],
+}
+"""What the scope of each gRPC call has."""
 
 
 def refused(body: bytes) -> GrpcCode:
@@ -113,7 +120,7 @@ async def test_calls_that_finish_in_one_turn_of_the_event_loop_are_sent_together
         max_message_bytes=MAX_MESSAGE_BYTES,
         bound_s=1,
     )
-    scope = {"path": "/s/Echo", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}
+    scope = HEAD | {"path": "/s/Echo"}
 
     def called() -> Coroutine[None, None, None]:
         async def receive() -> Event:
@@ -147,7 +154,7 @@ async def test_the_body_is_requested_before_the_call_starts() -> None:
         max_message_bytes=MAX_MESSAGE_BYTES,
         bound_s=1,
     )
-    scope = {"path": "/s/Echo", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}
+    scope = HEAD | {"path": "/s/Echo"}
     call = application(scope, receive, send)
     (body,) = receives
     body.set_result({"type": "http.request", "body": MESSAGE, "more_body": False})
@@ -372,7 +379,7 @@ async def test_a_watch_ends_when_its_caller_disconnects() -> None:
         bound_s=1,
         disconnect_poll_s=0,
     )
-    scope = {"path": "/Watch", "method": "POST", "headers": [(b"content-type", b"application/grpc")]}
+    scope = HEAD | {"path": "/Watch"}
     async with asyncio.timeout(10):
         await application(scope, receive, send)
     assert [event["type"] for event in sent] == ["http.response.start", "http.response.body"]

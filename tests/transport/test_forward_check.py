@@ -15,7 +15,7 @@ from ratelimitd.transport.forward_check import forward_check
 from ratelimitd.transport.http_call import HttpCall
 from tests.core.fakes import BrokenLimiter, OracleLimiter, decider_over
 from tests.transport.conftest import serving_in_envoy
-from tests.transport.http2 import exchange
+from tests.transport.http2 import CHECK, exchange
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -73,7 +73,7 @@ async def test_an_allowed_response_is_empty_and_has_the_limits(http: httpx.Async
     allowed = await http.get("/check", headers=GET_PING | {"x-user-id": "limits"})
     assert (allowed.status_code, allowed.content) == (200, b"")
     assert '"user";r=4' in allowed.headers["ratelimit"]
-    assert not {"outcome", "identity", "remaining"} & set(allowed.headers)
+    assert not {"outcome", "identity", "remaining", "server"} & set(allowed.headers)
 
 
 async def test_the_query_chooses_the_status_of_a_denial_and_adds_metadata(http: httpx.AsyncClient) -> None:
@@ -131,14 +131,9 @@ def lines_of(*lines: str, first: str = "GET /check HTTP/1.1") -> bytes:
     return "\r\n".join([first, "Host: a", *lines, "", ""]).encode("latin-1")
 
 
-URI, CLOSE = "X-Forwarded-Uri: /api/ping", "Connection: close"
+URI, CLOSE, GRPC = "X-Forwarded-Uri: /api/ping", "Connection: close", "Content-Type: application/grpc"
 LARGE = "x" * 1_000_000
-HOSTILE = {
-    "two paths": (lines_of(URI, "X-Forwarded-Uri: /other", CLOSE), [400]),
-    "two methods": (lines_of(URI, "X-Forwarded-Method: GET", "X-Forwarded-Method: PUT", CLOSE), [400]),
-    "two hosts": (lines_of(URI, "X-Forwarded-Host: a", "X-Forwarded-Host: b", CLOSE), [400]),
-    "query of 50 kB": (lines_of(URI, CLOSE, first=f"GET /check?api={LARGE[:50_000]} HTTP/1.1"), [400]),
-    "200 headers": (lines_of(URI, *(f"A{n}: 1" for n in range(200)), CLOSE), [431]),
+DECIDED = {
     "body of 1 MB": (
         lines_of(URI, f"Content-Length: {len(LARGE)}", "X-User-Id: body", CLOSE) + LARGE.encode(),
         [200],
@@ -147,9 +142,22 @@ HOSTILE = {
         lines_of(URI, "Transfer-Encoding: chunked", "X-User-Id: chunked", CLOSE) + b"2\r\nhi\r\n0\r\n\r\n",
         [200],
     ),
+    "trailer that names another path": (
+        lines_of(URI, "Transfer-Encoding: chunked", "X-User-Id: trailer", CLOSE)
+        + b"0\r\nX-Forwarded-Uri: /other\r\n\r\n",
+        [200],
+    ),
+    "expected continue": (
+        lines_of(URI, "Expect: 100-continue", "Content-Length: 2", "X-User-Id: expect", CLOSE) + b"hi",
+        [100, 200],
+    ),
     "pipelined": (
         lines_of(URI, "X-User-Id: p") * 4 + lines_of(URI, "X-User-Id: p", CLOSE),
         [*FROM_1_TO_3, 429],
+    ),
+    "denied, with the content-type of gRPC": (
+        lines_of(URI, GRPC, "X-User-Id: g") * 3 + lines_of(URI, GRPC, "X-User-Id: g", CLOSE),
+        FROM_1_TO_3,
     ),
     "upgrade": (
         lines_of(
@@ -158,23 +166,66 @@ HOSTILE = {
         ),
         [200],
     ),
-    "CONNECT": (lines_of(URI, CLOSE, first="CONNECT a:1 HTTP/1.1"), [404]),
-    "escape in the path of the check": (lines_of(URI, CLOSE, first="GET /%63heck HTTP/1.1"), [404]),
     "broken escape in the query": (
         lines_of(URI, "X-User-Id: broken", CLOSE, first="GET /check?api=%zz%ff HTTP/1.1"),
         [200],
     ),
-    "HTTP/1.0": (lines_of(URI, first="GET /check HTTP/1.0"), [426]),
 }
+"""Unusual checks that are decided. Caddy asks with the headers of an upgrade when its client does."""
+
+REFUSED = {
+    "two paths": (lines_of(URI, "X-Forwarded-Uri: /other", CLOSE), 400),
+    "two methods": (lines_of(URI, "X-Forwarded-Method: GET", "X-Forwarded-Method: PUT", CLOSE), 400),
+    "two hosts": (lines_of(URI, "X-Forwarded-Host: a", "X-Forwarded-Host: b", CLOSE), 400),
+    "two own hosts": (lines_of(URI, "Host: b", CLOSE), 400),
+    "no host": (f"GET /check HTTP/1.1\r\n{URI}\r\n\r\n".encode(), 400),
+    "path removed as a header of the connection": (
+        lines_of(URI, "Connection: close, x-forwarded-uri"),
+        400,
+    ),
+    "query of 50 kB": (lines_of(URI, CLOSE, first=f"GET /check?api={LARGE[:50_000]} HTTP/1.1"), 400),
+    "200 headers": (lines_of(URI, *(f"A{n}: 1" for n in range(200)), CLOSE), 431),
+    "200 headers, with the content-type of gRPC": (
+        lines_of(URI, GRPC, *(f"A{n}: 1" for n in range(200)), CLOSE),
+        431,
+    ),
+    "gRPC over HTTP/1.1": (lines_of(GRPC, CLOSE, first=f"POST {CHECK} HTTP/1.1"), 404),
+    "wrong path, with the content-type of gRPC": (
+        lines_of(URI, GRPC, CLOSE, first="POST /check/ HTTP/1.1"),
+        404,
+    ),
+    "escape in the path of the check": (lines_of(URI, CLOSE, first="GET /%63heck HTTP/1.1"), 404),
+    "CONNECT": (lines_of(URI, CLOSE, first="CONNECT a:1 HTTP/1.1"), 404),
+    "HTTP/1.0": (lines_of(URI, first="GET /check HTTP/1.0"), 426),
+    "two lengths": (lines_of(URI, "Content-Length: 0", "Content-Length: 5", CLOSE), 400),
+    "length and chunks": (
+        lines_of(URI, "Content-Length: 4", "Transfer-Encoding: chunked")
+        + b"0\r\n\r\n"
+        + lines_of(URI, CLOSE),
+        400,
+    ),
+    "unknown transfer coding": (lines_of(URI, "Transfer-Encoding: xchunked", CLOSE), 501),
+    "space before a colon": (lines_of(URI, "Transfer-Encoding : chunked", CLOSE), 400),
+    "zero byte": (lines_of(URI, "X-User-Id: a\0b", CLOSE), 400),
+    "TLS on a port without": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 500, 400),
+}
+"""Checks that are wrong, or that a proxy and a service could read differently."""
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-async def test_a_hostile_check_gets_a_status_and_the_service_goes_on(
-    http: httpx.AsyncClient, name: str
-) -> None:
-    data, expected = HOSTILE[name]
+@pytest.mark.parametrize("name", DECIDED)
+async def test_an_unusual_check_is_decided(http: httpx.AsyncClient, name: str) -> None:
+    data, expected = DECIDED[name]
     assert await raw(http, data) == expected
     assert await statuses(http, 1, x_user_id=f"after-{name}") == [200]
+
+
+async def test_wrong_checks_are_refused_and_the_service_goes_on(http: httpx.AsyncClient) -> None:
+    """They are sent at the same time, because Envoy waits for a second before it closes a connection."""
+    received = await asyncio.gather(*(raw(http, data) for data, _ in REFUSED.values()))
+    assert dict(zip(REFUSED, received, strict=True)) == {
+        name: [status] for name, (_, status) in REFUSED.items()
+    }
+    assert await statuses(http, 1, x_user_id="after-wrong-checks") == [200]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from ratelimitd.transport.services import Unary
 
 SOON_S = MARGIN_S / 2
 SCOPE = {
+    "http_version": "2",
     "path": "/s/Echo",
     "method": "POST",
     "headers": [(b"content-type", b"application/grpc"), (b"grpc-timeout", b"250m")],

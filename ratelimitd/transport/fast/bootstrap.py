@@ -100,6 +100,8 @@ def filter_chain(app: str, *, max_connection_age_s: int = 0) -> Config:
         "http2_protocol_options": {"initial_stream_window_size": 65_535},
         # A health Watch sends nothing while the status stays the same.
         "stream_idle_timeout": "0s",
+        # Otherwise a proxy would add `server: envoy` to its own responses to clients.
+        "server_header_transformation": "PASS_THROUGH",
         "http_filters": [path_filter(), *connections["typed_config"]["http_filters"]],
         "local_reply_config": refusal(),
     }

@@ -161,6 +161,11 @@ def _check_headers(scope: Scope) -> tuple[bytes | None, str]:
             content_type = value
         elif name == b"traceparent":
             traceparent = value.decode("latin-1")
-    if content_type is None or not content_type.startswith(b"application/grpc") or scope["method"] != "POST":
+    if (
+        content_type is None
+        or not content_type.startswith(b"application/grpc")
+        or scope["method"] != "POST"
+        or scope["http_version"] != "2"  # a proxy with a wrong path would take the 200 of gRPC for `allowed`
+    ):
         raise NotGrpcError
     return timeout, traceparent
