@@ -3,7 +3,7 @@
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,9 @@ from tests.system.changed_front import Backend, Config, changed_front, http_filt
 from tests.system.processes import line_with, started
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("other-proxies")]
+
+Start = Callable[[AsyncExitStack, Path, TcpAddress, Backend], Awaitable[httpx.AsyncClient]]
+"""Starts a proxy that asks a service and forwards to a backend, and returns a client of it."""
 
 PROXIES = Path(__file__).parents[2] / "docs" / "proxies.md"
 
@@ -69,6 +72,20 @@ def addressed(text: str, service: TcpAddress, backend: Backend) -> str:
     return text.replace("ratelimitd:50051", str(service)).replace("backend:9000", str(backend.address))
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hung() -> AsyncIterator[TcpAddress]:
+    """Yields the address of a service that accepts connections, and never answers."""
+    ended = asyncio.Event()
+
+    async def wait(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await ended.wait()
+        writer.close()
+
+    async with await asyncio.start_server(wait, LOOPBACK, 0) as server:
+        yield TcpAddress(*server.sockets[0].getsockname())
+        ended.set()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["nginx", "caddy", "envoy"])
 async def proxy(
     request: pytest.FixtureRequest,
@@ -84,16 +101,23 @@ async def proxy(
 
 
 async def nginx(
-    stack: AsyncExitStack, folder: Path, service: TcpAddress, backend: Backend
+    stack: AsyncExitStack, folder: Path, service: TcpAddress, backend: Backend, *, is_open: bool = False
 ) -> httpx.AsyncClient:
-    """Starts nginx, whose error log is in the folder."""
+    """Starts nginx, whose error log is in the folder. `is_open`: requests pass while no service answers."""
     need("nginx")
     listen = TcpAddress(LOOPBACK, free_port())
     temporary = "".join(
         f"{kind}_temp_path {folder}/{kind};\n"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    server = f"server {{ listen {listen}; {addressed(documented('nginx'), service, backend)} }}"
+    documented_nginx = addressed(documented("nginx"), service, backend)
+    assert "listen 8080;" in documented_nginx
+    server = documented_nginx.replace("listen 8080;", f"listen {listen};")
+    if is_open:
+        within, beside = re.findall(r"`([^`]*@open[^`]*)`", PROXIES.read_text())
+        for line, added in (("        internal;\n", within), ("    listen", beside)):
+            assert line in server
+            server = server.replace(line, f"{added}\n{line}", 1)
     config = folder / "nginx.conf"
     config.write_text(
         f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;\n"
@@ -159,3 +183,43 @@ async def test_a_client_cannot_choose_its_path_or_address(proxy: httpx.AsyncClie
             await proxy.get("/api/x", headers=hostile)
         keys = set(await store.keys("rate:user:*"))
     assert keys == {b"rate:user:ip=127.0.0.1", b"rate:user:ip=127.0.0.1:api:/api/*"}
+
+
+async def test_requests_for_a_websocket_are_limited(
+    service: TcpAddress, backend: Backend, tmp_path: Path
+) -> None:
+    """Caddy asks with the header Upgrade of its client, nginx without it."""
+    upgrade = {"Connection": "upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    upgrade |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    for start in (nginx, caddy):
+        folder = tmp_path / start.__name__
+        folder.mkdir()
+        async with AsyncExitStack() as stack:
+            client = await start(stack, folder, service, backend)
+            headers = upgrade | {"X-User-Id": f"ws-{start.__name__}"}
+            statuses = [(await client.get("/api/x", headers=headers)).status_code for _ in range(4)]
+        assert statuses == [200, 200, 200, 429], start.__name__
+
+
+async def test_nginx_names_the_limits_to_clients_that_are_allowed_too(
+    service: TcpAddress, backend: Backend, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        client = await nginx(stack, tmp_path, service, backend)
+        replies = [await client.get("/api/x", headers={"X-User-Id": "limits"}) for _ in range(4)]
+    assert [reply.status_code for reply in replies] == [200, 200, 200, 429]
+    assert ['"user_api";r=' in reply.headers["ratelimit"] for reply in replies] == [True] * 4
+
+
+async def test_a_service_that_hangs_does_not_hang_the_proxy(
+    hung: TcpAddress, backend: Backend, tmp_path: Path
+) -> None:
+    starts: dict[str, Start] = {"nginx": nginx, "caddy": caddy, "open": partial(nginx, is_open=True)}
+    statuses = {}
+    async with AsyncExitStack() as stack:
+        for name, start in starts.items():
+            folder = tmp_path / name
+            folder.mkdir()
+            client = await start(stack, folder, hung, backend)
+            statuses[name] = (await client.get("/api/x")).status_code
+    assert statuses == {"nginx": 500, "caddy": 504, "open": 200}
