@@ -1,15 +1,15 @@
-"""Connections that send mutated messages, and count the messages that the service has read."""
+"""Connections that send mutated messages over HTTP/2, and count the messages that the service has read."""
 
 import asyncio
 import struct
-from collections import Counter, deque
 from contextlib import suppress
-from dataclasses import dataclass, field
 from random import Random
 
 from fuzz import calls, wire
 from fuzz.calls import CALLS
 from fuzz.endings import ENDINGS
+from fuzz.http1_talk import Http1Talk
+from fuzz.tally import KEPT, Tally
 from ratelimitd.address import TcpAddress
 
 CONNECTIONS = 8
@@ -18,59 +18,28 @@ LENGTHS = (2, 8, 16)
 """Messages of a connection before the one that may end it. With more, the user would wait for them."""
 ANSWER_S = 30.0
 """How long a service may take to read the messages of a connection, in seconds."""
-KEPT = 64
-"""The bytes of this many connections are kept."""
 _REFUSED_PAUSE_S = 0.05
 _MARK = b"the-last"
 _WINDOW = wire.frame(wire.WINDOW_UPDATE, 0, 0, struct.pack("!I", 2**30))
 _FIRST = wire.PREFACE + wire.frame(wire.SETTINGS, 0, 0) + _WINDOW
 
 
-@dataclass
-class Tally:
-    """The progress of an attack.
-
-    Args:
-        wanted: when to stop, in messages.
-        messages: messages that the service has read: it answered a later frame, or closed the connection.
-        unread: messages on connections that ended earlier, or that the service may not have read.
-        connections: connections that were accepted.
-        refused: connections that were not.
-        stuck: connections on which nothing happened for ANSWER_S.
-        responses: responses that ended with trailers.
-        kinds: the messages by kind.
-        sent: what the last connections sent.
-    """
-
-    wanted: int
-    messages: int = 0
-    unread: int = 0
-    connections: int = 0
-    refused: int = 0
-    stuck: int = 0
-    responses: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    sent: deque[bytearray] = field(default_factory=lambda: deque(maxlen=KEPT))
-
-    def add(self, messages: list[calls.Message]) -> None:
-        """Counts messages that the service has read."""
-        self.messages += len(messages)
-        self.kinds.update(message.__name__ for message in messages)
-
-
-async def attack(address: TcpAddress, seed: str, tally: Tally) -> None:
+async def attack(address: TcpAddress, seed: str, tally: Tally, *, over_http1: bool = False) -> None:
     """Sends messages over several connections at a time, until `tally` has the wanted number.
 
-    The same seed gives the same messages on each of the connections.
+    The same seed gives the same messages on each of the connections. `over_http1`: the last of them sends
+    checks over HTTP/1.1.
     """
     async with asyncio.TaskGroup() as group:
         for number in range(CONNECTIONS):
-            group.create_task(_sender(address, Random(f"{seed}-{number}"), tally))  # noqa: S311 - not a secret
+            random = Random(f"{seed}-{number}")  # noqa: S311 - not a secret
+            is_http1 = over_http1 and number == CONNECTIONS - 1
+            group.create_task(_sender(address, random, tally, is_http1=is_http1))
 
 
-async def _sender(address: TcpAddress, random: Random, tally: Tally) -> None:
+async def _sender(address: TcpAddress, random: Random, tally: Tally, *, is_http1: bool) -> None:
     while tally.messages < tally.wanted and not tally.stuck:
-        talk = _Talk(random, tally)
+        talk = Http1Talk(random, tally, ANSWER_S) if is_http1 else _Talk(random, tally)
         try:
             reader, writer = await asyncio.open_connection(address.host, address.port)
         except OSError:

@@ -30,9 +30,9 @@ FIELDS: Fields = [
 
 VALID_BLOCK = wire.literal_block(FIELDS)
 _COMPRESSED = 100
-_IN_QUERY = bytes(character for character in range(0x21, 0x7F) if character != ord("#"))
+IN_QUERY = bytes(character for character in range(0x21, 0x7F) if character != ord("#"))
 """Characters with which Envoy accepts a path."""
-_IN_HEADERS = bytes((*range(0x21, 0x7F), *range(0x80, 0x100)))
+IN_HEADERS = bytes((*range(0x21, 0x7F), *range(0x80, 0x100)))
 """Bytes with which Envoy accepts a header."""
 _CUT_SHARE = 0.2
 """The share of messages that are sent in two DATA frames."""
@@ -123,22 +123,23 @@ def control(random: Random, stream: int) -> bytes:
 
 def http_check(random: Random, stream: int) -> bytes:
     """Returns a check over HTTP whose query and headers are often wrong. `grpcio` refuses it."""
-    query = random.choice((b"", b"api=/api/*", b"denied_status=403&metadata=true", _text(random, _IN_QUERY)))
+    query = random.choice((b"", b"api=/api/*", b"denied_status=403&metadata=true", text(random, IN_QUERY)))
     fields = [
         (b":method", random.choice((b"GET", b"HEAD", b"POST", b"OPTIONS"))),
         (b":scheme", b"http"),
         (b":path", b"/check?" + query),
         (b":authority", b"ratelimitd"),
         (b"x-user-id", f"fuzz-{random.randrange(USERS)}".encode()),
-        (b"x-forwarded-uri", random.choice((b"/api/1?q=1", b"http://a/b", _text(random, _IN_HEADERS)))),
-        (b"x-forwarded-method", random.choice((b"GET", _text(random, _IN_HEADERS)))),
-        (b"x-forwarded-for", random.choice((b"2001:db8::1, 192.0.2.1", _text(random, _IN_HEADERS)))),
+        (b"x-forwarded-uri", random.choice((b"/api/1?q=1", b"http://a/b", text(random, IN_HEADERS)))),
+        (b"x-forwarded-method", random.choice((b"GET", text(random, IN_HEADERS)))),
+        (b"x-forwarded-for", random.choice((b"2001:db8::1, 192.0.2.1", text(random, IN_HEADERS)))),
     ]
     some = fields[:4] + random.choices(fields[4:], k=random.randint(1, 6))
     return wire.frame(wire.HEADERS, wire.END_STREAM | wire.END_HEADERS, stream, wire.literal_block(some))
 
 
-def _text(random: Random, characters: bytes) -> bytes:
+def text(random: Random, characters: bytes) -> bytes:
+    """Returns 1, 20 or 5000 of these characters."""
     return bytes(random.choices(characters, k=random.choice((1, 20, 5000))))
 
 

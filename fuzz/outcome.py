@@ -48,8 +48,9 @@ class Outcome:
         messages: messages that the service has read, by kind.
         unread: messages that it may not have read, because it closed the connection.
         connections: connections of the attack.
-        responses: responses to its calls that ended with trailers.
+        responses: responses to its calls that ended with trailers, and those over HTTP/1.1.
         stuck: connections on which nothing happened for a long time.
+        undecided: checks over HTTP/1.1 that were allowed without a decision.
         took_s: duration of the attack.
         grown_bytes: growth of the service's memory after the first tenth.
         status: exit status of the service, None if it still ran at the end of the attack.
@@ -66,6 +67,7 @@ class Outcome:
     connections: int
     responses: int
     stuck: int
+    undecided: int
     took_s: float
     grown_bytes: int
     status: int | None
@@ -86,6 +88,7 @@ class Outcome:
             "The service does not serve.": not self.serving,
             f"The log of the service reports errors: {self.errors}": bool(self.errors),
             f"{self.stuck} connections got no answer.": bool(self.stuck),
+            f"{self.undecided} checks were allowed without a decision.": bool(self.undecided),
             f"Calls of the user failed: {user.failed}": bool(user.failed),
             f"The bucket of the user paid {self.spent} tokens for {user.allowed} calls.": self.spent
             != user.allowed,

@@ -14,8 +14,9 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.launch import is_serving
 from bench.process_usage import memory
-from fuzz.attack import Tally, attack
+from fuzz.attack import attack
 from fuzz.outcome import Outcome, User
+from fuzz.tally import Tally
 from ratelimitd.address import TcpAddress
 from ratelimitd.process.child import Child, child
 from ratelimitd.process.loopback import LOOPBACK, free_port
@@ -62,7 +63,9 @@ async def fuzzed(
         await store.hset(f"rate:user:{bystander}", mapping={"tokens": "7", "last": "1"})
         async with _service(transport, url, address, log, serve) as service, _user(address, victim) as user:
             started_s = time.perf_counter()
-            tally, grown_bytes = await _attacked(service, address, messages, seed, on_progress)
+            tally, grown_bytes = await _attacked(
+                service, address, messages, seed, on_progress, over_http1=transport == "fast"
+            )
             took_s = time.perf_counter() - started_s
             status, serving = service.process.returncode, await is_serving(address)
             noticed = await user.result()
@@ -75,6 +78,7 @@ async def fuzzed(
             connections=tally.connections,
             responses=tally.responses,
             stuck=tally.stuck,
+            undecided=tally.undecided,
             took_s=took_s,
             grown_bytes=grown_bytes,
             status=status,
@@ -130,13 +134,19 @@ async def _user(address: TcpAddress, name: str) -> AsyncIterator[_RunningUser]:
 
 
 async def _attacked(
-    service: Child, address: TcpAddress, messages: int, seed: int, on_progress: Callable[[int], None]
+    service: Child,
+    address: TcpAddress,
+    messages: int,
+    seed: int,
+    on_progress: Callable[[int], None],
+    *,
+    over_http1: bool,
 ) -> tuple[Tally, int]:
     """Attacks a service. Returns the counts, and the growth of its memory after the first tenth, in bytes."""
     tally, sizes = Tally(wanted=0), list[int]()
     for part in range(1, PARTS + 1):
         tally.wanted = messages * part // PARTS
-        await attack(address, f"{seed}-{part}", tally)
+        await attack(address, f"{seed}-{part}", tally, over_http1=over_http1)
         sizes.append(_memory_bytes(service))
         on_progress(tally.messages)
     return tally, sizes[-1] - sizes[0]

@@ -7,6 +7,7 @@ from asyncio.subprocess import DEVNULL
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from random import Random
 
@@ -16,12 +17,15 @@ from hpack import Decoder
 from fuzz import attack as fuzz_attack
 from fuzz import wire
 from fuzz.__main__ import main, parse
-from fuzz.attack import Tally, attack
+from fuzz.attack import attack
 from fuzz.calls import CALLS, FIELDS, Message, compressed
 from fuzz.contention import Waits
 from fuzz.endings import ENDINGS
+from fuzz.http1 import HTTP1_ENDINGS, Http1Message, http1_check
+from fuzz.http1_talk import Http1Talk
 from fuzz.outcome import GROWTH_BYTES, STALL_MS, Outcome, User
 from fuzz.run import fuzzed
+from fuzz.tally import Tally
 from ratelimitd.address import TcpAddress
 from tests.eventually import eventually
 
@@ -65,6 +69,7 @@ GOOD = Outcome(
     connections=100,
     responses=900,
     stuck=0,
+    undecided=0,
     took_s=1,
     grown_bytes=GROWTH_BYTES,
     status=None,
@@ -155,6 +160,7 @@ def test_an_outcome_without_faults_says_nothing() -> None:
         (replace(GOOD, serving=False), "The service does not serve."),
         (replace(GOOD, errors=["call_failed"]), "The log of the service reports errors: ['call_failed']"),
         (replace(GOOD, stuck=1), "1 connections got no answer."),
+        (replace(GOOD, undecided=1), "1 checks were allowed without a decision."),
         (replace(GOOD, spent=11), "The bucket of the user paid 11 tokens for 10 calls."),
         (replace(GOOD, untouched=False), "The bucket of a user who made no call has changed."),
         (replace(GOOD, grown_bytes=GROWTH_BYTES + 2**20), "The memory of the service grew by 65 MB."),
@@ -196,7 +202,44 @@ async def test_the_time_that_a_process_waits_for_a_cpu_counts() -> None:
     assert Waits([busy[0].pid]).since_s(before) >= 0  # of a process that has ended
 
 
-@pytest.mark.parametrize("message", dict.fromkeys((*CALLS, *ENDINGS)), ids=lambda message: message.__name__)
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", {"undecided"}),
+        (b"HTTP/1.1 200 OK\r\nratelimit-policy: x\r\n\r\n", set()),
+        (b"HTTP/1.1 429 Too Many Requests\r\n\r\n", set()),
+        (b"", {"stuck"}),
+    ],
+)
+async def test_faults_of_responses_over_http1_are_found(answer: bytes, found: set[str]) -> None:
+    ended = asyncio.Event()
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while await reader.read(65536):
+                writer.write(answer * 4)
+        writer.close()
+        ended.set()
+
+    tally = Tally(wanted=0)
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
+        talk = Http1Talk(Random(1), tally, answer_s=30 if answer else 0.01)  # noqa: S311 - not a secret
+        await talk.over(*await asyncio.open_connection(*server.sockets[0].getsockname()))
+        await ended.wait()
+    assert {name for name in ("undecided", "stuck") if getattr(tally, name)} == found
+    assert (tally.messages == 0) == bool(tally.stuck)
+
+
+def stream_one(message: Http1Message) -> Message:
+    return wraps(message)(lambda random, _stream: message(random))
+
+
+HTTP1: list[Message] = [stream_one(message) for message in (http1_check, *HTTP1_ENDINGS)]
+
+
+@pytest.mark.parametrize(
+    "message", dict.fromkeys((*CALLS, *ENDINGS, *HTTP1)), ids=lambda message: message.__name__
+)
 def test_a_seed_repeats_the_bytes_of_a_message(message: Message) -> None:
     first, second, other = (
         [message(Random(seed), 1) for seed in range(start, start + 10)]  # noqa: S311 - not a secret
