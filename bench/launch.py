@@ -62,7 +62,7 @@ async def is_serving(address: TcpAddress) -> bool:
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-async def _accepts(address: TcpAddress) -> bool:
+async def accepts(address: TcpAddress) -> bool:
     """Whether the address accepts connections; echo servers have no health check."""
     try:
         _, writer = await asyncio.open_connection(address.host, address.port)
@@ -74,7 +74,7 @@ async def _accepts(address: TcpAddress) -> bool:
 
 async def _forwards(front: TcpAddress) -> bool:
     """Whether a request passes Envoy, which calls a service only once its health check has succeeded."""
-    if not await _accepts(front):
+    if not await accepts(front):
         return False
     try:
         async with httpx.AsyncClient(trust_env=False) as client:
@@ -137,7 +137,7 @@ async def echo_server(transport: str, store_url: str | None, folder: Path) -> As
     command = [sys.executable, "-P", "-m", f"bench.echo_{transport}", str(address)]
     environ = _environ("") | {STORE_URL: store_url or ""}
     async with child(name, command, folder / f"{name}.log", environ) as process:
-        await process.until(partial(_accepts, address), poll_interval_s=_POLL_INTERVAL_S)
+        await process.until(partial(accepts, address), poll_interval_s=_POLL_INTERVAL_S)
         yield Target(name, address, grpc_methods.echo_call(), service_pid=process.process.pid)
 
 
@@ -149,7 +149,7 @@ async def backend(folder: Path) -> AsyncIterator[TcpAddress]:
     config.write_text(backend_config(address))
     command = [*_envoy(config), "--concurrency", "1"]
     async with child("backend", command, folder / "backend.log", os.environ) as process:
-        await process.until(partial(_accepts, address), poll_interval_s=_POLL_INTERVAL_S)
+        await process.until(partial(accepts, address), poll_interval_s=_POLL_INTERVAL_S)
         yield address
 
 
