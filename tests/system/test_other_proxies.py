@@ -24,8 +24,8 @@ from tests.system.processes import line_with, started
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("other-proxies")]
 
-Start = Callable[[AsyncExitStack, Path, TcpAddress, Backend], Awaitable[httpx.AsyncClient]]
-"""Starts a proxy that asks a service and forwards to a backend, and returns a client of it."""
+Start = Callable[[AsyncExitStack, Path, TcpAddress, Backend, str], Awaitable[httpx.AsyncClient]]
+"""Starts a proxy that waits so long for a service, and forwards to a backend. Returns a client of it."""
 
 PROXIES = Path(__file__).parents[2] / "docs" / "proxies.md"
 
@@ -66,24 +66,33 @@ async def answers(address: TcpAddress) -> bool:
     return True
 
 
-def addressed(text: str, service: TcpAddress, backend: Backend) -> str:
-    """Returns a configuration with the addresses of the test."""
-    assert "ratelimitd:50051" in text
-    return text.replace("ratelimitd:50051", str(service)).replace("backend:9000", str(backend.address))
+TIMEOUT, LONG = "250ms", "25s"
+"""How long the documented proxies wait for a check, and how long they do where the service answers."""
+
+
+def addressed(text: str, service: TcpAddress, backend: Backend, waits: str) -> str:
+    """Returns a configuration with the addresses of the test, and with this timeout of checks."""
+    replaced = {"ratelimitd:50051": str(service), "backend:9000": str(backend.address), TIMEOUT: waits}
+    for documented_text, used in replaced.items():
+        assert documented_text in text
+        text = text.replace(documented_text, used)
+    return text
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def hung() -> AsyncIterator[TcpAddress]:
     """Yields the address of a service that accepts connections, and never answers."""
-    ended = asyncio.Event()
+    ended, connections = asyncio.Event(), set[asyncio.Task[None] | None]()
 
     async def wait(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.current_task())
         await ended.wait()
         writer.close()
 
     async with await asyncio.start_server(wait, LOOPBACK, 0) as server:
         yield TcpAddress(*server.sockets[0].getsockname())
         ended.set()
+        await asyncio.gather(*filter(None, connections))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["nginx", "caddy", "envoy"])
@@ -101,7 +110,13 @@ async def proxy(
 
 
 async def nginx(
-    stack: AsyncExitStack, folder: Path, service: TcpAddress, backend: Backend, *, is_open: bool = False
+    stack: AsyncExitStack,
+    folder: Path,
+    service: TcpAddress,
+    backend: Backend,
+    waits: str = LONG,
+    *,
+    is_open: bool = False,
 ) -> httpx.AsyncClient:
     """Starts nginx, whose error log is in the folder. `is_open`: requests pass while no service answers."""
     need("nginx")
@@ -110,7 +125,7 @@ async def nginx(
         f"{kind}_temp_path {folder}/{kind};\n"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    documented_nginx = addressed(documented("nginx"), service, backend)
+    documented_nginx = addressed(documented("nginx"), service, backend, waits)
     assert "listen 8080;" in documented_nginx
     server = documented_nginx.replace("listen 8080;", f"listen {listen};")
     if is_open:
@@ -127,13 +142,13 @@ async def nginx(
 
 
 async def caddy(
-    stack: AsyncExitStack, folder: Path, service: TcpAddress, backend: Backend
+    stack: AsyncExitStack, folder: Path, service: TcpAddress, backend: Backend, waits: str = LONG
 ) -> httpx.AsyncClient:
     """Starts Caddy."""
     need("caddy")
     listen = TcpAddress(LOOPBACK, free_port())
     config = folder / "Caddyfile"
-    site = f"http://{listen} {{\n{addressed(documented('Caddy'), service, backend)}}}\n"
+    site = f"http://{listen} {{\n{addressed(documented('Caddy'), service, backend, waits)}}}\n"
     config.write_text(f"{{\nadmin off\nauto_https off\n}}\n{site}")
     return await _started(stack, ["caddy", "run", "--config", str(config)], folder, listen)
 
@@ -156,7 +171,7 @@ async def envoy(
     def over_http(config: Config) -> None:
         ext_authz = http_filters(config)["envoy.filters.http.ext_authz"]
         del ext_authz["grpc_service"]
-        ext_authz |= yaml.safe_load(documented("Envoy over HTTP"))
+        ext_authz |= yaml.safe_load(documented("Envoy over HTTP").replace("0.25s", LONG))
 
     front = changed_front(folder, over_http, replicas=[service], backend=backend.address)
     return await stack.enter_async_context(front)
@@ -220,6 +235,6 @@ async def test_a_service_that_hangs_does_not_hang_the_proxy(
         for name, start in starts.items():
             folder = tmp_path / name
             folder.mkdir()
-            client = await start(stack, folder, hung, backend)
+            client = await start(stack, folder, hung, backend, TIMEOUT)
             statuses[name] = (await client.get("/api/x")).status_code
     assert statuses == {"nginx": 500, "caddy": 504, "open": 200}
