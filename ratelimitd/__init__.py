@@ -1,3 +1,3 @@
 """ratelimitd: exact token-bucket rate limits for Envoy, kept in Redis."""
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"
