@@ -1,6 +1,7 @@
 """Write a CheckResponse from a rendered response; building the message anew takes seven times as long.
 
-The bytes of a template are made once, with protobuf. Those of one response are put between them:
+The bytes of a template are made once, with protobuf, and completed once for each length of the value of
+`ratelimit`. A response adds this value and the number `remaining`:
 
     status: 8 | denied_response: len [status, body, headers ..., + header `ratelimit`] | dynamic_metadata: len
     [fields ..., + field `remaining`]
@@ -57,25 +58,36 @@ class ResponseEncoder:
     """Encodes responses, and keeps the bytes of recent templates.
 
     Args:
-        max_entries: templates that are kept; the least recently used are dropped first.
+        max_entries: templates that are kept, and completed ones; the least recently used are dropped first.
     """
 
     def __init__(self, max_entries: int = 8192) -> None:
         self._template = lru_cache(max_entries)(_encode_template)
+        self._around = lru_cache(max_entries)(self._encode_around)
 
     def encode(self, response: Response) -> bytes:
         """The serialized CheckResponse."""
         template, rate_limit, remaining = response
+        value = rate_limit.encode()
+        number = b"" if remaining is None else pack("<d", remaining)
+        before, after = self._around(template, len(value), len(number))
+        return b"".join((before, value, after, number))
+
+    def _encode_around(
+        self, template: ResponseTemplate, value_size: int, number_size: int
+    ) -> tuple[bytes, bytes]:
+        """The bytes before the value of `ratelimit`, and those between it and the number `remaining`."""
         status, tag, content, header_tag, append_action, metadata = self._template(template)
-        if rate_limit:
-            value = rate_limit.encode()
-            header = _RATE_LIMIT + _VARINTS[len(value)] + value
-            option = _HEADER_TAG + _VARINTS[len(header)] + header + append_action
-            content += header_tag + _VARINTS[len(option)] + option
-        if remaining is not None:
-            metadata += _REMAINING + pack("<d", remaining)
-        content_size, metadata_size = _VARINTS[len(content)], _VARINTS[len(metadata)]
-        return b"".join((status, tag, content_size, content, _METADATA_TAG, metadata_size, metadata))
+        value_end = b""
+        if value_size:
+            header = _RATE_LIMIT + _varint(value_size)
+            option = _HEADER_TAG + _varint(len(header) + value_size) + header
+            value_end = append_action
+            content += header_tag + _varint(len(option) + value_size + len(value_end)) + option
+        if number_size:
+            metadata += _REMAINING
+        before = status + tag + _varint(len(content) + value_size + len(value_end)) + content
+        return before, value_end + _METADATA_TAG + _varint(len(metadata) + number_size) + metadata
 
 
 def _encode_template(template: ResponseTemplate) -> _EncodedTemplate:
@@ -110,20 +122,13 @@ def _tag(message: type[Message], field: str) -> bytes:
     return bytes([message.DESCRIPTOR.fields_by_name[field].number << 3 | 2])
 
 
-class _Varints(dict[int, bytes]):
-    """The encoding of lengths as varints: those below 4096 from the dictionary, longer ones when needed."""
-
-    def __missing__(self, number: int) -> bytes:
-        return _varint(number)
-
-
 def _varint(number: int) -> bytes:
+    """The encoding of a length."""
     if number < 0x80:  # noqa: PLR2004 - seven bits fit into one byte
         return bytes([number])
     return bytes([number & 0x7F | 0x80]) + _varint(number >> 7)
 
 
-_VARINTS = _Varints((number, _varint(number)) for number in range(4096))
 _METADATA_TAG = _tag(CheckResponse, "dynamic_metadata")
 _HEADER_TAG = _tag(HeaderValueOption, "header")
 _RATE_LIMIT = HeaderValue(key="ratelimit").SerializeToString() + _tag(HeaderValue, "value")
