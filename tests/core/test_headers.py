@@ -1,13 +1,15 @@
 """Every parser of structured fields accepts the RateLimit fields, and every client Retry-After."""
 
+from math import floor
 from typing import Any
 
 import http_sf
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ratelimitd.core.bucket import wait_us
 from ratelimitd.core.denial import denying_tier
-from ratelimitd.core.headers import denied_fields, limit_field, limit_items, policy_field
+from ratelimitd.core.headers import denied_fields, limit_field, limit_items, policy_field, whole_seconds
 from ratelimitd.core.model import MICRO, Limit
 from ratelimitd.core.tiers import TierName
 from ratelimitd.policy.field_types import MAX_TOKENS, MIN_RATE
@@ -44,6 +46,14 @@ def test_every_legal_limit_and_cost_gives_valid_fields(held: list[tuple[Limit, f
     fields = dict(denied_fields(*denying_tier(tiers, cost * MICRO, left)))
     assert ("retry-after" in fields) == all(cost <= limit.capacity for _, limit in tiers)
     assert 0 <= int(fields.get("retry-after", 0)) < 2**31
+
+
+@given(LIMITS, st.integers(-2, 2))
+def test_the_seconds_until_full_are_the_wait_for_what_is_missing(limit: Limit, more: int) -> None:
+    """About as much is missing as refills in a second."""
+    missing = min(max(0, floor(MICRO * limit.refill_rate) + more), limit.capacity_micro)
+    remaining = parsed(limit_field(limit_items([(TierName.USER, limit)]), [limit.capacity_micro - missing]))
+    assert remaining["user"]["t"] == whole_seconds(wait_us(missing, limit.refill_rate))
 
 
 def test_the_largest_window_is_cut_to_fifteen_digits() -> None:
