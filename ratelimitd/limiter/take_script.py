@@ -1,12 +1,17 @@
 """Encode the call of `lua/take.lua`, and decode its reply. The script's header is the contract."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 from ratelimitd.core.model import Charge, Outcome, TakeRequest, new
 from ratelimitd.errors import StoreReplyError
 
-Argument = int | float
+MAX_KINDS = 4096
+"""Kinds of decisions whose arguments are kept; the least recently used are dropped first."""
+
+Argument = int | str
 
 # First number of a decision in the reply. Those above 0 allow it.
 _DENIED_WITHOUT_REFILL = -1
@@ -22,11 +27,17 @@ def encode(requests: Sequence[TakeRequest]) -> tuple[list[str], list[Argument]]:
         keys += buckets
         decisions.append(kinds.setdefault((charge, dry_run), len(kinds) + 1))
     arguments: list[Argument] = [len(kinds)]
-    for charge, dry_run in kinds:
-        arguments += (charge.cost, int(dry_run), len(charge.limits), len(charge.shadow))
-        for limit in charge.limits + charge.shadow:
-            arguments += limit
+    for kind in kinds:
+        arguments += _arguments_of(kind)
     return keys, arguments + decisions
+
+
+@lru_cache(MAX_KINDS)
+def _arguments_of(kind: tuple[Charge, bool]) -> tuple[str, ...]:
+    """The arguments of a kind, as text: packing a command formats each number in it anew."""
+    charge, dry_run = kind
+    numbers = (charge.cost, int(dry_run), len(charge.limits), len(charge.shadow))
+    return tuple([repr(number) for number in (*numbers, *chain(*charge.limits, *charge.shadow))])
 
 
 class Replaced(NamedTuple):
