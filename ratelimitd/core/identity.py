@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import quote, unquote
 
 from ratelimitd.core.client_address import PORT_WITHOUT_BRACKETS, charged_as, plain_address, read_address
-from ratelimitd.core.model import Identity, Request
+from ratelimitd.core.model import Identity, Request, new
 
 Source = Callable[[Request], Identity | None]
 """Identifies a request, or returns None, so that the next source is tried."""
@@ -106,7 +106,7 @@ def header_source(name: str) -> Source:
         value = request.headers.get(name, "").strip(" \t")
         if not value or "," in value:
             return None
-        return Identity("header", plain_key(value))
+        return new(Identity, ("header", plain_key(value)))
 
     return identify_by_header
 

@@ -123,7 +123,8 @@ class Batcher:
         self._unanswered.append(caller)
         if self._timer is None:
             self._timer = self._loop.call_at(due_s, self._expire, GRACE_TURNS)
-        self._go_on()
+        if not self._about_to_call:
+            self._go_on()
         return outcome
 
     def _refusal(self, request: TakeRequest) -> StoreError:

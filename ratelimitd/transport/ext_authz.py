@@ -61,16 +61,17 @@ def _attributes(payload: bytes) -> AttributeContext:
 
 def _request(attributes: AttributeContext, traceparent: str) -> Request:
     request = attributes.request
-    if not request.HasField("http"):
-        raise MalformedRequestError("attributes.request.http is missing: only HTTP requests can be limited")
     http = request.http
+    path = http.path
+    if not path and not request.HasField("http"):  # every request has a path, which costs less to read
+        raise MalformedRequestError("attributes.request.http is missing: only HTTP requests can be limited")
     # The slice copies the headers into a list: iterating over the field itself takes most of the time.
     raw = http.header_map.headers[:]
     return new(
         Request,
         (
             http.method,
-            http.path.partition("?")[0],
+            path.partition("?")[0],
             http.host,
             _raw_headers(raw) if raw else http.headers,
             attributes.source.address.socket_address.address,
@@ -84,7 +85,7 @@ def _raw_headers(raw: Sequence[HeaderValue]) -> Mapping[str, str]:
     """Headers that Envoy sent with encode_raw_headers, in the form that the core reads."""
     headers: dict[str, str] = {}
     for header in raw:
-        key, value = header.key, str(header.raw_value, "utf-8", "surrogateescape") or header.value
+        key, value = header.key, header.raw_value.decode("utf-8", "surrogateescape") or header.value
         headers[key] = f"{headers[key]},{value}" if key in headers else value
     return headers
 
