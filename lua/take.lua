@@ -4,7 +4,7 @@ Tiers in shadow cannot deny. If the other tiers can pay, the cost is also taken 
 none of them.
 
 Decisions are made in order; each one sees the effect of those before it. Amounts are whole microtokens, and
-times are whole microseconds. A double holds both exactly up to 2^53; %.0f prints them without an exponent. The
+times are whole microseconds. A double holds both exactly up to 2^53; WHOLE prints them without an exponent. The
 arithmetic is bit for bit that of ratelimitd/core/bucket.py.
 
 KEYS  1..n  per decision, one hash per tier, tiers in shadow last. Decisions may share keys; the keys of one
@@ -33,13 +33,16 @@ local MAX_EXACT = 2 ^ 53
 local MAX_WITHHELD = 2 ^ 62
 local floor, ceil, min, max, format = math.floor, math.ceil, math.min, math.max, string.format
 
+-- %d takes a third of the time of %.0f, but prints all of these numbers only where it takes 64 bits.
+local WHOLE = format('%d', MAX_EXACT) == '9007199254740992' and '%d' or '%.0f'
+
 local time = redis.call('TIME')
 local now = time[1] * MICRO + time[2]
 
 local at = 1
 local function argument()
   at = at + 1
-  return tonumber(ARGV[at - 1])
+  return ARGV[at - 1] + 0 -- tonumber would convert the text twice
 end
 
 local kinds = {}
@@ -138,9 +141,9 @@ for key, capacity in pairs(charged_capacity) do
   local left = tokens[key]
   local full_in_us = last[key] - now + (capacity - left) / charged_refill_rate[key]
   redis.call('HSET', key,
-    'tokens', format(left % MICRO == 0 and '%.0f' or '%.6f', left / MICRO),
-    'last', format('%.0f', last[key]))
-  redis.call('PEXPIRE', key, format('%.0f', ceil((full_in_us + EXPIRY_MARGIN_US) / 1000)))
+    'tokens', format(left % MICRO == 0 and WHOLE or '%.6f', left / MICRO),
+    'last', format(WHOLE, ceil(last[key]))) -- a last that was written by hand may have a fraction
+  redis.call('PEXPIRE', key, format(WHOLE, ceil((full_in_us + EXPIRY_MARGIN_US) / 1000)))
 end
 
 return reply

@@ -194,6 +194,13 @@ def test_a_bucket_with_invalid_fields_counts_as_full(server: Any, fields: dict[s
     assert outcome == Outcome(True, (2 * MICRO,))  # noqa: FBT003 - the field is the name
 
 
+def test_a_fraction_of_a_microsecond_in_the_future_does_not_make_last_decrease(server: Any) -> None:
+    server.flushall()
+    server.hset("a", mapping={"tokens": "3", "last": f"{NOW + MICRO}.25"})
+    run(server, [take_request({"a": Limit(3, 1.0)})], NOW)
+    assert fields_of(server, "a") == {"tokens": "2", "last": f"{NOW + MICRO + 1}"}
+
+
 @pytest.mark.parametrize("left", ["0", "0.750000", "1.999999"])
 @pytest.mark.parametrize("rate", [0.01, 1.0, 1_000_000.0])
 def test_the_wait_of_a_bucket_whose_last_is_in_the_future_includes_that_time(
