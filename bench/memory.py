@@ -22,6 +22,8 @@ _MAX_MORE_MB = 40.0
 """What a service may grow by, in megabytes: its tables of users, APIs and rules are bounded."""
 
 _MB = 1 << 20
+_AT_ONCE = 256
+"""Calls at once, fewer than a service allows on a connection."""
 
 
 async def stored_bytes(kind: str, users: int) -> tuple[str, float, int]:
@@ -106,5 +108,7 @@ async def _call_apis(address: TcpAddress, apis: int) -> None:
     message = f"{0:0{ID_DIGITS}}".encode().join(method.pieces)[grpc_methods.PREFIX_BYTES :]
     async with grpc.aio.insecure_channel(str(address), options=[("grpc.enable_http_proxy", 0)]) as channel:
         call = channel.unary_unary(method.path, None, None)
-        names = (f"/{number:0{len(API) - 1}}".encode() for number in range(apis))  # as long as API
-        await asyncio.gather(*(call(message.replace(API.encode(), name), timeout=60) for name in names))
+        names = [f"/{number:0{len(API) - 1}}".encode() for number in range(apis)]  # as long as API
+        for start in range(0, apis, _AT_ONCE):
+            some = names[start : start + _AT_ONCE]
+            await asyncio.gather(*(call(message.replace(API.encode(), name), timeout=60) for name in some))
