@@ -100,6 +100,10 @@ OVER_HTTP2: dict[str, dict[str, Any]] = {
     "id with a zero byte": {"path": "/api/x", "x_user_id": b"a\x00b"},
     "id with spaces around it": {"path": "/api/x", "x_user_id": b" a "},
     "HEAD": {"path": "/api/x", "method": "HEAD"},
+    "method with a space": {"path": "/api/x", "method": "G T"},
+    "method that looks like a line": {"path": "/api/x", "method": "GET /9 HTTP/1.1"},
+    "method in lower case": {"path": "/api/x", "method": "get"},
+    "method with a colon": {"path": "/api/x", "method": "a: b"},
     "hostile": {"path": "/api/x", "x_ratelimitd_hop_path": "/other", "hand_over": "0"},
     "gRPC": {"path": "/api/x", "content_type": "application/grpc", "method": "POST"},
 }

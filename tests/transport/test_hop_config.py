@@ -208,6 +208,11 @@ def with_two_filters(config: Config) -> None:
     filters.insert(0, ours | {"name": "first"})
 
 
+def with_connect(config: Config) -> None:
+    upgrade = {"upgrade_type": "connect", "connect_config": {}}
+    virtual_host(config)["routes"][0]["route"]["upgrade_configs"] = [upgrade]
+
+
 def with_a_cluster_of_that_name(config: Config) -> None:
     clusters = config["static_resources"]["clusters"]
     clusters.append(clusters[0] | {"name": "ratelimitd.hop"})
@@ -228,6 +233,7 @@ def with_a_cluster_of_that_name(config: Config) -> None:
         (with_hosts_from_elsewhere, "the routes are not part of the configuration (route_config)"),
         (with_routes_in_camel_case, "the field typedPerFilterConfig is in camel case"),
         (with_a_cluster_of_that_name, "a cluster named ratelimitd.hop exists already"),
+        (with_connect, "clients may use connect (upgrade_configs)"),
         (with_two_filters, "two ext_authz filters in a row call the cluster 'ratelimitd'"),
     ],
 )

@@ -11,7 +11,7 @@ from ratelimitd.errors import FrontConfigError
 from ratelimitd.transport.fast.hop_cluster import with_hop_cluster
 from ratelimitd.transport.fast.hop_filters import DIFFERENT, EXT_AUTHZ, filters
 from ratelimitd.transport.fast.hop_routes import Config, copy_route_settings
-from ratelimitd.transport.fast.metadata_readers import KEYS
+from ratelimitd.transport.fast.metadata_readers import KEYS, texts
 from ratelimitd.transport.hop_check import HopSettings
 
 _DEFAULT_MAX_HEADERS, _DEFAULT_MAX_HEADERS_KB = 100, 60
@@ -40,6 +40,8 @@ _CAMEL_CASE = frozenset(
         "circuitBreakers",
         "connectTimeout",
         "maxRequests",
+        "upgradeConfigs",
+        "upgradeType",
     }
 )
 """Spellings that Envoy accepts too of fields that are read here and in `hop_routes.py`."""
@@ -74,6 +76,7 @@ def ask_over_http(
             raise FrontConfigError(f"two ext_authz filters in a row call the cluster {cluster!r}")
         for index in ours:
             found = True
+            _refuse_connect(manager)
             name = f"ratelimitd.hop.{given[index]['name']}"
             copy_route_settings(manager, given[index]["name"], name)
             given[index : index + 1] = filters(
@@ -106,6 +109,13 @@ def _connection_managers(listeners: Iterable[Config]) -> Iterator[Config]:
                 typed = one.get("typed_config") or {}
                 if typed.get("@type", "").endswith(".HttpConnectionManager"):
                     yield typed
+
+
+def _refuse_connect(manager: Config) -> None:
+    """Raises FrontConfigError if clients may use CONNECT: over HTTP/1.1, its check would open a tunnel."""
+    for name, text in texts("", manager):
+        if name == "upgrade_type" and text.upper().startswith("CONNECT"):
+            raise FrontConfigError(f"clients may use {text} (upgrade_configs)")
 
 
 def _calls(one: Config, cluster: str) -> bool:

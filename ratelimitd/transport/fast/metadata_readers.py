@@ -41,7 +41,7 @@ _ELSEWHERE = frozenset({"filename", "type_urls", "typeUrls"})
 def metadata_read(config: Any) -> tuple[str, ...]:
     """The keys of the metadata that something in a bootstrap can read: all of them if that is not certain."""
     read: set[str] = set()
-    for name, text in _texts("", config):
+    for name, text in texts("", config):
         if name == "@type":
             if not text.startswith(_READ_ONLY_BY_FORMAT):
                 return KEYS
@@ -54,13 +54,13 @@ def metadata_read(config: Any) -> tuple[str, ...]:
     return tuple(key for key in KEYS if key in read)
 
 
-def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
+def texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
     """The texts in a configuration, each with the name of its field."""
     if isinstance(value, str):
         yield name, value
     elif isinstance(value, dict):
         for key, inner in value.items():
-            yield from _texts(key, inner)
+            yield from texts(key, inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _texts(name, inner)
+            yield from texts(name, inner)
