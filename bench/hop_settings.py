@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.rungs import CLUSTER, FULL, Config, FrontParts
+from bench.rungs import CLUSTER, FrontParts, asking
 from ratelimitd.transport.hop_check import FULL as FULL_HEADER
 
 _EXT_AUTHZ = "envoy.filters.http.ext_authz"
+_AS_NUMBER = f"ratelimitd.hop.{_EXT_AUTHZ}.remaining"
 _PYVOY = "pyvoy"
 
 
@@ -27,53 +28,39 @@ class Setting:
         text: what is different.
         change: changes the configuration.
         concurrency: the number of worker threads of the Envoy.
-        rung: the name of the rung that it changes.
     """
 
     name: str
     text: str
     change: Callable[[FrontParts], None] = _nothing
     concurrency: int = 2
-    rung: str = FULL
-
-
-def _asking(parts: FrontParts) -> Config:
-    """The filter that asks over HTTP."""
-    (one,) = [one for one in parts.front["http_filters"] if "http_service" in one["typed_config"]]
-    typed: Config = one["typed_config"]
-    return typed
 
 
 def _without_filter(name: str) -> Callable[[FrontParts], None]:
-    """Removes the filter of the front Envoy whose name ends so."""
+    """Removes a filter of the front Envoy."""
 
     def change(parts: FrontParts) -> None:
         filters = parts.front["http_filters"]
-        parts.front["http_filters"] = [one for one in filters if not one["name"].endswith(name)]
+        parts.front["http_filters"] = [one for one in filters if one["name"] != name]
 
     return change
 
 
-def _no_second_filter(parts: FrontParts) -> None:
-    filters = parts.front["http_filters"]
-    parts.front["http_filters"] = [one for one in filters if one["name"] != _EXT_AUTHZ]
-
-
 def _no_disallowed_headers(parts: FrontParts) -> None:
-    del _asking(parts)["disallowed_headers"]
+    del asking(parts.bootstrap)["disallowed_headers"]
 
 
 def _no_added_headers(parts: FrontParts) -> None:
-    del _asking(parts)["http_service"]["authorization_request"]
+    del asking(parts.bootstrap)["http_service"]["authorization_request"]
 
 
 def _no_full_header(parts: FrontParts) -> None:
-    request = _asking(parts)["http_service"]["authorization_request"]
+    request = asking(parts.bootstrap)["http_service"]["authorization_request"]
     request["headers_to_add"] = [one for one in request["headers_to_add"] if one["key"] != FULL_HEADER]
 
 
 def _no_limit_fields(parts: FrontParts) -> None:
-    del _asking(parts)["http_service"]["authorization_response"]["allowed_client_headers_on_success"]
+    del asking(parts.bootstrap)["http_service"]["authorization_response"]["allowed_client_headers_on_success"]
 
 
 def _no_statistics(parts: FrontParts) -> None:
@@ -95,8 +82,8 @@ SAME = Setting("same", "none: shows the noise of the machine")
 
 SETTINGS = (
     SAME,
-    Setting("no-second-filter", "no gRPC filter for decisions that are handed over", _no_second_filter),
-    Setting("no-number-filter", "no filter that makes `remaining` a number", _without_filter(".remaining")),
+    Setting("no-second-filter", "no gRPC filter for what is handed over", _without_filter(_EXT_AUTHZ)),
+    Setting("no-number-filter", "no filter that makes `remaining` a number", _without_filter(_AS_NUMBER)),
     Setting("no-disallowed", "no disallowed_headers", _no_disallowed_headers),
     Setting("no-added-headers", "no path, peer and context in the check: fewer limits", _no_added_headers),
     Setting("no-full-header", "no header that says if there is room for `remaining`", _no_full_header),

@@ -41,7 +41,7 @@ class Options:
     Args:
         pace: rounds and duration of the loads.
         rungs: the rungs that are measured.
-        settings: the settings that are measured, each with its rung.
+        settings: the settings that are measured.
         connections: the numbers of connections.
         markdown: whether to print Markdown.
     """
@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str]) -> Options:
         chosen = _chosen("--rungs", given.rungs, rungs.BY_NAME)
     elif given.rungs is None:
         settings = _chosen("--settings", given.settings, hop_settings.BY_NAME)
-        chosen = [rungs.BY_NAME[name] for name in dict.fromkeys(setting.rung for setting in settings)]
+        chosen = [rungs.BY_NAME[rungs.FULL]]
     else:
         raise BenchError("--rungs and --settings exclude each other")
     return Options(
@@ -132,7 +132,7 @@ async def _start(options: Options, store: Store, folder: Path, stack: AsyncExitS
     forward = await stack.enter_async_context(launch.backend(folder))
     wanted: Iterable[tuple[Rung, Setting | None]] = [
         *((rung, None) for rung in options.rungs),
-        *((rungs.BY_NAME[setting.rung], setting) for setting in options.settings),
+        *((rungs.BY_NAME[rungs.FULL], setting) for setting in options.settings),
     ]
     targets = [
         await stack.enter_async_context(envoy(rung, setting, store, forward, folder))

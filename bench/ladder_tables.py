@@ -9,7 +9,7 @@ from statistics import median
 
 from bench.figures import Results, column, excess, ratios
 from bench.hop_settings import Setting
-from bench.rungs import Rung
+from bench.rungs import FULL, Rung
 from bench.table import Table, with_spread
 from bench.workloads import Case, Concurrency, Entry, Workload
 
@@ -28,17 +28,13 @@ def rungs_table(results: Results, concurrency: Concurrency, rungs: Sequence[Rung
 
 
 def settings_table(results: Results, concurrency: Concurrency, settings: Sequence[Setting]) -> Table:
-    """One row per setting, after a row for each rung that they change. Below 1, the setting saves CPU."""
-    rows = []
-    for name in dict.fromkeys(setting.rung for setting in settings):
-        base = _cpu_us(results, concurrency, name)
-        rows.append([f"rung {name}", "", *_figures(results, concurrency, name), "", ""])
-        for setting in settings:
-            if setting.rung == name:
-                cpu = _cpu_us(results, concurrency, setting.name)
-                ratio = [f"{min(cpu) / min(base):.3f}", f"{median(ratios(cpu, base)):.3f}"]
-                figures = _figures(results, concurrency, setting.name)
-                rows.append([setting.name, setting.text, *figures, *ratio])
+    """One row per setting, after a row for the rung that they change. Below 1, the setting saves CPU."""
+    base = _cpu_us(results, concurrency, FULL)
+    rows = [[f"rung {FULL}", "", *_figures(results, concurrency, FULL), "", ""]]
+    for setting in settings:
+        cpu = _cpu_us(results, concurrency, setting.name)
+        ratio = [f"{min(cpu) / min(base):.3f}", f"{median(ratios(cpu, base)):.3f}"]
+        rows.append([setting.name, setting.text, *_figures(results, concurrency, setting.name), *ratio])
     columns = ["setting", "difference", *_FIGURES, "/ rung: minimum", "median"]
     return Table(_title("Settings", concurrency), columns, rows)
 

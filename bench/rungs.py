@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench import echo
 from bench.front_envoy import front_bootstrap
@@ -15,11 +15,9 @@ from ratelimitd.address import TcpAddress
 from ratelimitd.app import HOSTED
 from ratelimitd.transport.fast.embed import with_service
 from ratelimitd.transport.fast.hop_config import ask_over_http
+from ratelimitd.transport.fast.hop_routes import Config
 from ratelimitd.transport.fast.metadata_readers import metadata_read
 from ratelimitd.transport.hop_check import VARIABLE
-
-Config = dict[str, Any]
-"""A part of Envoy's configuration, as in JSON."""
 
 CLUSTER = "ratelimitd"
 """The cluster that the ext_authz filter calls."""
@@ -41,7 +39,7 @@ class Rung:
         name: on the command line and in the tables.
         adds: what it adds to the rung `above`.
         above: the name of the rung that it is compared with; empty for none.
-        app: the application inside the Envoy, as module:attribute; empty if there is no Python.
+        app: the application inside the Envoy, as module:attribute; empty if the Envoy runs no Python.
         limited: whether the Envoy asks before it forwards.
         http: whether it asks over HTTP; otherwise over gRPC.
         internal: whether the check over HTTP goes to an internal listener instead of the socket.
@@ -128,7 +126,7 @@ def front_of(rung: Rung, listener: TcpAddress, backend: TcpAddress) -> tuple[Con
     read = metadata_read(config)
     config = with_service(config, app=rung.app or ":", cluster=CLUSTER)
     if not rung.app:
-        _answer_without_python(parts_of(config).internal)
+        _answer_without_python(_connection_manager(config, -1))
     if not rung.http:
         return config, {}
     config, settings = ask_over_http(config, CLUSTER, read)
@@ -154,7 +152,7 @@ _NEVER: Config = {
 
 
 def parts_of(config: Config) -> FrontParts:
-    """The parts of an Envoy with the service inside."""
+    """The parts of an Envoy that asks over HTTP. The cluster of its checks is the last."""
     cluster = config["static_resources"]["clusters"][-1]
     return FrontParts(config, _connection_manager(config, 0), _connection_manager(config, -1), cluster)
 

@@ -20,6 +20,7 @@ from bench.rungs import RUNGS, Rung
 from bench.stores import running_store
 from bench.workloads import Case, Concurrency, Entry, Workload
 from ratelimitd.address import TcpAddress
+from ratelimitd.transport.fast.hop_routes import Config
 from tests.required_programs import need
 from tests.tools.conftest import ROOT
 
@@ -58,11 +59,11 @@ async def test_a_rung_that_does_not_ask_stops_the_ladder(tmp_path: Path) -> None
 
 
 @lru_cache
-def front_of(rung: str) -> rungs.Config:
+def front_of(rung: str) -> Config:
     return rungs.front_of(rungs.BY_NAME[rung], ADDRESS, ADDRESS)[0]
 
 
-def without_random_names(config: rungs.Config) -> str:
+def without_random_names(config: Config) -> str:
     return re.sub(r"(x-ratelimitd-hop|@ratelimitd)-[0-9a-f]{16}", "", json.dumps(config))
 
 
@@ -75,7 +76,7 @@ def test_each_rung_differs_from_the_one_above(rung: Rung) -> None:
     "setting", [setting for setting in SETTINGS if setting is not SAME], ids=lambda setting: setting.name
 )
 def test_each_setting_changes_its_rung(setting: Setting) -> None:
-    before = front_of(setting.rung)
+    before = front_of(rungs.FULL)
     config = copy.deepcopy(before)
     setting.change(rungs.parts_of(config))
     assert config != before or setting.concurrency != 2
