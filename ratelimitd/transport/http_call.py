@@ -19,14 +19,12 @@ class HttpCall(NamedTuple):
         query: of the path, as sent.
         fields: the headers.
         peer: the IP address of the caller.
-        waited_s: seconds since it arrived.
     """
 
     method: str
     query: bytes
     fields: Fields
     peer: str
-    waited_s: float
 
 
 class HttpResponse(NamedTuple):

@@ -272,6 +272,6 @@ async def test_a_wrong_check_is_never_allowed(
 async def test_without_the_store_the_setting_decides(answer: str, status: int, body: object) -> None:
     check = forward_check(decider_over(BrokenLimiter(), OnStoreError(answer)))
     fields = [(name.encode(), value.encode()) for name, value in GET_PING.items()]
-    response = await check(HttpCall("GET", b"", fields, "192.0.2.1", 0))
+    response = await check(HttpCall("GET", b"", fields, "192.0.2.1"))
     assert response.status == status
     assert (json.loads(response.body) if response.body else None) == body

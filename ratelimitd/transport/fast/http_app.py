@@ -1,8 +1,7 @@
 """Methods over HTTP, served over ASGI."""
 
 import asyncio
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 
 from ratelimitd.bounded_log import BoundedLog
 from ratelimitd.core.grpc_code import GrpcCode
@@ -22,29 +21,24 @@ class HttpApplication:
     Args:
         method: answers the calls.
         calls: where the calls in flight are kept.
-        now_s: a monotonic clock, in seconds.
     """
 
-    def __init__(
-        self, method: HttpMethod, calls: CallsInFlight, now_s: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, method: HttpMethod, calls: CallsInFlight) -> None:
         self._method = method
         self._calls = calls
         self._in_flight = calls.by_receive
-        self._now_s = now_s
         self._log = BoundedLog("ratelimitd.fast")
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[None, None, None]:
         """Serves one call, which `receive` identifies. Its body is not read."""
-        call = self._in_flight[receive] = self._serve(scope, receive, send, self._now_s())
+        call = self._in_flight[receive] = self._serve(scope, receive, send)
         return call
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, begun_s: float) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._calls.refuse_if_draining()
             peer, *_ = scope["client"] or ("",)  # a Unix socket has no address
-            waited_s = self._now_s() - begun_s
-            call = HttpCall(scope["method"], scope["query_string"], scope["headers"], peer, waited_s)
+            call = HttpCall(scope["method"], scope["query_string"], scope["headers"], peer)
             status, fields, body = await self._method(call)
             if len(self._in_flight) > 1:
                 # Calls that finish in this turn of the event loop are all sent in the next one: the host's
