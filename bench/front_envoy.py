@@ -28,7 +28,7 @@ _UNUSED = TcpAddress("127.0.0.1", 9)
 def front_config(
     listener: TcpAddress, backend: TcpAddress, service: TcpAddress | None, *, limited: bool
 ) -> str:
-    """YAML of the front Envoy. The arguments are those of `front_bootstrap`."""
+    """YAML of the front Envoy. `front_bootstrap` describes the arguments."""
     return yaml.safe_dump(front_bootstrap(listener, backend, service, limited=limited))
 
 

@@ -38,7 +38,7 @@ def received(response: bytes) -> Received:
 
 
 class Inside:
-    """The methods of a service inside an Envoy. `decisions` are those that it made."""
+    """The methods of a service inside an Envoy. `decisions` has each decision that it made."""
 
     def __init__(self, limiter: Limiter) -> None:
         decide = decider_over(limiter, OnStoreError.DENY)

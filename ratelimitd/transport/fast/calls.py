@@ -20,7 +20,7 @@ class CallsInFlight:
         self._idle = asyncio.Event()
 
     async def drain(self) -> None:
-        """Has new calls refused, and returns once there is no call in flight."""
+        """Refuses new calls from now on, and returns once the calls in flight have ended."""
         self.draining = True
         if self.by_receive:
             await self._idle.wait()

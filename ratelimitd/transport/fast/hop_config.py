@@ -15,7 +15,7 @@ from ratelimitd.transport.fast.metadata_readers import KEYS, texts
 from ratelimitd.transport.hop_check import HopSettings
 
 _DEFAULT_MAX_HEADERS, _DEFAULT_MAX_HEADERS_KB = 100, 60
-"""Envoy's limits of the headers of a request, with those that filters add."""
+"""Envoy's limits for the headers of a request, including headers that filters add."""
 
 _MAX_DIGITS = 16
 """The most digits of a number of tokens."""
